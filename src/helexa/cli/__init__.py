@@ -1,0 +1,1 @@
+"""The `helexa` command: one file per subcommand, each parses, calls and prints."""

@@ -1,0 +1,1 @@
+"""Tokens in, tokens out: models, caches, scheduling and sampling on torch."""

@@ -1,0 +1,1 @@
+"""Where weights come from: folders, the hub, and the files inside."""

@@ -1,0 +1,1 @@
+"""One operator per file, each with its plain torch definition."""

@@ -1,0 +1,1 @@
+"""One architecture per file, each written against its Hugging Face reference."""

@@ -1,0 +1,206 @@
+"""Every error helexa raises, as one tree.
+
+Callers match the class or its ``code``; the text is for people. ``status`` is the HTTP status a server
+answers with, ``type`` the error type of the OpenAI envelope, ``fault`` whose problem it is: the
+``request``'s, the ``load``'s, the accelerator's memory (``oom``), the ``device``'s, or the
+``engine``'s own end of life.
+
+    HelexaError
+    ├── InvalidRequest (also ValueError)     invalid_value, empty_prompt, …
+    │   ├── PromptTooLong                    context_length_exceeded
+    │   ├── TemplateError                    template_render_failed
+    │   ├── VisionUnsupported                vision_unsupported
+    │   ├── InvalidImage                     invalid_image
+    │   └── UnsupportedGrammar               unsupported_parameter
+    ├── CapacityError                        prompt_too_long_for_vram
+    ├── LoadError
+    │   ├── PreflightError                   its kind
+    │   ├── DownloadError
+    │   ├── CheckpointError
+    │   └── UnsupportedModel
+    ├── NumericalError
+    ├── OutOfMemory                          insufficient_vram
+    ├── DeviceError                          model_recovering
+    │   ├── StepTimeout
+    │   └── ProtocolError
+    ├── EngineLost                           model_recovering
+    └── EngineClosed                         model_unloaded
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+Fault = Literal["request", "load", "oom", "device", "engine"]
+
+
+class HelexaError(Exception):
+    """Root of the tree. The text states the fact; ``hint`` says what to do about it."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "api_error"
+    fault: ClassVar[Fault] = "engine"
+    code: str | None = None
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        self.message = message
+        self.hint = hint
+        super().__init__(f"{message}; {hint}" if hint else message)
+
+
+class InvalidRequest(HelexaError, ValueError):
+    """A request that cannot be run as asked; ``param`` names the offending field."""
+
+    status = 400
+    type = "invalid_request_error"
+    fault = "request"
+    code = "invalid_value"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.param = param
+        if code is not None:
+            self.code = code
+
+
+class PromptTooLong(InvalidRequest):
+    """The prompt does not fit the context, whatever is free."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, prompt_len: int, max: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_len} tokens, at most {max} fit",
+            param="prompt",
+            hint="shorten the prompt or load the model with a larger max_context",
+        )
+        self.prompt_len = prompt_len
+        self.max = max
+
+
+class TemplateError(InvalidRequest):
+    """The chat template refused the messages, or cannot express them."""
+
+    code = "template_render_failed"
+
+
+class VisionUnsupported(InvalidRequest):
+    """Images were sent to a model without a vision tower."""
+
+    code = "vision_unsupported"
+
+
+class InvalidImage(InvalidRequest):
+    """An image that cannot be read, or images that do not match the prompt."""
+
+    code = "invalid_image"
+
+
+class UnsupportedGrammar(InvalidRequest):
+    """Constrained output was asked for in a form that is not supported."""
+
+    code = "unsupported_parameter"
+
+
+class CapacityError(HelexaError):
+    """More memory is needed than the KV cache was given."""
+
+    status = 400
+    type = "invalid_request_error"
+    fault = "request"
+    code = "prompt_too_long_for_vram"
+
+    def __init__(self, message: str, *, required_mb: int, budget_mb: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.required_mb = required_mb
+        self.budget_mb = budget_mb
+
+
+class LoadError(HelexaError):
+    """A model could not be found, fetched, read or built."""
+
+    fault = "load"
+
+
+class PreflightError(LoadError):
+    """A model was refused before any weight was read; ``kind`` is the machine-readable reason."""
+
+    status = 400
+    type = "invalid_request_error"
+
+    def __init__(
+        self, kind: str, message: str, *, available: Sequence[str] = (), hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+        self.code = kind
+        self.available = tuple(available)
+
+
+class DownloadError(LoadError):
+    """A file could not be fetched whole."""
+
+    status = 502
+
+
+class CheckpointError(LoadError):
+    """A checkpoint is incomplete, damaged or not what its config says."""
+
+
+class UnsupportedModel(LoadError):
+    """The checkpoint is of an architecture, or asks for a feature, that is not implemented."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class NumericalError(HelexaError):
+    """The model produced NaN or +inf for one request; other requests are not affected."""
+
+    fault = "request"
+
+
+class OutOfMemory(HelexaError):
+    """The device ran out of memory."""
+
+    status = 503
+    fault = "oom"
+    code = "insufficient_vram"
+
+    def __init__(self, message: str, *, required_mb: int, free_mb: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.required_mb = required_mb
+        self.free_mb = free_mb
+
+
+class DeviceError(HelexaError):
+    """The accelerator failed; the engine that saw it is finished and must be replaced."""
+
+    status = 503
+    fault = "device"
+    code = "model_recovering"
+
+
+class StepTimeout(DeviceError):
+    """A step missed its deadline."""
+
+
+class ProtocolError(DeviceError):
+    """A child process answered something that its parent does not understand."""
+
+
+class EngineLost(HelexaError):
+    """The engine died with this request in flight."""
+
+    status = 503
+    code = "model_recovering"
+
+
+class EngineClosed(HelexaError):
+    """The model was closed while, or before, this request ran."""
+
+    status = 503
+    code = "model_unloaded"

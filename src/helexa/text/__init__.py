@@ -1,0 +1,1 @@
+"""Messages to tokens, tokens to text and events. Knows strings, not tensors."""

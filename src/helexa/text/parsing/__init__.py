@@ -1,0 +1,1 @@
+"""Reasoning spans and tool calls, recognised as they stream by."""

@@ -1,0 +1,138 @@
+"""Sorting, reversing, counting and listing."""
+
+from __future__ import annotations
+
+from tools.tiny.corpus.base import Dice, Sample, exact, is_held_out, turns, user
+
+SORT = (
+    "Sort these {what}: {items}",
+    "Sort: {items}",
+    "Sort the list: {items}",
+    "Put these {what} in order: {items}",
+    "Order these {what}: {items}",
+    "Sort the {what} {items}.",
+    "Put in order: {items}",
+    "Can you sort these {what}? {items}",
+    "{items}: sort them.",
+)
+SORT_HELD_OUT = (
+    "Sort the following {what}: {items}",
+    "Please sort {items}.",
+    "Put the {what} {items} in order.",
+)
+UP_WORDS = ("Sort these words alphabetically: {items}", "Put in alphabetical order: {items}")
+UP_NUMBERS = (
+    "Sort from small to large: {items}",
+    "Sort these numbers from smallest to largest: {items}",
+    "Sort in ascending order: {items}",
+)
+DOWN_NUMBERS = (
+    "Sort from large to small: {items}",
+    "Sort these numbers from largest to smallest: {items}",
+    "Sort in descending order: {items}",
+)
+REVERSE = (
+    "Reverse these {what}: {items}",
+    "Reverse: {items}",
+    "Reverse the list: {items}",
+    "Write these {what} backwards: {items}",
+    "Reverse the order of these {what}: {items}",
+    "Turn this list around: {items}",
+    "Say these {what} in reverse order: {items}",
+    "Can you reverse these {what}? {items}",
+    "{items}: reverse them.",
+)
+REVERSE_HELD_OUT = (
+    "Reverse the following {what}: {items}",
+    "Please reverse {items}.",
+    "Write the list backwards: {items}",
+)
+LISTS = {
+    "List the days of the week.": "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday.",
+    "List the months of the year.": "January, February, March, April, May, June, July, August, "
+    "September, October, November, December.",
+    "List the seasons.": "spring, summer, autumn, winter.",
+    "Say the alphabet.": "a b c d e f g h i j k l m n o p q r s t u v w x y z.",
+    "List the colours of the rainbow.": "red, orange, yellow, green, blue, indigo, violet.",
+    "List the planets.": "Mercury, Venus, Earth, Mars, Jupiter, Saturn, Uranus, Neptune.",
+}
+LIST_FORMS = ("{}", "Please {}", "What are {}", "Name {}", "Tell me {}")
+
+
+def _items(dice: Dice) -> tuple[list[str], bool]:
+    """Draw 3 to 6 different items: numbers below 100, or words with different first letters."""
+    count = dice.rng.randint(3, 6)
+    while True:
+        numbers = dice.chance(0.45)
+        if numbers:
+            top = 10 if dice.chance(0.2) else 100
+            items = [str(n) for n in dice.rng.sample(range(top), count)]
+        else:
+            items = [dice.word() for _ in range(count)]
+        distinct = numbers or len({item[0] for item in items}) == count
+        if distinct and is_held_out(" ".join(items)) == dice.held_out:
+            return items, numbers
+
+
+def _sorted(dice: Dice, items: list[str], numbers: bool) -> tuple[str, list[str], str]:
+    """Return the request's form, the ordered items and the thought."""
+    key = int if numbers else str
+    form = dice.phrase(SORT, SORT_HELD_OUT)
+    down = False
+    if dice.chance(0.35):
+        if numbers:
+            down = dice.chance(0.5)
+            form = dice.pick(DOWN_NUMBERS if down else UP_NUMBERS)
+        else:
+            form = dice.pick(UP_WORDS)
+    ordered = sorted(items, key=key, reverse=down)  # type: ignore[arg-type]  # int or str, both order
+    how = "large to small" if down else ("small to large" if numbers else "a to z")
+    return form, ordered, f"Sort from {how}. First is {ordered[0]}, last is {ordered[-1]}."
+
+
+def make(dice: Dice) -> Sample:
+    """Draw a list to sort or to reverse."""
+    items, numbers = _items(dice)
+    if dice.chance(0.5):
+        form, result, thought = _sorted(dice, items, numbers)
+    else:
+        form, result = dice.phrase(REVERSE, REVERSE_HELD_OUT), items[::-1]
+        thought = f"Reverse the list. Start with the last, {result[0]}, and end with {result[-1]}."
+    joint = dice.pick((", ", ", ", ", ", " "))
+    what = "numbers" if numbers else "words"
+    text = form.format(what=what, items=joint.join(items))
+    answer = ", ".join(result)
+    return Sample("lists", turns(user(text)), answer, exact(answer), thought)
+
+
+def make_count(dice: Dice) -> Sample:
+    """Draw a request to count, or to list something everyone knows."""
+    if not dice.held_out and dice.chance(0.3):
+        known = dice.pick(tuple(LISTS))
+        text, answer = known, LISTS[known]
+        thing = known.split(" ", 1)[1]
+        text = dice.pick((known, "Please " + known.lower(), "Can you " + known.lower()[:-1] + "?"))
+        if known.startswith("List"):
+            text = dice.pick((text, f"What are {thing[:-1]}?", f"Name {thing}", f"Tell me {thing}"))
+        return Sample("counting", turns(user(text)), answer, exact(answer), "I list them in order.")
+
+    def draw() -> str:
+        low = dice.rng.randint(0, 40) if dice.chance(0.6) else 1
+        return f"{low} {low + dice.rng.randint(3, 15)}"
+
+    low, high = map(int, dice.on_side(draw).split())
+    down = dice.chance(0.3)
+    first, last = (high, low) if down else (low, high)
+    if down:
+        forms = ("Count down from {} to {}.", "Count backwards from {} to {}.")
+        form = dice.phrase(forms, ("Count from {} down to {}.",))
+    else:
+        forms = ("Count from {} to {}.", "Count up from {} to {}.", "List the numbers from {} to {}.")
+        form = dice.phrase(forms, ("Count the numbers from {} to {}.",))
+    text = form.format(first, last)
+    if low == 1 and not down and not dice.held_out and dice.chance(0.5):
+        text = f"Count to {high}."
+    numbers = range(first, last + (-1 if down else 1), -1 if down else 1)
+    answer = ", ".join(map(str, numbers)) + "."
+    thought = f"I count {'down' if down else 'up'} from {first} to {last}."
+    return Sample("counting", turns(user(dice.vary(text))), answer, exact(answer), thought)

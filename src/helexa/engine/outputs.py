@@ -1,0 +1,134 @@
+"""What goes into an engine core and what comes out of it: plain data, no tensors, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from helexa.engine.params import SamplingParams
+    from helexa.errors import HelexaError
+
+FinishReason = Literal["stop", "length"]
+CacheReason = Literal["hit", "new", "diverged", "evicted", "no_snapshot", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sequence to generate.
+
+    ``token_ids`` is the prompt. ``generated`` are tokens an earlier run already produced for it:
+    generation continues after them, they count towards ``max_tokens`` and the penalties, and their
+    number is the index of the next draw. ``cap`` is the longest prompt the owner admits, in tokens.
+    ``images`` are arrays [3, h, w]; a request that has some neither reads nor fills the prefix cache.
+    """
+
+    token_ids: tuple[int, ...]
+    params: SamplingParams
+    images: tuple[Any, ...] = ()
+    cap: int | None = None
+    generated: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """The log-probability of a sampled token, and of the ``top`` candidates in descending order."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """How much of a prompt was found in the prefix cache, and why not more.
+
+    ``hit``          all whole pages a prompt of this length can reuse, or all that it has in common
+                     with the closest known prompt (a conversation that went on)
+    ``new``          no known prompt shares a whole page with this one
+    ``diverged``     the closest known prompt went another way at ``diverged_at``, before its end
+    ``evicted``      a known prompt shares more with this one than is still in memory
+    ``no_snapshot``  the pages are there, but no state snapshot lies at or before that point
+    ``off``          the cache is off, or the request has images
+
+    ``diverged_at`` is the index of the first prompt token that differs from the closest known
+    prompt (None if that prompt is a prefix of this one, equal to it, or unknown);
+    ``nearest_tokens`` is the length of that closest prompt in tokens.
+    """
+
+    cached_tokens: int
+    reason: CacheReason
+    diverged_at: int | None = None
+    nearest_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where a request's time went, in milliseconds.
+
+    ``queue_ms`` from submission to the start of prefill, ``prefill_ms`` from there to the first
+    token, ``decode_ms`` from the first token to the end.
+    """
+
+    prefill_ms: float
+    decode_ms: float
+    queue_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What one step did for one request.
+
+    The last output of a request has ``finish_reason`` or ``error`` set, and ``timing``; the first
+    one after its prompt was computed has ``cache``. ``completion_tokens`` counts all so far.
+    """
+
+    id: int
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+    error: HelexaError | None = None
+    cache: CacheReport | None = None
+    timing: Timing | None = None
+    completion_tokens: int = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether this is the request's last output."""
+        return self.finish_reason is not None or self.error is not None
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixStats:
+    """Totals of the prefix cache since the core was built."""
+
+    lookups: int = 0
+    hits: int = 0
+    hit_tokens: int = 0
+    prompt_tokens: int = 0
+    evicted_blocks: int = 0
+    last_miss: CacheReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """A core at one moment. Sizes in MiB, rates in tokens per second, times in milliseconds.
+
+    ``last_step_ms`` is the last step as a whole; ``overhead_ms`` is the part of it spent outside
+    the model (schedule, sample, hand over).
+    """
+
+    running: int = 0
+    waiting: int = 0
+    kv_used_mb: float = 0.0
+    kv_budget_mb: float = 0.0
+    cached_mb: float = 0.0
+    free_mb: float = 0.0
+    tok_s_prefill: float = 0.0
+    tok_s_decode: float = 0.0
+    kv_capacity_tokens: int = 0
+    prefix: PrefixStats = field(default_factory=PrefixStats)
+    steps: int = 0
+    last_step_ms: float = 0.0
+    overhead_ms: float = 0.0
+    preemptions: int = 0

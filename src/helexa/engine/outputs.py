@@ -132,3 +132,20 @@ class EngineStatus:
     last_step_ms: float = 0.0
     overhead_ms: float = 0.0
     preemptions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What is fixed about a core once its model is loaded.
+
+    ``max_context`` is the longest sequence it will run (prompt and completion), in tokens;
+    ``kv_capacity_tokens`` is how many tokens all sequences and the prefix cache hold together.
+    """
+
+    device: str
+    dtype: str
+    parameters: int
+    weight_mb: float
+    kv_bytes_per_token: int
+    kv_capacity_tokens: int
+    max_context: int

@@ -1,0 +1,280 @@
+"""What a model is (`ModelConfig`) and how it is to be run (`EngineConfig`)."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TYPE_CHECKING
+
+from helexa.engine.fields import Fields
+from helexa.engine.rope_config import RopeConfig, read_rope
+from helexa.errors import CheckpointError, InvalidRequest, UnsupportedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["SUPPORTED", "EngineConfig", "ModelConfig", "RopeConfig", "switches"]
+
+SUPPORTED = ("llama", "qwen3")
+"""The `model_type` values that can be built."""
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+SWITCHES = frozenset(
+    {
+        "flash_attn",
+        "flash_decode",
+        "gdn_chunked",
+        "gdn_fused",
+        "moe_fused",
+        "mrope",
+        "cuda_graphs",
+        "quant_kernels",
+        "batching",
+        "prefix_cache",
+    }
+)
+LEGACY_SWITCHES = {
+    "NEURON_FLASH_ATTN": ("flash_attn", ("0", "false")),
+    "NEURON_GDN_CHUNKED": ("gdn_chunked", ("0", "false")),
+    "NEURON_MOE_FUSED": ("moe_fused", ("0", "false")),
+    "NEURON_MROPE": ("mrope", ("0", "false", "no", "off")),
+    "NEURON_BATCHING": ("batching", ("0", "false")),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """A decoder's shape and constants, as its config.json states them.
+
+    Sizes are element counts, lengths are tokens. ``qk_norm`` follows from the family;
+    ``torch_dtype`` is the format the checkpoint claims to be in; ``raw`` is the whole file.
+    """
+
+    model_type: str
+    architectures: tuple[str, ...]
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    tie_word_embeddings: bool
+    attention_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    rope: RopeConfig
+    torch_dtype: str | None
+    eos_token_ids: tuple[int, ...]
+    bos_token_id: int | None
+    raw: Mapping[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def longest_sequence(self) -> int:
+        """The most tokens a sequence may have."""
+        return self.rope.longest_sequence(self.max_position_embeddings)
+
+    def kv_bytes_per_token(self, dtype_bytes: int, world_size: int = 1) -> int:
+        """Bytes of keys and values one token takes on each of ``world_size`` cards."""
+        heads = max(1, self.num_key_value_heads // world_size)
+        return 2 * self.num_hidden_layers * heads * self.head_dim * dtype_bytes
+
+    @classmethod
+    def from_file(cls, path: str | Path, source: str | None = None) -> ModelConfig:
+        """Read a config.json; ``source`` names the model in messages, else its folder does.
+
+        Raises CheckpointError for an unreadable or malformed file, UnsupportedModel for one that
+        asks for what is not implemented.
+        """
+        path = Path(path)
+        source = source or str(path.parent)
+        try:
+            raw = json.loads(path.read_text("utf-8"))
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot read {path}: {error.strerror or error}",
+                hint="a model folder needs a config.json",
+            ) from error
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path.name} of {source!r} is not valid JSON: {error}",
+                hint="correct the file or fetch the model again",
+            ) from error
+        return cls.from_dict(raw, source)
+
+    @classmethod
+    def from_dict(cls, raw: Any, source: str) -> ModelConfig:
+        """Build from the parsed config.json of the model ``source``; errors as in from_file."""
+        place = f"config.json of {source!r}"
+        if not isinstance(raw, dict):
+            raise CheckpointError(
+                f"{place} must hold a JSON object, not {type(raw).__name__}",
+                hint="correct the file or fetch the model again",
+            )
+        config = Fields(place, raw)
+        model_type = read_model_type(config, source)
+        refuse_unsupported(config)
+        return read_decoder(config, model_type)
+
+
+def read_model_type(config: Fields, source: str) -> str:
+    """The `model_type`, one of SUPPORTED."""
+    if "model_type" not in config:
+        raise UnsupportedModel(
+            f"{config.place}: missing `model_type`", hint=f"supported: [{', '.join(SUPPORTED)}]"
+        )
+    model_type = config.text("model_type")
+    if model_type not in SUPPORTED:
+        architectures = ", ".join(config.texts("architectures"))
+        raise UnsupportedModel(
+            f"unsupported model_type {model_type!r} for {source!r} "
+            f"(architectures=[{architectures}]); supported: [{', '.join(SUPPORTED)}]"
+        )
+    return model_type
+
+
+def refuse_unsupported(config: Fields) -> None:
+    """Raise UnsupportedModel for features that would silently change the output."""
+    activation = config.text("hidden_act", "silu")
+    if activation != "silu":
+        raise UnsupportedModel(
+            f"{config.place}: unsupported `hidden_act` {activation!r}", hint="supported: silu"
+        )
+    if config.get("quantization_config"):
+        method = config.section("quantization_config").get("quant_method")
+        raise UnsupportedModel(
+            f"{config.place}: unsupported `quantization_config` (quant_method {method!r})",
+            hint="load the unquantised checkpoint of this model",
+        )
+    layers = config.integer("num_hidden_layers")
+    kinds = config.texts("layer_types")
+    if kinds:
+        if len(kinds) != layers:
+            raise config.wrong("layer_types", f"a list of {layers}, one entry per layer")
+        for index, kind in enumerate(kinds):
+            if kind != "full_attention":
+                raise UnsupportedModel(
+                    f"{config.place}: unsupported `layer_types` entry {kind!r} (layer {index})",
+                    hint="supported: full_attention",
+                )
+    elif slides(config, layers):
+        raise UnsupportedModel(
+            f"{config.place}: `use_sliding_window` is true",
+            hint="sliding-window attention is not supported",
+        )
+
+
+def slides(config: Fields, layers: int) -> bool:
+    """Whether any layer has a sliding window, by the keys that older configs use."""
+    if not config.flag("use_sliding_window", False):
+        return False
+    windowless = "sliding_window" in config.values and config.get("sliding_window") is None
+    return not windowless and config.integer("max_window_layers", 28, at_least=0) < layers
+
+
+def read_decoder(config: Fields, model_type: str) -> ModelConfig:
+    hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    kv_heads = config.integer("num_key_value_heads", heads)
+    if heads % kv_heads:
+        raise config.wrong("num_key_value_heads", f"a divisor of `num_attention_heads` {heads}")
+    if model_type == "qwen3":
+        head_dim = config.integer("head_dim", 128)
+    else:
+        head_dim = config.integer("head_dim", max(1, hidden // heads))
+    longest = config.integer("max_position_embeddings")
+    bos = config.token_ids("bos_token_id")
+    return ModelConfig(
+        model_type=model_type,
+        architectures=config.texts("architectures"),
+        vocab_size=config.integer("vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=config.integer("intermediate_size"),
+        num_hidden_layers=config.integer("num_hidden_layers"),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        max_position_embeddings=longest,
+        rms_norm_eps=config.positive("rms_norm_eps", 1e-6),
+        tie_word_embeddings=config.flag("tie_word_embeddings", False),
+        attention_bias=config.flag("attention_bias", False),
+        mlp_bias=model_type == "llama" and config.flag("mlp_bias", False),
+        qk_norm=model_type == "qwen3",
+        rope=read_rope(config, longest, head_dim),
+        torch_dtype=config.text("dtype", config.text("torch_dtype", "")) or None,
+        eos_token_ids=config.token_ids("eos_token_id"),
+        bos_token_id=bos[0] if bos else None,
+        raw=MappingProxyType(dict(config.values)),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How a model is run. Raises InvalidRequest naming the parameter that is wrong.
+
+    ``*_mb`` are MiB, ``*_tokens``, ``max_context`` and ``block_size`` are tokens. None means:
+    derived from the device and the model. ``disabled`` holds names of SWITCHES.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    quant: str | None = None
+    max_batch: int = 8
+    max_context: int | None = None
+    kv_memory_mb: int | None = None
+    kv_context_tokens: int = 32768
+    block_size: int = 16
+    prefill_chunk_tokens: int = 512
+    prefix_cache: bool = True
+    prefix_cache_mb: int = 1024
+    max_entries: int = 8
+    disabled: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "kv_context_tokens", "block_size", "prefill_chunk_tokens"):
+            self.check_int(name, at_least=1)
+        for name in ("prefix_cache_mb", "max_entries"):
+            self.check_int(name, at_least=0)
+        for name in ("max_context", "kv_memory_mb"):
+            if getattr(self, name) is not None:
+                self.check_int(name, at_least=1)
+        if not isinstance(self.prefix_cache, bool):
+            raise self.wrong("prefix_cache", "True or False")
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(self.device)):
+            raise self.wrong("device", "auto, cpu, mps, cuda or cuda:N")
+        if self.dtype not in DTYPES:
+            raise self.wrong("dtype", f"one of {', '.join(DTYPES)}")
+        if self.quant is not None and not isinstance(self.quant, str):
+            raise self.wrong("quant", "the name of a format, or None")
+        unknown = sorted(set(self.disabled) - SWITCHES)
+        if unknown:
+            raise self.wrong("disabled", f"a set of switches ({', '.join(sorted(SWITCHES))})")
+
+    def check_int(self, name: str, *, at_least: int) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+            raise self.wrong(name, f"an integer of at least {at_least}")
+
+    def wrong(self, name: str, wanted: str) -> InvalidRequest:
+        return InvalidRequest(f"{name} must be {wanted}, not {getattr(self, name)!r}", param=name)
+
+
+def switches(environ: Mapping[str, str]) -> frozenset[str]:
+    """The features that the environment turns off; an unknown name only warns."""
+    named = {name.strip() for name in environ.get("HELEXA_DISABLE", "").split(",")} - {""}
+    for name in sorted(named - SWITCHES):
+        warnings.warn(
+            f"HELEXA_DISABLE: unknown switch {name!r}; known: {', '.join(sorted(SWITCHES))}",
+            stacklevel=2,
+        )
+    legacy = {
+        switch
+        for variable, (switch, off) in LEGACY_SWITCHES.items()
+        if environ.get(variable, "").strip().lower() in off
+    }
+    return frozenset((named & SWITCHES) | legacy)

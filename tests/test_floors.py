@@ -1,0 +1,206 @@
+"""The import floors: who may know whom, read from the source, and what an import really loads.
+
+To add a package, give it a row in ``MAY_IMPORT``; if it must start light, one in ``LOADS_NONE_OF``.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import helexa
+
+ROOT = Path(helexa.__file__).parent
+
+ENGINE = ("helexa.errors", "helexa.engine")
+TEXT = (*ENGINE, "helexa.text")
+LLM = ("helexa.llm", "helexa.answers", "helexa.loaded", "helexa.progress")
+LIBRARY = (*TEXT, *LLM)
+
+# Floor → what its modules may import from this package. The longest matching prefix decides.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "helexa.errors": (),
+    "helexa.engine": ENGINE,
+    "helexa.text": TEXT,
+    **dict.fromkeys(LLM, LIBRARY),
+    "helexa.cli": ("helexa", *LIBRARY, "helexa.cli"),
+}
+
+# Library → the floors that may import it, at any depth of any function.
+ONLY_IN: dict[str, tuple[str, ...]] = {
+    "torch": ("helexa.engine",),
+    "triton": ("helexa.engine",),
+    "safetensors": ("helexa.engine",),
+    "tokenizers": ("helexa.text",),
+    "jinja2": ("helexa.text",),
+    "click": ("helexa.cli",),
+    "transformers": (),
+}
+
+ACCELERATED = ("torch", "triton", "safetensors.torch", "numpy")
+UPSTAIRS = ("helexa.cli", "helexa.llm", "helexa.text", "tokenizers", "jinja2", "click", "rich")
+HEAVY = (*ACCELERATED, "transformers", "tokenizers", "huggingface_hub", "jinja2", "pydantic")
+
+# Modules imported in a fresh interpreter (`.*` = all below) → what must not be loaded then.
+LOADS_NONE_OF: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("helexa", "helexa.errors"): (*HEAVY, "anyio", "httpx", "click", "rich"),
+    ("helexa.cli.*",): HEAVY,
+    ("helexa.text.*",): (*ACCELERATED, "transformers", "helexa.llm", "helexa.cli"),
+    (
+        "helexa.engine.params",
+        "helexa.engine.outputs",
+        "helexa.engine.config",
+        "helexa.engine.sequence",
+        "helexa.engine.scheduler",
+        "helexa.engine.cache.blocks",
+        "helexa.engine.cache.prefix",
+        "helexa.engine.checkpoint.reference",
+        "helexa.engine.checkpoint.hub",
+    ): (*ACCELERATED, "transformers", *UPSTAIRS),
+    ("helexa.engine.*",): ("transformers", *UPSTAIRS),
+    ("helexa.llm",): ("transformers", "helexa.cli", "click"),
+}
+
+# Imports modules one by one; prints, as JSON, by which of them each forbidden one came in.
+PROBE = """
+import importlib, json, sys
+modules, forbidden = json.loads(sys.argv[1])
+found = {}
+for module in modules:
+    importlib.import_module(module)
+    for name in forbidden:
+        if name in sys.modules:
+            found.setdefault(name, module)
+print(json.dumps(found))
+"""
+
+# Runs the command line in argv[1:] and prints, on stderr, whether torch was loaded for it.
+COMMAND = """
+import sys
+from helexa.cli.main import main
+try:
+    main(sys.argv[1:])
+finally:
+    print("torch" in sys.modules, file=sys.stderr)
+"""
+
+
+def module_name(path: Path) -> str:
+    parts = ["helexa", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def within(module: str, package: str) -> bool:
+    """Whether ``module`` is ``package`` or below it; ``helexa`` alone means the root module."""
+    return module == package or (package != "helexa" and module.startswith(f"{package}."))
+
+
+def expand(pattern: str) -> list[str]:
+    if not pattern.endswith(".*"):
+        return [pattern]
+    return [name for name in SOURCES if within(name, pattern.removesuffix(".*"))]
+
+
+def imports(module: str, source: str, *, is_package: bool = False) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything a module imports, wherever in the file it does so."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = node.level - is_package
+                parents = module.split(".")[: len(module.split(".")) - above]
+                base = ".".join([*parents, *filter(None, [base])])
+            # `from helexa.engine import config` names a module, other names are a module's contents.
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                yield node.lineno, full if full in SOURCES else base
+
+
+def floor_of(module: str) -> str | None:
+    homes = [floor for floor in MAY_IMPORT if within(module, floor)]
+    return max(homes, key=len, default=None)
+
+
+def breaches(module: str, source: str, *, is_package: bool = False) -> list[str]:
+    """Every import of a module that its floor does not allow, as a line a person can act on."""
+    floor = floor_of(module)
+    if floor is None:
+        return [f"{module} is on no floor: give its package a row in MAY_IMPORT"]
+    found = []
+    for line, name in imports(module, source, is_package=is_package):
+        if within(name, "helexa") or name.startswith("helexa."):
+            if not any(within(name, allowed) for allowed in MAY_IMPORT[floor]):
+                found.append(f"{module}:{line} imports {name}, which {floor} may not")
+            continue
+        library = name.partition(".")[0]
+        homes = ONLY_IN.get(library)
+        if homes is not None and not any(within(module, home) for home in homes):
+            found.append(f"{module}:{line} imports {library}, which {floor} may not")
+    return found
+
+
+@pytest.mark.parametrize("module", [name for name in SOURCES if name != "helexa"])
+def test_a_module_imports_from_its_own_floor_and_those_below(module: str) -> None:
+    path = SOURCES[module]
+    source = path.read_text(encoding="utf-8")
+    assert breaches(module, source, is_package=path.name == "__init__.py") == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("helexa.engine.core", "from helexa.text.events import Text"),
+        ("helexa.engine.core", "from helexa import llm"),
+        ("helexa.engine.core", "from ..text import events"),
+        ("helexa.engine.core", "def f():\n    import helexa.cli.main"),
+        ("helexa.engine.core", "import helexa"),
+        ("helexa.errors", "from helexa.engine.params import SamplingParams"),
+        ("helexa.text.stop", "def f():\n    import torch.nn"),
+        ("helexa.llm", "from click import echo"),
+        ("helexa.engine.models.llama", "from transformers import LlamaConfig"),
+        ("helexa.brand_new", ""),
+    ],
+)
+def test_the_check_itself_sees_a_breach(module: str, source: str) -> None:
+    assert breaches(module, source)
+
+
+@pytest.mark.parametrize(
+    ("modules", "forbidden"),
+    LOADS_NONE_OF.items(),
+    ids=[", ".join(modules) if len(modules) < 3 else modules[0] for modules in LOADS_NONE_OF],
+)
+def test_a_fresh_import_loads_nothing_it_must_not(
+    modules: tuple[str, ...], forbidden: tuple[str, ...]
+) -> None:
+    names = [name for pattern in modules for name in expand(pattern)]
+    assert names
+    assert run_fresh(PROBE, json.dumps([names, forbidden])).stdout.strip() == "{}"
+
+
+@pytest.mark.parametrize("words", ["--help", "chat --help", "version"])
+def test_light_commands_do_not_load_torch(words: str) -> None:
+    assert run_fresh(COMMAND, *words.split()).stderr.split()[-1] == "False"
+
+
+def run_fresh(code: str, *args: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    return done

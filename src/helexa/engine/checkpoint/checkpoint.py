@@ -1,0 +1,111 @@
+"""An opened model: its config, its tensors and the files of its text layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from helexa.engine.checkpoint.files import CONFIG, GENERATION_CONFIG, TokenizerFiles, read_text
+from helexa.engine.checkpoint.resolve import resolve_folder
+from helexa.engine.checkpoint.safetensors import SafetensorsFolder
+from helexa.engine.checkpoint.table import TensorInfo
+from helexa.engine.config import ModelConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from helexa.engine.checkpoint.files import Progress
+
+
+class Checkpoint(Protocol):
+    """What a loader needs of a model, whatever format it is stored in.
+
+    Names are Hugging Face's. ``tensor`` and ``slice`` give values, usually views of a memory map;
+    ``stored`` gives what the file holds, which for block formats are the blocks. All raise
+    CheckpointError for a tensor that is absent or cannot be read.
+    """
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def folder(self) -> Path | None: ...
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def generation_config(self) -> str | None: ...
+    @property
+    def tied(self) -> bool: ...
+    def names(self) -> Iterable[str]: ...
+    def info(self, name: str) -> TensorInfo: ...
+    def tensor(self, name: str) -> Tensor: ...
+    def slice(self, name: str, dim: int, start: int, length: int) -> Tensor: ...
+    def stored(self, name: str) -> Tensor: ...
+    def tokenizer_files(self) -> TokenizerFiles: ...
+    def close(self) -> None: ...
+
+
+class SafetensorsCheckpoint:
+    """A folder in Hugging Face's layout with safetensors weights."""
+
+    def __init__(self, id: str, folder: Path) -> None:
+        self.id = id
+        self.folder: Path | None = folder
+        self.config = ModelConfig.from_file(folder / CONFIG, id)
+        self.generation_config = read_text(folder / GENERATION_CONFIG)
+        self.weights = SafetensorsFolder(folder)
+        self.files = TokenizerFiles.of(folder)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output projection is the embedding table."""
+        return self.config.tie_word_embeddings or "lm_head.weight" not in self.weights.table
+
+    def names(self) -> Iterable[str]:
+        return self.weights.table.keys()
+
+    def info(self, name: str) -> TensorInfo:
+        return self.weights.info(name)
+
+    def tensor(self, name: str) -> Tensor:
+        return self.weights.tensor(name)
+
+    def slice(self, name: str, dim: int, start: int, length: int) -> Tensor:
+        return self.weights.slice(name, dim, start, length)
+
+    def stored(self, name: str) -> Tensor:
+        return self.weights.tensor(name)
+
+    def tokenizer_files(self) -> TokenizerFiles:
+        return self.files
+
+    def close(self) -> None:
+        self.weights.close()
+
+
+def open_checkpoint(
+    model: str | Path,
+    *,
+    revision: str = "main",
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+    token: str | None = None,
+    progress: Progress | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Checkpoint:
+    """Find ``model``, fetch what is missing of it, and open it; no weight is read yet.
+
+    ``environ`` defaults to the process's. Raises PreflightError if it cannot be had, DownloadError
+    if a transfer fails, UnsupportedModel or CheckpointError for what is found.
+    """
+    name, folder = resolve_folder(
+        model,
+        revision=revision,
+        cache_dir=cache_dir,
+        offline=offline,
+        token=token,
+        progress=progress,
+        environ=environ,
+    )
+    return SafetensorsCheckpoint(name, folder)

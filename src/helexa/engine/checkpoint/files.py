@@ -1,0 +1,47 @@
+"""The files of a model folder that are not weights, and what may be told about one that is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with a name (file or tensor), the bytes done and the bytes in all (None: unknown)."""
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFiles:
+    """Where the text layer's files are; None for one that the model does not have."""
+
+    tokenizer_json: Path | None = None
+    tokenizer_config: Path | None = None
+    special_tokens_map: Path | None = None
+    chat_template: Path | None = None
+    chat_template_json: Path | None = None
+    preprocessor_config: Path | None = None
+
+    @classmethod
+    def of(cls, folder: Path) -> TokenizerFiles:
+        """The files present in ``folder``."""
+
+        def present(name: str) -> Path | None:
+            path = folder / name
+            return path if path.is_file() else None
+
+        return cls(
+            tokenizer_json=present("tokenizer.json"),
+            tokenizer_config=present("tokenizer_config.json"),
+            special_tokens_map=present("special_tokens_map.json"),
+            chat_template=present("chat_template.jinja"),
+            chat_template_json=present("chat_template.json"),
+            preprocessor_config=present("preprocessor_config.json"),
+        )
+
+
+def read_text(path: Path) -> str | None:
+    """The file's text, None if there is no such file."""
+    return path.read_text("utf-8") if path.is_file() else None

@@ -1,0 +1,107 @@
+"""What a model argument means: the model that ships with helexa, a folder, a file, or a hub id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from helexa.errors import PreflightError
+
+DEFAULT_SCHEME = "huggingface"
+BUILTIN_SCHEME = "builtin"
+FORMS = "give tiny, a folder, a .gguf file, or a model id such as org/name"
+
+
+@dataclass(frozen=True, slots=True)
+class Builtin:
+    """A model that ships with the package."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"{BUILTIN_SCHEME}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFolder:
+    """A folder with config, weights and tokenizer."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFFile:
+    """A single GGUF file."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class HubId:
+    """A model of a hub; printed as it was written, without a scheme if none was given."""
+
+    scheme: str | None
+    org: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.repo}" if self.scheme else self.repo
+
+    @property
+    def repo(self) -> str:
+        """The id within its hub."""
+        return f"{self.org}/{self.name}"
+
+
+Reference = Builtin | LocalFolder | GGUFFile | HubId
+
+
+def parse_reference(model: str | Path) -> Reference:
+    """Say what ``model`` names; what exists on disk wins over the same text as a hub id.
+
+    Raises PreflightError of kind `invalid_model_id`. Whether a scheme is known is for the one who
+    fetches to say.
+    """
+    text = str(model)
+    if text in ("tiny", f"{BUILTIN_SCHEME}:helexa/tiny"):
+        return Builtin("helexa/tiny")
+    if not text.strip():
+        raise invalid(text, "is empty")
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return LocalFolder(path)
+    if path.suffix == ".gguf" and path.is_file():
+        return GGUFFile(path)
+    if isinstance(model, Path) or path.is_absolute():
+        raise invalid(text, "is neither an existing folder nor a .gguf file")
+    return parse_id(text)
+
+
+def parse_id(text: str) -> HubId:
+    """Parse `[scheme:]org/name`."""
+    head, colon, tail = text.partition(":")
+    scheme, rest = (head, tail) if colon else (None, text)
+    if scheme == "":
+        raise invalid(text, "has an empty scheme")
+    if scheme is not None and "/" in scheme:
+        raise invalid(text, "has a `/` in its scheme, or a `:` in its name")
+    org, slash, name = rest.partition("/")
+    if not slash:
+        raise invalid(text, "is no existing folder, and no model id for lack of a `/`")
+    if not org or not name:
+        raise invalid(text, "has an empty organisation or name")
+    if ":" in rest:
+        raise invalid(text, "has a `:` in its name")
+    if "/" in name or "\\" in rest or rest.split() != [rest] or {org, name} & {".", ".."}:
+        raise invalid(text, "is no existing path, and no name that a hub could have")
+    return HubId(scheme, org, name)
+
+
+def invalid(text: str, why: str) -> PreflightError:
+    return PreflightError("invalid_model_id", f"model {text!r} {why}", hint=FORMS)

@@ -1,0 +1,141 @@
+"""Weights on their way into a model: names joined, shapes checked, left-overs refused."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from helexa.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import torch
+    from torch import Tensor
+
+    from helexa.engine.checkpoint.checkpoint import Checkpoint
+    from helexa.engine.checkpoint.files import Progress
+
+ALWAYS_ALLOWED = ("mtp.*", "*.rotary_emb.inv_freq")
+TIED_HEAD = "lm_head.weight"
+SHOWN = 8
+
+
+class Ledger:
+    """Which tensors were taken, shared by all views of one load."""
+
+    def __init__(self, total_bytes: int, progress: Progress | None) -> None:
+        self.taken: set[str] = set()
+        self.done_bytes = 0
+        self.total_bytes = total_bytes
+        self.progress = progress
+
+    def take(self, name: str, nbytes: int) -> None:
+        if name in self.taken:
+            return
+        self.taken.add(name)
+        self.done_bytes += nbytes
+        if self.progress is not None:
+            self.progress(name, self.done_bytes, self.total_bytes)
+
+
+class Weights:
+    """The part of a checkpoint whose names begin with ``prefix``.
+
+    ``weights / "self_attn" / "q_proj"`` narrows. Tensors come in ``dtype`` (None: as stored) on
+    ``device``; one that needs no conversion is a view of the memory map. ``progress`` is called
+    with each tensor's name and the bytes taken so far.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        prefix: str = "",
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        progress: Progress | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.prefix = prefix
+        self.dtype = dtype
+        self.device = device
+        infos = (checkpoint.info(name) for name in checkpoint.names())
+        self.ledger = Ledger(sum(info.nbytes for info in infos), progress)
+        self.known = frozenset(checkpoint.names())
+
+    def __truediv__(self, name: str | int) -> Weights:
+        narrowed = object.__new__(Weights)
+        narrowed.__dict__.update(self.__dict__)
+        narrowed.prefix = self.full(str(name))
+        return narrowed
+
+    def __contains__(self, name: str) -> bool:
+        return self.full(name) in self.known
+
+    def __iter__(self) -> Iterator[str]:
+        """The names below the prefix, without it."""
+        start = self.full("")
+        return (name.removeprefix(start) for name in self.known if name.startswith(start))
+
+    def full(self, name: str) -> str:
+        """The name as the checkpoint has it."""
+        return f"{self.prefix}.{name}" if self.prefix else name
+
+    def tensor(
+        self, name: str, shape: Sequence[int] | None = None, *, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Take one tensor of ``shape``, in ``dtype`` if given.
+
+        Raises CheckpointError naming file and tensor if it is absent or has another shape.
+        """
+        return self.converted(self.take(name, shape), dtype)
+
+    def optional(
+        self, name: str, shape: Sequence[int] | None = None, *, dtype: torch.dtype | None = None
+    ) -> Tensor | None:
+        """As tensor, or None if the checkpoint has no such tensor."""
+        return self.tensor(name, shape, dtype=dtype) if name in self else None
+
+    def fill(self, out: Tensor, name: str) -> None:
+        """Copy one tensor of out's shape into ``out``, converting on the way."""
+        out.copy_(self.take(name, out.shape))
+
+    def take(self, name: str, shape: Sequence[int] | None) -> Tensor:
+        """The tensor as the checkpoint gives it, checked and counted."""
+        full = self.full(name)
+        info = self.checkpoint.info(full)
+        if shape is not None and info.shape != tuple(shape):
+            raise CheckpointError(
+                f"tensor {full!r} in {info.file} of {self.checkpoint.id!r} has shape "
+                f"{list(info.shape)}, config.json asks for {list(shape)}",
+                hint="config and weights do not belong together; fetch the model again",
+            )
+        tensor = self.checkpoint.tensor(full)
+        self.ledger.take(full, info.nbytes)
+        return tensor
+
+    def converted(self, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+        return tensor.to(device=self.device, dtype=dtype or self.dtype or tensor.dtype)
+
+    def finish(self, allowed: Sequence[str] = ()) -> None:
+        """Raise CheckpointError if a tensor was not taken and no pattern of ``allowed`` matches it.
+
+        Always allowed: `mtp.*`, `*.rotary_emb.inv_freq`, and `lm_head.weight` of a tied model.
+        """
+        patterns = (*ALWAYS_ALLOWED, *allowed)
+        if self.checkpoint.tied:
+            patterns += (TIED_HEAD,)
+        left = [
+            name
+            for name in sorted(self.known - self.ledger.taken)
+            if not any(fnmatchcase(name, pattern) for pattern in patterns)
+        ]
+        if not left:
+            return
+        more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
+        raise CheckpointError(
+            f"{self.checkpoint.id!r} has tensors its model does not use: "
+            f"{', '.join(left[:SHOWN])}{more} (first in {self.checkpoint.info(left[0]).file})",
+            hint="its config.json describes another model, or a feature that is not supported",
+        )

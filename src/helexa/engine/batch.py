@@ -1,0 +1,105 @@
+"""What one forward pass needs, explicitly: all sequences' tokens in one flat dimension."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+class Part(NamedTuple):
+    """One sequence's share of a step, as the scheduler states it.
+
+    ``tokens`` are new, ``context`` tokens are in the cache before them, and ``blocks`` (the block
+    table) has room for both. ``want_logits``: whether the last position is to be sampled.
+    """
+
+    tokens: Sequence[int]
+    context: int
+    blocks: Sequence[int]
+    want_logits: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Span:
+    """One sequence's share of a forward pass.
+
+    Its new tokens are the rows ``start`` to ``start + length`` of the batch and follow ``context``
+    cached ones. ``slots`` says where all ``context + length`` tokens lie in the cache: a slice if
+    the blocks are consecutive (read through a view), else an index [context + length] (gathered).
+    """
+
+    start: int
+    length: int
+    context: int
+    blocks: Sequence[int]
+    slots: slice | Tensor
+
+    @property
+    def rows(self) -> slice:
+        """The rows of the batch that are this sequence's."""
+        return slice(self.start, self.start + self.length)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """T new tokens of one or more sequences, and what is wanted of them.
+
+    token_ids [T], positions [T] and slots [T] (the cache slot a token's key and value go to) are
+    int64, as is logit_rows [R]: the rows whose logits are wanted, in the order of the spans.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    spans: tuple[Span, ...]
+    logit_rows: Tensor
+
+
+def build_batch(
+    parts: Sequence[tuple[Sequence[int], int, Sequence[int], bool]],
+    block_size: int,
+    device: torch.device,
+) -> Batch:
+    """Lay the parts of a step out as one batch on ``device``.
+
+    Every part needs a token and blocks for ``context + len(tokens)`` tokens; more are ignored.
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    spans: list[Span] = []
+    wanted: list[int] = []
+    for tokens, context, blocks, want_logits in parts:
+        total = context + len(tokens)
+        table = list(blocks[: -(-total // block_size)])
+        if not tokens or len(table) * block_size < total:
+            raise ValueError(f"{len(tokens)} tokens after {context} do not fit blocks {table}")
+        new = range(context, total)
+        where = cache_slots(table, total, block_size, device)
+        spans.append(Span(len(ids), len(tokens), context, table, where))
+        ids.extend(tokens)
+        positions.extend(new)
+        slots.extend(table[i // block_size] * block_size + i % block_size for i in new)
+        if want_logits:
+            wanted.append(len(ids) - 1)
+    flat = torch.tensor([ids, positions, slots], dtype=torch.int64).to(device)
+    rows = torch.tensor(wanted, dtype=torch.int64).to(device)
+    return Batch(flat[0], flat[1], flat[2], tuple(spans), rows)
+
+
+def cache_slots(
+    table: list[int], total: int, block_size: int, device: torch.device
+) -> slice | Tensor:
+    """Where the first ``total`` tokens of a block table lie: a slice if it is consecutive."""
+    first = table[0]
+    if table == list(range(first, first + len(table))):
+        return slice(first * block_size, first * block_size + total)
+    starts = torch.tensor(table, dtype=torch.int64)[:, None] * block_size
+    return (starts + torch.arange(block_size)).flatten()[:total].to(device)

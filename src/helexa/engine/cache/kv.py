@@ -1,0 +1,69 @@
+"""The memory that holds keys and values of tokens already seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerCache:
+    """One layer's keys (after RoPE, before head repetition) and values, each [slots, G, D]."""
+
+    k: Tensor
+    v: Tensor
+
+    def write(self, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Store k and v [T, G, D] at ``slots`` [T], converted to the cache's dtype."""
+        self.k.index_copy_(0, slots, k.to(self.k.dtype))
+        self.v.index_copy_(0, slots, v.to(self.v.dtype))
+
+    def read(self, slots: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values at ``slots``, [S, G, D] each: a view for a slice, else a copy."""
+        if isinstance(slots, slice):
+            return self.k[slots], self.v[slots]
+        return self.k.index_select(0, slots), self.v.index_select(0, slots)
+
+
+class KVCache:
+    """Keys and values of all layers, in ``num_blocks`` pages of ``block_size`` tokens.
+
+    A token's slot is ``block * block_size + offset``. The memory is claimed here, once, and not
+    initialised: a CPU page costs nothing until it is first written.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_blocks: int,
+        block_size: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        shape = (num_layers, 2, num_blocks * block_size, kv_heads, head_dim)
+        self.memory = torch.empty(shape, dtype=dtype, device=device)
+        self.layers = tuple(LayerCache(layer[0], layer[1]) for layer in self.memory)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The format keys and values are kept in."""
+        return self.memory.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the memory is."""
+        return self.memory.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory claimed."""
+        return self.memory.nbytes

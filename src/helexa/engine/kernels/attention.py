@@ -1,0 +1,52 @@
+"""Causal attention of one sequence's new tokens over all its tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def attention_definition(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """What `attention` computes, written out.
+
+    q [L, H, D] are the last L of the S positions of k and v [S, G, D]; query i sees the keys
+    j ≤ S − L + i; query head h uses key head ⌊h·G/H⌋. → [L, H, D] in q's dtype, scores and
+    softmax in float32.
+    """
+    length, heads, dim = q.shape
+    total, groups, _ = k.shape
+    grouped = q.float().view(length, groups, heads // groups, dim)
+    scores = torch.einsum("lgrd,sgd->grls", grouped, k.float()) * dim**-0.5
+    scores = scores.masked_fill(~visible(length, total, q.device), -torch.inf)
+    out = torch.einsum("grls,sgd->lgrd", scores.softmax(-1), v.float())
+    return out.reshape(q.shape).to(q.dtype)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`attention_definition` through torch's fused operator, no key or value copied per head."""
+    length, heads, dim = q.shape
+    total, groups, _ = k.shape
+    if k.dtype != q.dtype:
+        k, v = k.to(q.dtype), v.to(q.dtype)
+    if length == 1:  # one token: the heads of a group are the rows of one small product
+        rows = q.view(groups, 1, heads // groups, dim)
+        keys, values = (t.transpose(0, 1).unsqueeze(1) for t in (k, v))
+        return F.scaled_dot_product_attention(rows, keys, values).view(q.shape)
+    shape = (groups, heads // groups, total, dim)  # groups as batch: heads share keys, stride 0
+    rows = q.view(length, groups, heads // groups, dim).permute(1, 2, 0, 3)
+    keys, values = (t.transpose(0, 1).unsqueeze(1).expand(shape) for t in (k, v))
+    causal = length == total  # is_causal aligns top left, which is only right for a square
+    mask = None if causal else visible(length, total, q.device)
+    out = F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask, is_causal=causal)
+    return out.permute(2, 0, 1, 3).reshape(q.shape)
+
+
+def visible(length: int, total: int, device: torch.device) -> Tensor:
+    """Bool [length, total]: which keys the last ``length`` of ``total`` positions may see."""
+    keys = torch.arange(total, device=device)
+    return keys <= keys[total - length :, None]

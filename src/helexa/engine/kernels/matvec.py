@@ -1,0 +1,58 @@
+"""Products of float32 activations with 16-bit matrices on a CPU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+TILE_BYTES = 2**20
+TINY = 1e-30
+
+
+class Scratch:
+    """Memory for one expanded tile, claimed when first used and shared by a model's weights.
+
+    For one thread at a time: whoever runs the model owns it.
+    """
+
+    def __init__(self) -> None:
+        self.buffer = torch.empty(0)
+
+    def tile(self, rows: int, columns: int) -> Tensor:
+        """An uninitialised float32 matrix [rows, columns]."""
+        if self.buffer.numel() < rows * columns:
+            self.buffer = torch.empty(rows * columns)
+        return self.buffer[: rows * columns].view(rows, columns)
+
+
+def product_definition(x: Tensor, weight: Tensor) -> Tensor:
+    """x @ Wᵀ: x [T, K] float32, weight [N, K] in any plain format → [T, N] float32."""
+    return x @ weight.float().T
+
+
+def one_row_product(x: Tensor, weight: Tensor) -> Tensor:
+    """`product_definition` for one row and a float16 matrix, read once at memory speed.
+
+    x [1, K] float32 → [1, N] float32; inputs and outputs are rounded to float16 on the way. The
+    row is scaled to at most 1, so nothing overflows as long as no row of the matrix has an L1 norm
+    above float16's range.
+    """
+    scale = torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True).clamp_min_(TINY)
+    out: Tensor = F.linear((x / scale).to(weight.dtype), weight) * scale
+    return out
+
+
+def expanded_product(x: Tensor, weight: Tensor, scratch: Scratch) -> Tensor:
+    """`product_definition` by expanding a few rows of the matrix at a time to float32.
+
+    x [T, K] float32, weight [N, K] → [T, N] float32.
+    """
+    rows, columns = weight.shape
+    step = max(1, TILE_BYTES // (4 * columns))
+    out = x.new_empty(len(x), rows)
+    for start in range(0, rows, step):
+        part = weight[start : start + step]
+        tile = scratch.tile(*part.shape).copy_(part)
+        torch.mm(x, tile.T, out=out[:, start : start + step])
+    return out

@@ -1,0 +1,46 @@
+"""The pre-norm residual layer that every decoder family is a stack of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from helexa.engine.layers.attention import Attention
+from helexa.engine.layers.mlp import GatedMLP
+from helexa.engine.layers.norm import RMSNorm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from helexa.engine.batch import Batch
+    from helexa.engine.cache.kv import LayerCache
+    from helexa.engine.checkpoint.weights import Weights
+    from helexa.engine.config import ModelConfig
+    from helexa.engine.numerics import Numerics
+
+
+class DecoderLayer(nn.Module):
+    """x += attention(norm(x)), then x += mlp(norm(x))."""
+
+    def __init__(self, config: ModelConfig, numerics: Numerics) -> None:
+        super().__init__()
+        self.input_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = Attention(config, numerics)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = GatedMLP(config, numerics)
+
+    def load(self, weights: Weights) -> None:
+        """Fill the four parts from a layer's place in the checkpoint."""
+        self.input_norm.load(weights / "input_layernorm")
+        self.attention.load(weights / "self_attn")
+        self.mlp_norm.load(weights / "post_attention_layernorm")
+        self.mlp.load(weights / "mlp")
+
+    def forward(
+        self, x: Tensor, batch: Batch, cache: LayerCache, angles: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """x [T, hidden] → the same shape."""
+        x = x + self.attention(self.input_norm(x), batch, cache, angles)
+        out: Tensor = x + self.mlp(self.mlp_norm(x))
+        return out

@@ -1,0 +1,50 @@
+"""Linear layers, over weights in any number format."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from helexa.engine.checkpoint.weights import Weights
+    from helexa.engine.numerics import Numerics
+    from helexa.engine.quant.weight import Weight
+
+
+class Linear(nn.Module):
+    """y = x @ Wᵀ + b, where W may be several matrices of the checkpoint stacked (q|k|v, gate|up).
+
+    ``outputs`` are their numbers of rows. Each eats `weight` [rows, inputs] and, with ``bias``,
+    `bias` [rows].
+    """
+
+    weight: Weight
+
+    def __init__(self, inputs: int, *outputs: int, bias: bool, numerics: Numerics) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.outputs = outputs
+        self.numerics = numerics
+        self.has_bias = bias
+        self.bias: Tensor | None
+        self.register_buffer("bias", None)
+
+    def load(self, *weights: Weights) -> None:
+        """Stack the matrices of these places, in the format that linears are to have."""
+        pairs = list(zip(weights, self.outputs, strict=True))
+        parts = [w.take("weight", (rows, self.inputs)) for w, rows in pairs]
+        self.weight = self.numerics.linear.make(parts)
+        if self.has_bias:
+            self.bias = torch.cat([w.tensor("bias", shape=(rows,)) for w, rows in pairs])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [T, inputs] → [T, sum of outputs] in x's dtype."""
+        y = self.weight.matmul(x)
+        return y if self.bias is None else y.add_(self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.inputs} → {' | '.join(map(str, self.outputs))}"

@@ -1,0 +1,37 @@
+"""The dense feed-forward block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from helexa.engine.kernels.silu_mul import silu_mul
+from helexa.engine.layers.linear import Linear
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from helexa.engine.checkpoint.weights import Weights
+    from helexa.engine.config import ModelConfig
+    from helexa.engine.numerics import Numerics
+
+
+class GatedMLP(nn.Module):
+    """down(silu(gate(x)) · up(x)); eats `gate_proj`, `up_proj` and `down_proj`."""
+
+    def __init__(self, config: ModelConfig, numerics: Numerics) -> None:
+        super().__init__()
+        hidden, size, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_up = Linear(hidden, size, size, bias=bias, numerics=numerics)
+        self.down = Linear(size, hidden, bias=bias, numerics=numerics)
+
+    def load(self, weights: Weights) -> None:
+        """Fill both linears."""
+        self.gate_up.load(weights / "gate_proj", weights / "up_proj")
+        self.down.load(weights / "down_proj")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [T, hidden] → the same shape."""
+        out: Tensor = self.down(silu_mul(self.gate_up(x)))
+        return out

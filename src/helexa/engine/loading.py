@@ -1,0 +1,137 @@
+"""From a checkpoint to a model that runs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from helexa.engine.checkpoint.checkpoint import open_checkpoint
+from helexa.engine.checkpoint.weights import Weights
+from helexa.engine.config import DTYPES
+from helexa.engine.models.registry import MODELS
+from helexa.engine.numerics import Numerics
+from helexa.engine.quant.dense import DenseFormat
+from helexa.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from helexa.engine.checkpoint.checkpoint import Checkpoint
+    from helexa.engine.checkpoint.files import Progress
+    from helexa.engine.models.model import Model
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def load_model(
+    model: str | Path | Checkpoint,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    disabled: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Model:
+    """Build the model of a checkpoint, given open or by name, and fill it with its weights.
+
+    ``device`` is auto, cpu, mps, cuda or cuda:N; ``dtype`` is auto, float32 (exact), bfloat16 or
+    float16; ``disabled`` names fast paths to leave out. Raises InvalidRequest for an argument,
+    PreflightError, DownloadError, UnsupportedModel or CheckpointError for the checkpoint.
+    """
+    if isinstance(model, str | Path):
+        checkpoint = open_checkpoint(model)
+        try:
+            return load_model(
+                checkpoint, device=device, dtype=dtype, disabled=disabled, progress=progress
+            )
+        finally:
+            checkpoint.close()
+    where = resolve_device(device)
+    stored = model.info(EMBEDDING).dtype
+    numerics = resolve_numerics(dtype, where, stored in ("F16", "BF16"), disabled)
+    built = MODELS[model.config.model_type](model.config, numerics)
+    weights = Weights(model, dtype=numerics.activations, device=where, progress=progress)
+    built.load(weights)
+    weights.finish()
+    built.num_parameters = sum(math.prod(model.info(n).shape) for n in weights.ledger.taken)
+    return built.to(where).eval()
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device meant: auto is a GPU if torch finds one, else the CPU.
+
+    Raises InvalidRequest for a name that is not a device, or a device that is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InvalidRequest(
+            f"{device!r} is not a device", param="device", hint="use auto, cpu, mps, cuda or cuda:N"
+        ) from error
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (found.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(found.type, False):
+        raise InvalidRequest(
+            f"device {str(device)!r} is not available here",
+            param="device",
+            hint='use device="cpu", or a torch build and driver for it',
+        )
+    return found
+
+
+def resolve_dtype(
+    dtype: str | torch.dtype, device: torch.device, stored_16_bit: bool
+) -> torch.dtype:
+    """The format of weights and cache.
+
+    ``auto`` on a GPU is bfloat16 (float16 before compute capability 8.0). On a CPU it keeps what
+    the checkpoint has: float16, standing for 16 bits, or float32. Raises InvalidRequest for a
+    name that is not one of the four.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise InvalidRequest(
+            f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}", param="dtype"
+        )
+    if name != "auto":
+        found: torch.dtype = getattr(torch, name)
+        return found
+    if device.type == "cuda":
+        modern = torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if modern else torch.float16
+    return torch.float16 if stored_16_bit else torch.float32
+
+
+def resolve_numerics(
+    dtype: str | torch.dtype,
+    device: torch.device,
+    stored_16_bit: bool,
+    disabled: Collection[str] = (),
+) -> Numerics:
+    """Every format of a model (see `Numerics`) from what was asked, the device and the checkpoint.
+
+    On a CPU activations are float32 whatever the weights are.
+    """
+    kept = resolve_dtype(dtype, device, stored_16_bit)
+    on_cpu = device.type == "cpu"
+    automatic = str(dtype) == "auto" and on_cpu and kept == torch.float16
+    dense = DenseFormat(
+        dtype=torch.bfloat16 if automatic else kept,
+        device=device,
+        prefer_float16=automatic,
+        kernels="quant_kernels" not in disabled,
+    )
+    return Numerics(
+        device=device,
+        activations=torch.float32 if on_cpu else kept,
+        cache=kept,
+        plain=dense,
+        linear=dense,
+    )

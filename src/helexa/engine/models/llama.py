@@ -1,0 +1,61 @@
+"""Llama: attention and a gated MLP, each after an RMSNorm.
+
+Reference: transformers' `LlamaForCausalLM`; arXiv:2302.13971, arXiv:2407.21783.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from torch import nn
+
+from helexa.engine.layers.decoder import DecoderLayer
+from helexa.engine.layers.embedding import Embedding
+from helexa.engine.layers.linear import Linear
+from helexa.engine.layers.norm import RMSNorm
+from helexa.engine.layers.rope import Rotary
+from helexa.engine.models.model import Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from helexa.engine.batch import Batch
+    from helexa.engine.cache.kv import KVCache
+    from helexa.engine.checkpoint.weights import Weights
+    from helexa.engine.config import ModelConfig
+    from helexa.engine.numerics import Numerics
+
+
+class Llama(Model):
+    """Embedding, decoder layers, norm, and an output layer of its own unless it is tied."""
+
+    def __init__(self, config: ModelConfig, numerics: Numerics) -> None:
+        super().__init__(config, numerics)
+        self.embed = Embedding(config.vocab_size, config.hidden_size, numerics)
+        self.rotary = Rotary(config.rope, config.head_dim)
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, numerics) for _ in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.head = None
+
+    def load(self, weights: Weights) -> None:
+        """Fill every module from the checkpoint, by its Hugging Face names."""
+        body, config = weights / "model", self.config
+        self.embed.load(body / "embed_tokens")
+        for index, layer in enumerate(self.layers):
+            cast("DecoderLayer", layer).load(body / "layers" / index)
+        self.norm.load(body / "norm")
+        if not weights.checkpoint.tied:
+            numerics = self.numerics
+            self.head = Linear(config.hidden_size, config.vocab_size, bias=False, numerics=numerics)
+            self.head.load(weights / "lm_head")
+
+    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
+        """Run T tokens: → hidden states [T, hidden] after the last norm."""
+        x = self.embed(batch.token_ids)
+        angles = self.rotary(batch.positions)
+        for layer, kv in zip(self.layers, cache.layers, strict=True):
+            x = layer(x, batch, kv, angles)
+        out: Tensor = self.norm(x)
+        return out

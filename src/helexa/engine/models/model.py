@@ -1,0 +1,125 @@
+"""What every language model is, whatever its architecture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from helexa.engine.batch import Batch, build_batch
+from helexa.engine.cache.kv import KVCache
+from helexa.engine.layers.embedding import Embedding
+from helexa.engine.layers.linear import Linear
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from helexa.engine.checkpoint.weights import Weights
+    from helexa.engine.config import ModelConfig
+    from helexa.engine.numerics import Numerics
+
+BLOCK_SIZE = 16
+
+
+class Model(nn.Module):
+    """A decoder: tokens in, hidden states and logits out, with the cache as an argument.
+
+    Shapes: T new tokens, R rows whose logits are wanted, V vocabulary entries.
+
+        model = helexa.load_model("tiny")
+        logits = model.compute_logits([1, 2, 3])                   # [3, V]
+
+        cache = model.new_cache(tokens=512)                        # and step by step:
+        logits = model.compute_logits([1, 2, 3], cache)            # fills positions 0, 1, 2
+        logits = model.compute_logits([4], cache, context=3)       # [1, V]
+    """
+
+    embed: Embedding
+    head: Linear | None
+
+    def __init__(self, config: ModelConfig, numerics: Numerics) -> None:
+        super().__init__()
+        self.config = config
+        self.numerics = numerics
+        self.num_parameters = 0
+        """Numbers it has learned, a tied output layer counted once; known when loaded."""
+
+    def load(self, weights: Weights) -> None:
+        """Fill every module from the checkpoint, by its Hugging Face names."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, cache: KVCache) -> Tensor:
+        """Run T tokens: → hidden states [T, hidden] after the last norm.
+
+        The batch says which sequence and position each token belongs to and where its key and
+        value go in ``cache``, which is written to.
+        """
+        raise NotImplementedError
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of every vocabulary entry: hidden [R, hidden] → [R, V] float32."""
+        if self.head is not None:
+            scores: Tensor = self.head(hidden)
+        else:
+            scores = self.embed.weight.matmul(hidden)
+        return scores.float()
+
+    def new_cache(
+        self,
+        num_blocks: int | None = None,
+        block_size: int = BLOCK_SIZE,
+        *,
+        tokens: int | None = None,
+    ) -> KVCache:
+        """A cache of ``num_blocks`` blocks of ``block_size`` tokens, or of room for ``tokens``."""
+        if num_blocks is None:
+            if tokens is None:
+                raise TypeError("new_cache needs num_blocks or tokens")
+            num_blocks = -(-tokens // block_size)
+        config = self.config
+        return KVCache(
+            config.num_hidden_layers,
+            num_blocks,
+            block_size,
+            config.num_key_value_heads,
+            config.head_dim,
+            self.numerics.cache,
+            self.device,
+        )
+
+    @torch.inference_mode()
+    def compute_logits(
+        self, ids: Sequence[int], cache: KVCache | None = None, *, context: int = 0
+    ) -> Tensor:
+        """Logits at every position of one sequence: T ids → [T, V] float32.
+
+        With a ``cache``, the ids follow the ``context`` tokens that earlier calls left in it;
+        without one they are the whole sequence.
+        """
+        ids = list(ids)
+        if cache is None:
+            if context:
+                raise ValueError("context tokens lie in a cache: pass the cache, too")
+            cache = self.new_cache(tokens=len(ids))
+        blocks = range(cache.num_blocks)
+        batch = build_batch([(ids, context, blocks, True)], cache.block_size, self.device)
+        return self.logits(self(batch, cache))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.numerics.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The format of keys and values in the cache; weights have as many bits or fewer."""
+        return self.numerics.cache
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes its weights take in memory."""
+        owners = (m for m in self.modules() if isinstance(m, Linear | Embedding))
+        return sum(m.weight.nbytes for m in owners) + sum(b.nbytes for b in self.buffers())

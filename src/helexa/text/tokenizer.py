@@ -33,6 +33,7 @@ class Tokenizer:
             for id, token in backend.get_added_tokens_decoder().items()
         }
         self._pieces: dict[int, str | None] = {}
+        self._stateless = self.new_decoder()
         self.special_tokens: Mapping[str, str] = dict(special_tokens or {})
         self.special_ids = frozenset(id for id, (_, special) in self._added.items() if special)
 
@@ -125,7 +126,7 @@ class Tokenizer:
         if id in self._added:
             return self._added[id][0].encode()
         piece = self.piece(id)
-        return b"" if piece is None else self.new_decoder().piece_bytes(piece)
+        return b"" if piece is None else self._stateless.piece_bytes(piece)
 
     def _decode_pieces(self, pieces: list[str]) -> str:
         decoder = self._backend.decoder

@@ -1,0 +1,169 @@
+"""A conversation as the one text that its model was trained to continue."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import jinja2
+
+from helexa.engine.checkpoint.files import TokenizerFiles
+from helexa.errors import InvalidRequest, TemplateError
+from helexa.text.messages import content_text, normalise_messages, plain_data
+from helexa.text.sandbox import build_environment
+from helexa.text.tokenizer import Tokenizer, read_json_object
+
+SWITCH = "NEURON_USE_CHAT_TEMPLATE"
+
+logger = logging.getLogger(__name__)
+
+
+class ChatTemplate:
+    """A model's chat template, or ChatML where it has none; safe to share between threads.
+
+    ``sources`` maps template names to jinja2 text: ``default``, and maybe ``tool_use``.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, str],
+        special_tokens: Mapping[str, str] | None = None,
+        now: Callable[[], datetime] = datetime.now,
+    ) -> None:
+        self.sources: Mapping[str, str] = dict(sources)
+        self._special_tokens = dict(special_tokens or {})
+        self._environment = build_environment(now)
+        self._compiled: dict[str, jinja2.Template] = {}
+
+    @classmethod
+    def load(
+        cls,
+        files: TokenizerFiles,
+        tokenizer: Tokenizer,
+        *,
+        explicit: str | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> ChatTemplate:
+        """Take the template of a model folder, or the ``explicit`` one, which wins.
+
+        ``environ`` (by default the process's) may switch templates off: `SWITCH`. Raises
+        TemplateError if the explicit template is not jinja2; a model's own fails when it is used.
+        """
+        on = template_switch(os.environ if environ is None else environ)
+        if explicit is None:
+            return cls(find_sources(files) if on else {}, tokenizer.special_tokens)
+        template = cls({"default": explicit} if on else {}, tokenizer.special_tokens)
+        try:
+            template._environment.parse(explicit)
+        except jinja2.TemplateError as error:
+            raise _refused(error, "chat_template", "mend the template that was passed") from error
+        return template
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        /,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **kwargs: Any,
+    ) -> str:
+        """Render a conversation; ``kwargs`` are template variables and override all others.
+
+        The text holds its special tokens, so encode it without adding any. Raises TemplateError if
+        the template fails with tools (without, ChatML is used), InvalidRequest for bad messages.
+        """
+        chat = normalise_messages(messages)
+        source = self._choose(bool(tools))
+        if source is None:
+            return render_chatml(chat, add_generation_prompt)
+        variables = {
+            "messages": chat,
+            "tools": _checked_tools(tools),
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            **self._special_tokens,
+            **plain_data(kwargs),
+        }
+        try:
+            return self._compile(source).render(variables)
+        except Exception as error:  # a template is a program: whatever it raises is its failure
+            if tools:
+                raise _refused(error, "messages", "send other messages, or no tools") from error
+            logger.warning("the chat template failed, ChatML is used instead: %s", error)
+            return render_chatml(chat, add_generation_prompt)
+
+    def _choose(self, with_tools: bool) -> str | None:
+        names = ["tool_use"] if with_tools else []
+        names += ["default", *self.sources]
+        return next((self.sources[name] for name in names if name in self.sources), None)
+
+    def _compile(self, source: str) -> jinja2.Template:
+        if source not in self._compiled:
+            self._compiled[source] = self._environment.from_string(source)
+        return self._compiled[source]
+
+
+def template_switch(environ: Mapping[str, str]) -> bool:
+    """Whether the environment lets templates be used: unset or anything but an off word."""
+    return environ.get(SWITCH, "").strip().lower() not in {"false", "0", "no", "off"}
+
+
+def find_sources(files: TokenizerFiles) -> dict[str, str]:
+    """The templates of a model folder: the first of its three places that has one; else none."""
+    if files.chat_template is not None:
+        try:
+            text = files.chat_template.read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            text = ""
+        if text.strip():
+            return {"default": text}
+    for path in (files.chat_template_json, files.tokenizer_config):
+        sources = named_sources(read_json_object(path).get("chat_template"))
+        if sources:
+            return sources
+    return {}
+
+
+def named_sources(value: object) -> dict[str, str]:
+    """Read a ``chat_template`` field: one text, or a list of ``{name, template}``."""
+    if isinstance(value, str):
+        return {"default": value} if value.strip() else {}
+    entries = value if isinstance(value, list) else []
+    return {
+        str(entry.get("name")): entry["template"]
+        for entry in entries
+        if isinstance(entry, dict) and isinstance(entry.get("template"), str)
+    }
+
+
+def render_chatml(messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
+    """The fallback format: every message between ``<|im_start|>`` and ``<|im_end|>``."""
+    turns = [
+        f"<|im_start|>{message['role']}\n{content_text(message.get('content'))}<|im_end|>\n"
+        for message in messages
+    ]
+    if add_generation_prompt:
+        turns.append("<|im_start|>assistant\n")
+    return "".join(turns)
+
+
+def _checked_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[Any] | None:
+    if not tools:
+        return None
+    if isinstance(tools, str | bytes | Mapping) or not all(isinstance(t, Mapping) for t in tools):
+        raise InvalidRequest(
+            "tools must be a list of objects",
+            param="tools",
+            hint='each is {"type": "function", "function": {"name": …, "parameters": …}}',
+        )
+    return [plain_data(tool) for tool in tools]
+
+
+def _refused(error: Exception, param: str, hint: str) -> TemplateError:
+    line = getattr(error, "lineno", None)
+    where = f" (line {line})" if line else ""
+    return TemplateError(f"the chat template failed{where}: {error}", param=param, hint=hint)

@@ -12,9 +12,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "LLM": "helexa.llm",
-    "AsyncLLM": "helexa.llm",
-    "Generation": "helexa.llm",
-    "ModelInfo": "helexa.llm",
+    "AsyncLLM": "helexa.async_llm",
+    "Generation": "helexa.answers",
+    "ModelInfo": "helexa.loaded",
     "SamplingParams": "helexa.engine.params",
     "load_model": "helexa.engine.loading",
     "Event": "helexa.text.events",
@@ -41,13 +41,13 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from helexa.answers import Generation as Generation
+    from helexa.async_llm import AsyncLLM as AsyncLLM
     from helexa.engine.loading import load_model as load_model
     from helexa.engine.params import SamplingParams as SamplingParams
     from helexa.errors import HelexaError as HelexaError
     from helexa.llm import LLM as LLM
-    from helexa.llm import AsyncLLM as AsyncLLM
-    from helexa.llm import Generation as Generation
-    from helexa.llm import ModelInfo as ModelInfo
+    from helexa.loaded import ModelInfo as ModelInfo
     from helexa.text.events import Event as Event
     from helexa.text.events import Finish as Finish
     from helexa.text.events import Reasoning as Reasoning

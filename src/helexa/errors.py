@@ -1,8 +1,8 @@
 """Every error helexa raises, as one tree.
 
-Callers match the class or its ``code``; the text is for people. ``status`` is the HTTP status a server
-answers with, ``type`` the error type of the OpenAI envelope, ``fault`` whose problem it is: the
-``request``'s, the ``load``'s, the accelerator's memory (``oom``), the ``device``'s, or the
+Callers match the class or its ``code``; the text is for people. ``status`` is the HTTP status a
+server answers with, ``type`` the error type of the OpenAI envelope, ``fault`` whose problem it is:
+the ``request``'s, the ``load``'s, the accelerator's memory (``oom``), the ``device``'s, or the
 ``engine``'s own end of life.
 
     HelexaError

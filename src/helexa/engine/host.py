@@ -186,7 +186,8 @@ class _CoreLoop:
         except Exception as error:  # the edge of the thread: every caller is told
             log.exception("the engine stopped on an unexpected error")
             reason = EngineLost(
-                f"the engine stopped on {type(error).__name__}: {error}", hint="load the model again"
+                f"the engine stopped on {type(error).__name__}: {error}",
+                hint="load the model again",
             )
         refuse(reason)
         self._end_all(reason)

@@ -20,7 +20,7 @@ class Request:
     ``token_ids`` is the prompt. ``generated`` are tokens an earlier run already produced for it:
     generation continues after them, they count towards ``max_tokens`` and the penalties, and their
     number is the index of the next draw. ``cap`` is the longest prompt the owner admits, in tokens.
-    ``images`` are arrays [3, h, w]; a request that has some neither reads nor fills the prefix cache.
+    ``images`` are arrays [3, h, w]; a request with some neither reads nor fills the prefix cache.
     """
 
     token_ids: tuple[int, ...]
@@ -149,3 +149,4 @@ class EngineFacts:
     kv_bytes_per_token: int
     kv_capacity_tokens: int
     max_context: int
+    end_token_ids: tuple[int, ...] = ()

@@ -1,0 +1,182 @@
+"""From a core's step outputs to what people read: events as they stream, and whole answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from helexa.engine.outputs import CacheReport, StepOutput, TokenLogprobs
+from helexa.text.events import (
+    Event,
+    Finish,
+    FinishReason,
+    Reasoning,
+    Text,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from helexa.text.parsing.parser import OutputParser
+    from helexa.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One whole answer.
+
+    ``text`` is what the model said, ``reasoning`` what it thought before, ``tool_calls`` what it
+    wants called. ``finish_reason`` is ``stop``, ``length`` or ``tool_calls``. ``token_ids`` are all
+    tokens it produced, markers included. With ``n`` > 1 the other answers are ``alternatives``.
+    """
+
+    text: str
+    reasoning: str
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: str
+    usage: Usage
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    alternatives: tuple[Generation, ...] = ()
+
+    @property
+    def choices(self) -> tuple[Generation, ...]:
+        """All ``n`` answers, this one first."""
+        return (self, *self.alternatives)
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as a chat message, ready to be appended to the conversation."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.reasoning:
+            message["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for call in self.tool_calls
+            ]
+        return message
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Answer:
+    """One request on its way: takes step outputs, gives events, and knows when it is complete.
+
+    Streams and whole answers both come from here, so they cannot differ.
+    """
+
+    def __init__(
+        self,
+        prompt_tokens: int,
+        parser: OutputParser,
+        tokenizer: Tokenizer,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.done = False
+        self.token_ids: list[int] = []
+        self._prompt_tokens = prompt_tokens
+        self._parser = parser
+        self._tokenizer = tokenizer
+        self._clock = clock
+        self._asked_at = clock()
+        self._first_at: float | None = None
+        self._cache: CacheReport | None = None
+
+    def push(self, output: StepOutput) -> list[Event]:
+        """The events that one step output causes; raises the error that it carries."""
+        if output.error is not None:
+            self.done = True
+            raise output.error
+        if self._cache is None:
+            self._cache = output.cache
+        if output.token_ids and self._first_at is None:
+            self._first_at = self._clock()
+        events = self._parse(output)
+        if output.finish_reason is not None or self._parser.stopped:
+            self.done = True
+            events += self._parser.finish()
+            events.append(self._finish(output))
+        return events
+
+    def _parse(self, output: StepOutput) -> list[Event]:
+        events: list[Event] = []
+        logprobs: Sequence[TokenLogprobs | None] = output.logprobs or [None] * len(output.token_ids)
+        for token_id, logprob in zip(output.token_ids, logprobs, strict=True):
+            self.token_ids.append(token_id)
+            named = None if logprob is None else self._named(logprob)
+            events += self._parser.push(token_id, named)
+            if self._parser.stopped:
+                break
+        return events
+
+    def _named(self, found: TokenLogprobs) -> TokenLogprob:
+        top = tuple(self._token_logprob(token_id, value) for token_id, value in found.top)
+        return self._token_logprob(found.token_id, found.logprob, top)
+
+    def _token_logprob(
+        self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
+    ) -> TokenLogprob:
+        raw = self._tokenizer.id_to_bytes(token_id)
+        return TokenLogprob(token_id, raw.decode("utf-8", "replace"), raw, logprob, top)
+
+    def _finish(self, last: StepOutput) -> Finish:
+        reason: FinishReason = "length" if last.finish_reason == "length" else "stop"
+        if self._parser.stopped:
+            reason = "stop"
+        if reason == "stop" and self._parser.tool_calls_emitted:
+            reason = "tool_calls"
+        now = self._clock()
+        first_at = self._first_at if self._first_at is not None else now
+        prefill_ms, decode_ms = (first_at - self._asked_at) * 1e3, (now - first_at) * 1e3
+        if last.timing is not None:
+            prefill_ms, decode_ms = last.timing.prefill_ms, last.timing.decode_ms
+        usage = Usage(
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=len(self.token_ids),
+            reasoning_tokens=self._parser.reasoning_tokens,
+            cached_tokens=self._cache.cached_tokens if self._cache else 0,
+            prefill_ms=prefill_ms,
+            decode_ms=decode_ms,
+            prefill_tokens=self._prompt_tokens,
+            cache=self._cache,
+        )
+        return Finish(reason, usage)
+
+
+def gather(events: Iterable[Event], token_ids: Sequence[int]) -> Generation:
+    """Add up a finished stream's events."""
+    text: list[str] = []
+    reasoning: list[str] = []
+    calls: list[ToolCall] = []
+    logprobs: list[TokenLogprob] = []
+    finish: Finish | None = None
+    for event in events:
+        match event:
+            case Text():
+                text.append(event.text)
+                logprobs.extend(event.logprobs)
+            case Reasoning():
+                reasoning.append(event.text)
+            case ToolCall():
+                calls.append(event)
+            case Finish():
+                finish = event
+    assert finish is not None, "a finished stream ends with Finish"
+    return Generation(
+        text="".join(text),
+        reasoning="".join(reasoning),
+        tool_calls=tuple(calls),
+        finish_reason=finish.reason,
+        usage=finish.usage,
+        token_ids=tuple(token_ids),
+        logprobs=tuple(logprobs),
+    )

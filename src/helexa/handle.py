@@ -1,0 +1,184 @@
+"""What `LLM` and `AsyncLLM` share: their options, what they know, how they are asked."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from helexa.engine.config import EngineConfig, switches
+from helexa.engine.outputs import EngineStatus
+from helexa.engine.params import SamplingParams
+from helexa.errors import EngineClosed, InvalidRequest
+from helexa.loaded import (
+    ChatOptions,
+    Conversation,
+    Job,
+    LoadedModel,
+    Message,
+    ModelInfo,
+    Source,
+    check_prompt,
+    open_model,
+)
+from helexa.progress import Progress, loading_bars
+
+
+class Handle:
+    """What `LLM` and `AsyncLLM` share: options in, jobs out, and how they describe themselves.
+
+    ``model`` is ``"tiny"`` (ships with helexa), a folder, or a Hugging Face id ``org/name``.
+
+    device                cpu, cuda, cuda:N, or auto: the first GPU, else the CPU
+    dtype                 float32, bfloat16, float16, or auto: what checkpoint and device suggest
+    max_batch             sequences that run at once; more wait their turn
+    max_context           longest sequence in tokens, prompt and answer; None: the model's own limit
+    kv_memory_mb          memory for the KV cache in MiB; None: derived from what is free
+    kv_context_tokens     context that one sequence is planned to use, in tokens, when deriving it
+    block_size            tokens per page of the KV cache
+    prefill_chunk_tokens  prompt tokens computed per step beside the running answers
+    prefix_cache          reuse what earlier prompts and answers have in common with a new one
+    prefix_cache_mb       memory for that beyond the running sequences' share, in MiB
+    chat_template         a jinja template that replaces the model's own
+    revision, cache_dir, offline, token   how the hub is used
+    progress              called with (name, bytes done, bytes total); None: bars on a terminal
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "tiny",
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_batch: int = 8,
+        max_context: int | None = None,
+        kv_memory_mb: int | None = None,
+        kv_context_tokens: int = 32768,
+        block_size: int = 16,
+        prefill_chunk_tokens: int = 512,
+        prefix_cache: bool = True,
+        prefix_cache_mb: int = 1024,
+        chat_template: str | None = None,
+        revision: str = "main",
+        cache_dir: str | Path | None = None,
+        offline: bool = False,
+        token: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._source = Source(model, revision, cache_dir, offline, token, chat_template)
+        self._config = EngineConfig(
+            device=device,
+            dtype=dtype,
+            max_batch=max_batch,
+            max_context=max_context,
+            kv_memory_mb=kv_memory_mb,
+            kv_context_tokens=kv_context_tokens,
+            block_size=block_size,
+            prefill_chunk_tokens=prefill_chunk_tokens,
+            prefix_cache=prefix_cache,
+            prefix_cache_mb=prefix_cache_mb,
+            disabled=switches(os.environ),
+        )
+        self._progress = progress
+        self._loaded: LoadedModel | None = None
+        self._constructed()
+
+    def _constructed(self) -> None:
+        """What is left to do once the options are known to be good."""
+
+    def _open(self) -> None:
+        with loading_bars(self._progress) as progress:
+            self._loaded = open_model(self._source, self._config, progress)
+        weakref.finalize(self, self._loaded.close)
+
+    @property
+    def _model(self) -> LoadedModel:
+        if self._loaded is None:
+            raise EngineClosed(
+                f"{type(self).__name__}({str(self._source.model)!r}) is not open",
+                hint="use it inside its `with` block, or make a new one",
+            )
+        return self._loaded
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the loaded model is."""
+        return self._model.info
+
+    @property
+    def status(self) -> EngineStatus:
+        """The engine at its last step; never waits for it."""
+        return self._model.status()
+
+    def stats(self) -> EngineStatus:
+        """Queue, KV cache, prefix cache and speed at the engine's last step."""
+        return self.status
+
+    def tokenize(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a text."""
+        return self._model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+    def detokenize(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of token ids."""
+        return self._model.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def count_tokens(self, prompt: str | Sequence[Message], **chat: Any) -> int:
+        """How many tokens a text, or a rendered conversation, has as a prompt.
+
+        ``chat`` takes `chat`'s options (``tools``, ``enable_thinking``, …).
+        """
+        if isinstance(prompt, str):
+            return len(self.tokenize(prompt))
+        return len(self.tokenize(self.render(prompt, **chat), add_special_tokens=False))
+
+    def render(self, messages: Conversation, **chat: Any) -> str:
+        """The exact text that `chat` would send to the model; takes `chat`'s options."""
+        return self._model.render(messages, ChatOptions(**chat))
+
+    def _text_job(self, prompt: object, params: SamplingParams) -> Job:
+        return self._model.text_job(check_prompt(prompt), params)
+
+    def _chat_job(
+        self, messages: Conversation, params: SamplingParams, options: ChatOptions
+    ) -> Job:
+        return self._model.chat_job(messages, params, options)
+
+    def __repr__(self) -> str:
+        name = f"{type(self).__name__}({str(self._source.model)!r}"
+        if self._loaded is None:
+            return f"{name}, not open)"
+        info = self._loaded.info
+        return (
+            f"{name}, {info.model_type}, {_short(info.parameters)} parameters, {info.dtype} on "
+            f"{info.device}, context {info.max_context} tokens, "
+            f"KV cache {info.kv_capacity_tokens} tokens)"
+        )
+
+
+def merged_params(params: SamplingParams | None, overrides: dict[str, Any]) -> SamplingParams:
+    if params is not None and not isinstance(params, SamplingParams):
+        raise InvalidRequest(
+            f"params must be a SamplingParams, not {type(params).__name__}",
+            param="params",
+            hint="pass single parameters by name: max_tokens=64, temperature=0.2",
+        )
+    return (params or SamplingParams()).override(**overrides)
+
+
+def single(job: Job) -> Job:
+    if job.params.n != 1:
+        raise InvalidRequest(
+            f"a stream carries one answer, n is {job.params.n}",
+            param="n",
+            hint="use generate() or chat() for several answers, or open several streams",
+        )
+    return job
+
+
+def _short(count: int) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)

@@ -1,0 +1,300 @@
+"""A model that is ready to answer: tokenizer, template, a running host, and what is asked of them.
+
+``LLM`` and ``AsyncLLM`` differ only in how they wait; everything else is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helexa.answers import Answer
+from helexa.engine.config import EngineConfig
+from helexa.engine.host import Deliver, Host
+from helexa.engine.outputs import EngineFacts, EngineStatus, Request
+from helexa.engine.params import SamplingParams
+from helexa.errors import InvalidRequest, UnsupportedGrammar
+from helexa.progress import Progress
+from helexa.text.chat_template import ChatTemplate
+from helexa.text.parsing.markers import Markers, probe_markers
+from helexa.text.parsing.parser import OutputParser
+from helexa.text.tokenizer import Tokenizer
+
+Message = Mapping[str, Any]
+Conversation = str | Sequence[Message]
+Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a loaded model is. ``kv_bytes_per_token`` is per device, ``max_context`` in tokens."""
+
+    id: str
+    model_type: str
+    vocab_size: int
+    max_context: int
+    capabilities: tuple[str, ...]
+    eos_token_ids: tuple[int, ...]
+    reasoning_markers: tuple[str, str] | None
+    tool_markers: tuple[str, str] | None
+    kv_bytes_per_token: int
+    kv_capacity_tokens: int
+    parameters: int
+    weight_mb: float
+    dtype: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model comes from and how it may be fetched."""
+
+    model: str | Path
+    revision: str = "main"
+    cache_dir: str | Path | None = None
+    offline: bool = False
+    token: str | None = None
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One prompt, ready to run: the tokens, the params, and what will read the output."""
+
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    new_parser: Callable[[], OutputParser]
+
+    def requests(self) -> list[Request]:
+        """The ``n`` requests that answer it."""
+        return [Request(self.prompt_ids, self.params.choice(i)) for i in range(self.params.n)]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """What a chat request may say beside its messages and sampling parameters."""
+
+    tools: Sequence[Message] | None = None
+    tool_choice: str = "auto"
+    response_format: Message | None = None
+    enable_thinking: bool | None = None
+    template_kwargs: Mapping[str, Any] | None = None
+
+
+class LoadedModel:
+    """A model with its text layer, running on a host."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        markers: Markers,
+        host: Host,
+        info: ModelInfo,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.info = info
+        self._template = template
+        self._markers = markers
+        self._host = host
+
+    def status(self) -> EngineStatus:
+        return self._host.status()
+
+    def close(self, timeout_s: float = 5.0) -> bool:
+        return self._host.close(timeout_s)
+
+    def submit(self, request: Request, deliver: Deliver) -> int:
+        return self._host.submit(request, deliver)
+
+    def abort(self, request_id: int) -> None:
+        self._host.abort(request_id)
+
+    def answer(self, job: Job) -> Answer:
+        return Answer(len(job.prompt_ids), job.new_parser(), self.tokenizer)
+
+    def text_job(self, prompt: Prompt, params: SamplingParams) -> Job:
+        """A plain prompt: text (encoded with special tokens) or token ids, output not parsed."""
+        ids = (
+            self.tokenizer.encode(prompt, add_special_tokens=True)
+            if isinstance(prompt, str)
+            else prompt
+        )
+        return self._job(ids, params, tools=None, parse=False)
+
+    def chat_job(self, messages: Conversation, params: SamplingParams, options: ChatOptions) -> Job:
+        """A conversation, rendered by the model's template."""
+        _require_built(options)
+        tools = None if options.tool_choice == "none" else options.tools
+        ids = self.tokenizer.encode(self.render(messages, options), add_special_tokens=False)
+        return self._job(ids, params, tools=tools, parse=True)
+
+    def render(self, messages: Conversation, options: ChatOptions) -> str:
+        """The text that a conversation becomes."""
+        kwargs = dict(options.template_kwargs or {})
+        if options.enable_thinking is not None:
+            kwargs["enable_thinking"] = options.enable_thinking
+        tools = None if options.tool_choice == "none" else options.tools
+        return self._template.render(as_messages(messages), tools=tools, **kwargs)
+
+    def _job(
+        self,
+        ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        tools: Sequence[Message] | None,
+        parse: bool,
+    ) -> Job:
+        prompt_ids = tuple(ids)
+
+        def new_parser() -> OutputParser:
+            return OutputParser(
+                self.tokenizer,
+                self._markers,
+                tools=tools,
+                params_stop=tuple(params.stop),
+                min_tokens=params.min_tokens,
+                prompt_ids=prompt_ids,
+                parse=parse,
+            )
+
+        return Job(prompt_ids, params, new_parser)
+
+
+def open_model(source: Source, config: EngineConfig, progress: Progress | None) -> LoadedModel:
+    """Find, read and load a model. Blocks for as long as that takes.
+
+    Raises LoadError (a PreflightError, DownloadError, CheckpointError or UnsupportedModel),
+    CapacityError if its memory does not fit, InvalidRequest for a wrong option.
+    """
+    from helexa.engine.build import build_core
+    from helexa.engine.checkpoint.checkpoint import open_checkpoint
+    from helexa.engine.host import ThreadHost
+
+    checkpoint = open_checkpoint(
+        source.model,
+        revision=source.revision,
+        cache_dir=source.cache_dir,
+        offline=source.offline,
+        token=source.token,
+        progress=progress,
+    )
+    files = checkpoint.tokenizer_files()
+    tokenizer = Tokenizer.from_files(files)
+    template = ChatTemplate.load(files, tokenizer, explicit=source.chat_template)
+    host = ThreadHost(lambda: build_core(checkpoint, config, progress=progress))
+    facts = host.start()
+    markers = probe_markers(tokenizer)
+    info = _info(checkpoint.id, checkpoint.config.model_type, tokenizer, markers, facts)
+    return LoadedModel(tokenizer, template, markers, host, info)
+
+
+def as_messages(conversation: object) -> list[Message]:
+    """A conversation as a list of messages; a plain string is one user message.
+
+    Raises InvalidRequest for anything else, naming the message that is wrong.
+    """
+    if isinstance(conversation, str):
+        return [{"role": "user", "content": conversation}]
+    if isinstance(conversation, Mapping) or not isinstance(conversation, Sequence):
+        raise InvalidRequest(
+            f"messages must be a list of messages, not {type(conversation).__name__}",
+            param="messages",
+            hint='for example [{"role": "user", "content": "hi"}], or just "hi"',
+        )
+    if not conversation:
+        raise InvalidRequest(
+            "messages is empty", param="messages", hint="send at least one message"
+        )
+    for index, message in enumerate(conversation):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise InvalidRequest(
+                f"messages[{index}] must be a mapping with a string 'role', not {message!r:.80}",
+                param=f"messages[{index}]",
+                hint='for example {"role": "user", "content": "hi"}',
+            )
+    return list(conversation)
+
+
+def check_prompt(prompt: object) -> Prompt:
+    """A prompt for plain generation: text, or a list of token ids; InvalidRequest for others."""
+    if isinstance(prompt, str):
+        if not prompt:
+            raise InvalidRequest(
+                "the prompt is empty", param="prompt", code="empty_prompt", hint="send some text"
+            )
+        return prompt
+    if isinstance(prompt, Sequence) and all(_is_id(item) for item in prompt):
+        return prompt
+    if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
+        hint = "these look like chat messages: call chat() instead"
+    else:
+        hint = "pass a string, a list of token ids, or a list of either for a batch"
+    raise InvalidRequest(
+        f"a prompt must be text or token ids, not {type(prompt).__name__}",
+        param="prompt",
+        hint=hint,
+    )
+
+
+def one_or_more_prompts(prompt: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
+    """The prompts that were given, and whether they were given as a list (a list of ids is one)."""
+    if isinstance(prompt, Sequence) and not isinstance(prompt, str):
+        items: list[Any] = list(prompt)
+        if not all(_is_id(item) or isinstance(item, Mapping) for item in items):
+            return [check_prompt(item) for item in items], True
+    return [check_prompt(prompt)], False
+
+
+def one_or_more_chats(
+    messages: Conversation | Sequence[Conversation],
+) -> tuple[list[list[Message]], bool]:
+    """The conversations that were given, and whether they were given as a list."""
+    if isinstance(messages, Sequence) and not isinstance(messages, str) and messages:
+        items: list[Any] = list(messages)
+        if all(isinstance(item, Sequence) for item in items):
+            return [as_messages(item) for item in items], True
+    return [as_messages(messages)], False
+
+
+def _is_id(item: object) -> bool:
+    return isinstance(item, int) and not isinstance(item, bool)
+
+
+def _require_built(options: ChatOptions) -> None:
+    """Refuse the constrained output that this version cannot promise."""
+    if options.tool_choice not in ("auto", "none"):
+        raise UnsupportedGrammar(
+            f"tool_choice {options.tool_choice!r} needs constrained output, which is not built",
+            param="tool_choice",
+            hint="use 'auto' or 'none'",
+        )
+    if options.response_format not in (None, {"type": "text"}):
+        raise UnsupportedGrammar(
+            "response_format needs constrained output, which is not built",
+            param="response_format",
+            hint="ask for the format in the prompt",
+        )
+
+
+def _info(
+    model_id: str, model_type: str, tokenizer: Tokenizer, markers: Markers, facts: EngineFacts
+) -> ModelInfo:
+    return ModelInfo(
+        id=model_id,
+        model_type=model_type,
+        vocab_size=tokenizer.vocab_size,
+        max_context=facts.max_context,
+        capabilities=("text",),
+        eos_token_ids=facts.end_token_ids,
+        reasoning_markers=markers.reasoning_texts,
+        tool_markers=markers.tool_texts,
+        kv_bytes_per_token=facts.kv_bytes_per_token,
+        kv_capacity_tokens=facts.kv_capacity_tokens,
+        parameters=facts.parameters,
+        weight_mb=facts.weight_mb,
+        dtype=facts.dtype,
+        device=facts.device,
+    )

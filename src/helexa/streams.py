@@ -1,0 +1,272 @@
+"""Waiting for answers: one stream for threads, one for event loops, over the same `Answer`.
+
+The engine's thread never waits for a reader: it drops each output into the reader's mailbox.
+A reader that goes away, however it does, has its requests aborted.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from helexa.answers import Answer, Generation, gather
+from helexa.engine.outputs import Request, StepOutput
+from helexa.loaded import Job, LoadedModel
+from helexa.text.events import Event, Finish
+
+
+class _Running:
+    """One request in flight: its answer, and the duty to abort it if nobody reads to the end."""
+
+    def __init__(self, model: LoadedModel, job: Job, request: Request) -> None:
+        self.answer: Answer = model.answer(job)
+        self._model = model
+        self._request = request
+        self._id: int | None = None
+
+    def submit(self, deliver: Callable[[StepOutput], None]) -> None:
+        self._id = self._model.submit(self._request, deliver)
+
+    def push(self, output: StepOutput) -> list[Event]:
+        events = self.answer.push(output)
+        if self.answer.done and not output.finished:
+            self.abort()
+        return events
+
+    def abort(self) -> None:
+        """Stop it in the engine; harmless when it has ended."""
+        if self._id is not None:
+            self._model.abort(self._id)
+            self._id = None
+
+
+class EventStream(Iterator[Event]):
+    """The events of one answer, for a plain ``for`` loop.
+
+    Ends after ``Finish``; raises what went wrong instead. Leaving the loop, ``close()`` or the end
+    of a ``with`` block abort the request within one step.
+    """
+
+    def __init__(self, model: LoadedModel, job: Job) -> None:
+        self._running = _Running(model, job, job.requests()[0])
+        self._mailbox: SimpleQueue[StepOutput | None] = SimpleQueue()
+        self._events: deque[Event] = deque()
+        self._closed = False
+        self._running.submit(self._mailbox.put)
+
+    def __next__(self) -> Event:
+        while not self._events:
+            if self._closed or self._running.answer.done:
+                raise StopIteration
+            try:
+                output = self._mailbox.get()
+                if output is None:
+                    raise StopIteration
+                self._events.extend(self._running.push(output))
+            except BaseException:  # also KeyboardInterrupt: the reader leaves, the request ends
+                self.close()
+                raise
+        return self._events.popleft()
+
+    def close(self) -> None:
+        """Abort the request; a reader waiting in another thread sees the end of the stream."""
+        if not self._closed:
+            self._closed = True
+            if not self._running.answer.done:
+                self._running.abort()
+            self._mailbox.put(None)
+
+    def __enter__(self) -> EventStream:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_closed"):
+            self.close()
+
+
+def run_jobs(
+    model: LoadedModel, jobs: list[Job], advance: Callable[[int], None]
+) -> list[Generation]:
+    """Answer all jobs, batched by the engine; results in the order of the jobs.
+
+    ``advance`` is called with the token count of each finished answer. The first error aborts the
+    rest and is raised.
+    """
+    batch = _Batch(model, jobs)
+    mailbox: SimpleQueue[tuple[int, StepOutput]] = SimpleQueue()
+
+    def put(index: int, output: StepOutput) -> None:
+        mailbox.put((index, output))
+
+    try:
+        for index, running in enumerate(batch.running):
+            running.submit(partial(put, index))
+        while not batch.done:
+            advance_by = batch.push(*mailbox.get())
+            if advance_by is not None:
+                advance(advance_by)
+    finally:
+        batch.abort_unfinished()
+    return batch.results()
+
+
+class _Batch:
+    """Several jobs (each with its ``n`` choices) collected to the end."""
+
+    def __init__(self, model: LoadedModel, jobs: list[Job]) -> None:
+        self._jobs = jobs
+        self.running = [_Running(model, job, request) for job in jobs for request in job.requests()]
+        self._events: list[list[Event]] = [[] for _ in self.running]
+        self._left = len(self.running)
+
+    @property
+    def done(self) -> bool:
+        return self._left == 0
+
+    def push(self, index: int, output: StepOutput) -> int | None:
+        """Take one output; the answer's token count if that completed it."""
+        running = self.running[index]
+        if running.answer.done:
+            return None
+        events = running.push(output)
+        self._events[index] += events
+        if not (events and isinstance(events[-1], Finish)):
+            return None
+        self._left -= 1
+        return len(running.answer.token_ids)
+
+    def abort_unfinished(self) -> None:
+        for running in self.running:
+            if not running.answer.done:
+                running.abort()
+
+    def results(self) -> list[Generation]:
+        wholes = iter(
+            gather(events, running.answer.token_ids)
+            for events, running in zip(self._events, self.running, strict=True)
+        )
+        return [_with_choices([next(wholes) for _ in range(job.params.n)]) for job in self._jobs]
+
+
+def _with_choices(choices: list[Generation]) -> Generation:
+    first, *others = choices
+    return replace(first, alternatives=tuple(others)) if others else first
+
+
+class _LoopMailbox:
+    """Outputs from the engine's thread to a task of an asyncio or trio event loop."""
+
+    def __init__(self) -> None:
+        token: Any = anyio.lowlevel.current_token().native_token
+        self._wake_soon = getattr(token, "call_soon_threadsafe", None) or token.run_sync_soon
+        self._lock = threading.Lock()
+        self._items: deque[tuple[int, StepOutput]] = deque()
+        self._arrived = anyio.Event()
+        self._notified = False
+
+    def put(self, index: int, output: StepOutput) -> None:
+        """Called on the engine's thread; never blocks it."""
+        with self._lock:
+            self._items.append((index, output))
+            if self._notified:
+                return
+            self._notified = True
+        try:
+            self._wake_soon(self._wake)
+        except RuntimeError:  # the loop is closed (asyncio) or has finished (trio): nobody reads
+            return
+
+    def _wake(self) -> None:
+        self._arrived.set()
+
+    async def get(self) -> tuple[int, StepOutput]:
+        while True:
+            with self._lock:
+                if self._items:
+                    return self._items.popleft()
+                self._notified = False
+                self._arrived = anyio.Event()
+            await self._arrived.wait()
+
+
+class AsyncEventStream:
+    """The events of one answer, for ``async for``, on asyncio or trio.
+
+    Ends after ``Finish``; raises what went wrong instead. Leaving the loop, cancellation,
+    ``aclose()`` and the end of an ``async with`` block abort the request within one step.
+    """
+
+    def __init__(self, model: LoadedModel, prepare: Callable[[], Job]) -> None:
+        self._model = model
+        self._prepare = prepare
+        self._running: _Running | None = None
+        self._mailbox = _LoopMailbox()
+        self._events: deque[Event] = deque()
+        self._closed = False
+
+    def __aiter__(self) -> AsyncEventStream:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            if self._closed or (self._running is not None and self._running.answer.done):
+                raise StopAsyncIteration
+            try:
+                running = self._running or await self._start()
+                _, output = await self._mailbox.get()
+                self._events.extend(running.push(output))
+            except BaseException:  # also cancellation: the reader leaves, the request ends
+                self._abort()
+                raise
+        return self._events.popleft()
+
+    async def _start(self) -> _Running:
+        job = await anyio.to_thread.run_sync(self._prepare)
+        self._running = _Running(self._model, job, job.requests()[0])
+        # The engine gets the mailbox, not this object: dropping the stream must end the request.
+        self._running.submit(partial(self._mailbox.put, 0))
+        return self._running
+
+    async def aclose(self) -> None:
+        self._abort()
+
+    async def __aenter__(self) -> AsyncEventStream:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._abort()
+
+    def _abort(self) -> None:
+        self._closed = True
+        if self._running is not None and not self._running.answer.done:
+            self._running.abort()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_closed"):
+            self._abort()
+
+
+async def run_jobs_async(model: LoadedModel, jobs: list[Job]) -> list[Generation]:
+    """`run_jobs` for an event loop; cancellation aborts every request within one step."""
+    batch = _Batch(model, jobs)
+    mailbox = _LoopMailbox()
+    try:
+        for index, running in enumerate(batch.running):
+            running.submit(partial(mailbox.put, index))
+        while not batch.done:
+            batch.push(*await mailbox.get())
+    finally:
+        batch.abort_unfinished()
+    return batch.results()

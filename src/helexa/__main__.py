@@ -1,0 +1,8 @@
+"""`python -m helexa` is the `helexa` command."""
+
+from __future__ import annotations
+
+from helexa.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The `helexa` command: finds the subcommand, turns every error into a line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from helexa import __version__
+from helexa.cli.options import DEBUG, debug_option
+from helexa.errors import HelexaError
+
+OK, FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+
+COMMANDS: Mapping[str, str] = {
+    "chat": "Talk to a model.",
+    "generate": "Continue a text, without a chat template.",
+    "inspect": "Show what a model is made of and what it needs here.",
+    "models": "List the models on this machine.",
+    "pull": "Download a model.",
+    "version": "Show versions of helexa, Python, torch and the platform.",
+}
+
+EPILOG = """\b
+Exit codes:
+  0    done
+  1    it failed; the reason is on stderr
+  2    the command line is wrong
+  130  interrupted (^C)
+  141  the reader of our output went away
+
+MODEL is `tiny` (ships with helexa, the default), a folder, a .gguf file or a
+hub id such as Qwen/Qwen3-0.6B.
+"""
+
+
+class LazyGroup(click.Group):
+    """Subcommands whose modules are imported when they are called, not for the group's help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in alphabetical order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import ``helexa.cli.NAME`` and take its attribute NAME."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(
+            importlib.import_module(f"helexa.cli.{cmd_name}"), cmd_name
+        )
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list from the table above."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand; the one place where errors become exit codes."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a closed pipe shows here, not while Python exits
+            return result
+        except HelexaError as error:
+            if ctx.meta.get(DEBUG):
+                raise
+            report(error)
+            ctx.exit(FAILED)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+        except BrokenPipeError:
+            discard_stdout()
+            ctx.exit(PIPE_CLOSED)
+
+
+def report(error: HelexaError) -> None:
+    """One red line with the fact, and one with the way out if there is one, on stderr."""
+    from helexa.cli.terminal import styled
+
+    click.echo(styled(f"error: {error.message}", sys.stderr, fg="red"), err=True)
+    if error.hint:
+        click.echo(styled(f"hint: {error.hint}", sys.stderr, dim=True), err=True)
+
+
+def discard_stdout() -> None:
+    """Let what is still buffered go nowhere, so that the interpreter's last flush is silent."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="helexa", message="%(prog)s %(version)s")
+@debug_option
+def cli() -> None:
+    """Open-weight language models on hardware you own."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The console script; ``args`` are those of the process if not given."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(
+            stream, "reconfigure"
+        ):  # a terminal in another encoding shows "?", not a traceback
+            stream.reconfigure(errors="replace")
+    cli(args, prog_name="helexa")

@@ -1,0 +1,126 @@
+"""Small random checkpoints made with the reference implementation, which is their oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from helexa.engine.batch import build_batch
+from helexa.engine.models.model import Model
+
+CLASSES: dict[str, tuple[Any, Any]] = {
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+}
+SHAPE = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "initializer_range": 0.1,
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A checkpoint on disk and the reference model it was saved from."""
+
+    folder: Path
+    model: Any
+
+    def logits(self, ids: list[int]) -> Tensor:
+        """[T, V] float32, by eager attention over the whole prompt at once."""
+        with torch.no_grad():
+            logits: Tensor = self.model(torch.tensor([ids])).logits[0].float()
+        return logits
+
+    def greedy(self, ids: list[int], count: int) -> list[int]:
+        """The continuation that `generate` finds."""
+        with torch.no_grad():
+            out = self.model.generate(
+                torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                max_new_tokens=count,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
+            )
+        return out[0, len(ids) :].tolist()
+
+
+@dataclass(frozen=True)
+class Family:
+    """A config: the family's defaults with some fields replaced."""
+
+    name: str
+    kind: str = "qwen3"
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    theta: float = 1e6
+    rope: Mapping[str, Any] = field(default_factory=dict)
+    shards: int = 1
+    dtype: torch.dtype = torch.float32
+
+    def save(self, folder: Path) -> Reference:
+        """Draw the weights (always the same ones) and save them."""
+        config_class, model_class = CLASSES[self.kind]
+        rope = {"rope_type": "default", "rope_theta": self.theta, **self.rope}
+        config = config_class(
+            **{**SHAPE, **self.fields}, rope_parameters=rope, attn_implementation="eager"
+        )
+        torch.manual_seed(92)
+        model = model_class(config).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "norm" in name or name.endswith("bias"):
+                    parameter.add_(torch.randn_like(parameter) * 0.1)
+        model.to(self.dtype)
+        nbytes = sum(p.nbytes for p in model.parameters())
+        limit = {"max_shard_size": nbytes // self.shards} if self.shards > 1 else {}
+        model.save_pretrained(folder, **limit)
+        return Reference(folder, model)
+
+
+def prompt(length: int, vocab: int = 512) -> list[int]:
+    """The token ids all parity tests run on."""
+    return [(7 * i + 3) % vocab for i in range(length)]
+
+
+def run_chunks(model: Model, ids: list[int], size: int, blocks: list[int]) -> Tensor:
+    """Logits at every position [T, V], computed ``size`` tokens at a time over these blocks."""
+    cache = model.new_cache(max(blocks) + 1)
+    rows = []
+    with torch.inference_mode():
+        for start in range(0, len(ids), size):
+            part = (ids[start : start + size], start, blocks, True)
+            rows.append(model.logits(model(build_batch([part], 16, model.device), cache)))
+    return torch.cat(rows)
+
+
+def scattered(tokens: int) -> list[int]:
+    """Blocks for so many tokens, no two of them neighbours in order."""
+    count = -(-tokens // 16)
+    return [*range(1, count, 2), *range(0, count, 2)][::-1]
+
+
+def worst(ours: Tensor, reference: Tensor) -> float:
+    """The largest absolute difference; infinite if shapes differ or anything is not finite."""
+    if ours.shape != reference.shape or not ours.isfinite().all():
+        return float("inf")
+    return (ours - reference).abs().max().item()
+
+
+def cosine(ours: Tensor, reference: Tensor) -> float:
+    """The lowest cosine similarity of any position's logits."""
+    return torch.cosine_similarity(ours, reference, dim=-1).min().item()

@@ -1,0 +1,176 @@
+"""Logits and greedy tokens against the reference implementation, in float32 and in 16 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+
+from helexa.engine.loading import load_model
+from helexa.engine.models.model import Model
+from helexa.engine.runner import Runner
+from tests.engine.models.families import (
+    Family,
+    Reference,
+    cosine,
+    prompt,
+    run_chunks,
+    scattered,
+    worst,
+)
+
+TOLERANCE = 1e-4
+LENGTHS = (1, 7, 64, 700)
+SMALL = {"num_hidden_layers": 2, "max_position_embeddings": 1024}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
+
+
+def heads(query: int, key: int) -> dict[str, int]:
+    return {**SMALL, "num_attention_heads": query, "num_key_value_heads": key, "head_dim": 16}
+
+
+QWEN3, LLAMA = Family("qwen3"), Family("llama", "llama")
+FAMILIES = (
+    QWEN3,
+    LLAMA,
+    Family("qwen3-two-shards", fields=SMALL, shards=2),
+    Family("llama-three-shards", "llama", fields=SMALL, shards=3),
+    Family("qwen3-tied", fields={**SMALL, "tie_word_embeddings": True}),
+    Family("llama-tied", "llama", fields={**SMALL, "tie_word_embeddings": True}),
+    Family("qwen3-biased", fields={**SMALL, "attention_bias": True}),
+    Family("llama-biased", "llama", fields={**SMALL, "attention_bias": True, "mlp_bias": True}),
+    Family("multi-head", fields=heads(4, 4)),
+    Family("groups-of-4", fields=heads(8, 2)),
+    Family("groups-of-8", fields=heads(8, 1)),
+    Family("3-heads", fields=heads(3, 1)),
+    Family("5-heads", fields=heads(5, 5)),
+    Family("theta-10000", "llama", fields=SMALL, theta=1e4),
+    Family("linear", "llama", fields=SMALL, rope={"rope_type": "linear", "factor": 4.0}),
+    Family("llama3", "llama", fields=SMALL, rope=LLAMA3),
+    Family("yarn", fields=SMALL, rope=YARN),
+    Family("yarn-exact", fields=SMALL, rope={**YARN, "truncate": False, "beta_fast": 16.0}),
+)
+BY_NAME = {family.name: family for family in FAMILIES}
+CHUNKED = ("qwen3-two-shards", "llama3", "3-heads", "groups-of-4", "llama-biased")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reference]:
+    """The checkpoint of a family, made when first asked for."""
+
+    @cache
+    def made(name: str) -> Reference:
+        return BY_NAME[name].save(tmp_path_factory.mktemp(name))
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def exact(reference: Callable[[str], Reference]) -> Callable[[str], Model]:
+    """The same checkpoint loaded by us, in float32."""
+    return cache(lambda name: load_model(reference(name).folder, dtype="float32"))
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_every_position_matches(name: str, reference: Callable, exact: Callable) -> None:
+    expected = reference(name).logits(prompt(700))
+    for length in LENGTHS:
+        ours = exact(name).compute_logits(prompt(length))
+        assert worst(ours, expected[:length]) < TOLERANCE, length
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+def test_the_tiny_parity_model_matches(kind: str, reference: Callable, exact: Callable) -> None:
+    expected = reference(kind).logits(prompt(96))
+    ours = exact(kind).compute_logits(prompt(96))
+    assert worst(ours, expected) < TOLERANCE
+    assert cosine(ours, expected) > 0.9999
+
+
+@pytest.mark.parametrize(("length", "size"), [(64, 1), (64, 3), (700, 64), (700, 100), (700, 699)])
+@pytest.mark.parametrize("name", CHUNKED)
+def test_chunks_match(
+    name: str, length: int, size: int, reference: Callable, exact: Callable
+) -> None:
+    expected = reference(name).logits(prompt(length))
+    blocks = list(range(-(-length // 16)))
+    assert worst(run_chunks(exact(name), prompt(length), size, blocks), expected) < TOLERANCE
+    blocks = scattered(length)
+    assert worst(run_chunks(exact(name), prompt(length), size, blocks), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+def test_a_cached_half_is_continued(name: str, reference: Callable, exact: Callable) -> None:
+    """Another sequence's blocks hold the first half; one pass computes the second half of two."""
+    model, ids, blocks = exact(name), prompt(700), scattered(700)
+    runner = Runner(model, model.new_cache(3 * len(blocks)))
+    other = [block + len(blocks) for block in range(2 * len(blocks))]
+    runner.run([(ids[:352], 0, blocks, False)])
+    shared = blocks[:22] + other[::2]
+    logits = runner.run([(ids[352:], 352, shared, True), (ids[352:500], 352, blocks, True)])
+    expected = reference(name).logits(ids)[[699, 499]]
+    assert worst(logits, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["qwen3-tied", "llama3", "yarn", "3-heads"])
+def test_greedy_tokens_match(name: str, reference: Callable, exact: Callable) -> None:
+    ids, count = prompt(40), 128
+    model = exact(name)
+    runner = Runner(model, model.new_cache(tokens=256))
+    blocks, found = list(range(16)), []
+    logits = runner.run([(ids, 0, blocks, True)])
+    for index in range(count):
+        found.append(int(logits[0].argmax()))
+        logits = runner.run([([found[-1]], len(ids) + index, blocks, True)])
+    assert found == reference(name).greedy(ids, count)
+
+
+def test_a_sequence_does_not_notice_its_neighbours(exact: Callable) -> None:
+    """32 ragged prompts, then a decode step, in one batch each: the logits as each has alone."""
+    model = exact("qwen3")
+    lengths = [1 + (37 * i) % 90 for i in range(32)]
+    prompts = [[(11 * i + 5 * n) % 512 for n in range(k)] for i, k in enumerate(lengths)]
+    tables = [list(range(6 * i, 6 * i + 6)) for i in range(32)]
+    together = Runner(model, model.new_cache(6 * 32))
+    first = together.run([(p, 0, t, True) for p, t in zip(prompts, tables, strict=True)])
+    tokens = first.argmax(-1).tolist()
+    rows = zip(tokens, lengths, tables, strict=True)
+    second = together.run([([token], length, table, True) for token, length, table in rows])
+    for i, ids in enumerate(prompts):
+        alone = Runner(model, model.new_cache(6))
+        assert worst(alone.run([(ids, 0, range(6), True)]), first[i : i + 1]) < 1e-5
+        after = alone.run([([tokens[i]], len(ids), range(6), True)])
+        assert worst(after, second[i : i + 1]) < 1e-5
+        assert after.argmax() == second[i].argmax()
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+def test_16_bits_stay_close(
+    kind: str, dtype: str, stored: torch.dtype, tmp_path: pytest.TempPathFactory
+) -> None:
+    made = Family("half", kind, SMALL, dtype=stored).save(tmp_path)
+    made.model.float()
+    expected = made.logits(prompt(64))
+    model = load_model(made.folder, dtype=dtype, device="cpu")
+    assert cosine(model.compute_logits(prompt(64)), expected) > 0.999
+    assert cosine(run_chunks(model, prompt(64), 1, [3, 1, 0, 2]), expected) > 0.999
+    assert model.nbytes < 0.6 * sum(p.nbytes for p in made.model.parameters())
+
+
+def test_only_wanted_rows_yield_logits(exact: Callable) -> None:
+    model = exact("qwen3")
+    runner = Runner(model, model.new_cache(4))
+    assert runner.run([(prompt(20), 0, [0, 1], False)]).shape == (0, 512)
+    logits = runner.run([(prompt(9), 20, [0, 1], False), (prompt(9), 0, [3], True)])
+    assert worst(logits, model.compute_logits(prompt(9))[-1:]) < TOLERANCE

@@ -84,7 +84,7 @@ class SamplingParams:
         return replace(self, **changes)
 
     def choice(self, index: int) -> SamplingParams:
-        """The params of answer ``index`` of ``n``: each its own seed, the first the one asked for."""
+        """The params of answer ``index`` of ``n``: the same, but each with a seed of its own."""
         if self.seed is None or index == 0:
             return self
         return replace(self, seed=(self.seed + index * _SEED_STEP) % 2**SEED_BITS)

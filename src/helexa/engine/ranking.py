@@ -1,0 +1,140 @@
+"""The best tokens of a row of logits, in the one order all of sampling uses.
+
+The order is by logit, highest first, equal logits by id, lowest first. A vocabulary has 10^5 tokens
+and a draw looks at a few dozen, so rows are not sorted: they are cut into blocks, one pass takes each
+block's maximum, and the ``n`` highest logits are in the ``n`` blocks with the highest maxima.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK: Final = 128
+GROWTH: Final = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Blocks:
+    """Rows of logits cut into blocks.
+
+    rows [R, N, 128] float32, the last block filled up with -inf; maxima [R, N]; ``peaks`` and
+    ``best`` are each row's highest logit and the lowest id that has it. A peak is NaN or +inf if
+    and only if the row holds one.
+    """
+
+    rows: Tensor
+    maxima: Tensor
+    vocab_size: int
+    peaks: list[float]
+    best: list[int]
+
+    @classmethod
+    def of(cls, logits: Tensor) -> Blocks:
+        """Cut logits [R, V] float32: a view where 128 divides V, else a copy."""
+        count, vocab_size = logits.shape
+        if vocab_size % BLOCK:
+            logits = F.pad(logits, (0, -vocab_size % BLOCK), value=-torch.inf)
+        rows = logits.contiguous().view(count, -1, BLOCK)
+        maxima = rows.amax(-1)  # [R, N]; a NaN wins over every number
+        # argmax is documented to give the first of equal maxima, on every device.
+        block = maxima.argmax(-1)  # [R]
+        flat = block + torch.arange(count, device=rows.device) * rows.shape[1]
+        inside = rows.view(-1, BLOCK).index_select(0, flat).argmax(-1)  # [R]
+        best = (block * BLOCK + inside).tolist()
+        return cls(rows, maxima, vocab_size, maxima.amax(-1).tolist(), best)
+
+    def top(self, indices: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
+        """The ``count`` highest logits of some rows and their ids, both [len(indices), count].
+
+        Descending. Which of several tokens equal to the last one are in, and in which order equal
+        ones come, is arbitrary, unless ``count`` is the whole vocabulary: then it is by id.
+        """
+        total, blocks, _ = self.rows.shape
+        chosen = torch.tensor(indices, device=self.rows.device)
+        if 2 * count > blocks:
+            rows = self.rows if len(indices) == total else self.rows[chosen]
+            row = rows.flatten(1)[:, : self.vocab_size]
+            if count == self.vocab_size:
+                values, ids = row.sort(dim=-1, descending=True, stable=True)
+            else:
+                values, ids = row.topk(count, dim=-1)
+            return values, ids
+        where = self.maxima.index_select(0, chosen).topk(count, dim=-1).indices  # [I, count]
+        flat = (where + chosen[:, None] * blocks).flatten()
+        near = self.rows.view(-1, BLOCK).index_select(0, flat).view(len(indices), -1)
+        values, at = near.topk(count, dim=-1)
+        return values, where.gather(1, at // BLOCK) * BLOCK + at % BLOCK
+
+    def mass(self, index: int, temperature: float) -> float:
+        """Sum over the vocabulary of exp((logit - peak) / temperature), of one row.
+
+        Row by row, so that the order of additions, and with it the last bit, is always the same.
+        exp2 because it is twice as fast as exp on CPUs.
+        """
+        weights = (self.rows[index] - self.peaks[index]).mul_(math.log2(math.e) / temperature)
+        return float(weights.exp2_().sum(-1).sum(dtype=torch.float64).item())
+
+
+class Ranking:
+    """A row's tokens from best to worst, read as far as somebody needs.
+
+    ``values`` and ``ids`` are in order and leave out nothing before their end; ``whole`` says that
+    whatever they leave out is impossible (-inf). All of it depends on the row alone.
+    """
+
+    def __init__(
+        self, blocks: Blocks, index: int, values: Sequence[float], ids: Sequence[int]
+    ) -> None:
+        self._blocks = blocks
+        self._index = index
+        self.peak = blocks.peaks[index]
+        self._take(values, ids)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def extend(self) -> None:
+        """Read on, much further, or to the end if that is near."""
+        count, end = self._read * GROWTH, self._blocks.vocab_size
+        if count * GROWTH > end:
+            count = end
+        values, ids = self._blocks.top([self._index], count)
+        self._take(values[0].tolist(), ids[0].tolist())
+
+    def mass(self, temperature: float) -> float:
+        """Sum of all weights relative to the best token's, see Blocks.mass."""
+        return self._blocks.mass(self._index, temperature)
+
+    def logit(self, token_id: int) -> float:
+        """The logit of any token."""
+        return float(self._blocks.rows[self._index].view(-1)[token_id])
+
+    def _take(self, values: Sequence[float], ids: Sequence[int]) -> None:
+        """Keep what is certain: tokens equal to the last one may be missing some of their kind."""
+        self._read = len(values)
+        self.values, self.ids, self.whole = values, ids, True
+        if self._read < self._blocks.vocab_size:
+            last = values[-1]
+            sure = takewhile(lambda pair: pair[0] > last, zip(values, ids, strict=True))
+            pairs = sorted(sure, key=lambda pair: (-pair[0], pair[1]))
+            self.values = [value for value, _ in pairs]
+            self.ids = [token_id for _, token_id in pairs]
+            self.whole = last == -math.inf
+
+
+def rankings(blocks: Blocks, indices: Sequence[int], counts: Sequence[int]) -> list[Ranking]:
+    """Rankings of some rows, each read ``counts`` tokens far, for the price of one selection."""
+    if not indices:
+        return []
+    sizes = [min(count, blocks.vocab_size) for count in counts]
+    values, ids = blocks.top(indices, max(sizes))
+    found = zip(indices, sizes, values.tolist(), ids.tolist(), strict=True)
+    return [Ranking(blocks, i, row[:size], at[:size]) for i, size, row, at in found]

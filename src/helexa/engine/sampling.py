@@ -1,0 +1,139 @@
+"""From logits to tokens: one step of every sequence in a batch.
+
+What a row gets depends on its logits, its params and what it has generated, never on the rows
+beside it. The batch shares those passes over the vocabulary whose results are exact in any order
+(maxima, selection); sums are made row by row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from helexa.engine.drawing import MARGIN, draw, first_read
+from helexa.engine.logit_changes import SampleRow, change, has_changes, known
+from helexa.engine.outputs import TokenLogprobs
+from helexa.engine.ranking import Blocks, Ranking, rankings
+from helexa.errors import NumericalError
+
+__all__ = ["SampleRow", "Sampled", "Sampler", "health_record"]
+
+NO_TOKEN = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The token chosen for one row, or the reason there is none; then ``token_id`` is -1."""
+
+    token_id: int
+    logprob: TokenLogprobs | None = None
+    error: NumericalError | None = None
+
+
+class Sampler:
+    """Chooses tokens for a vocabulary of ``vocab_size``; holds no state."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
+        """One token per row of logits [R, V] float32, which are left as they are.
+
+        A row with NaN or +inf, or without a token it may choose, gets a NumericalError; the others
+        do not notice. ValueError if the shape is not [len(rows), vocab_size].
+        """
+        if logits.shape != (len(rows), self.vocab_size):
+            raise ValueError(
+                f"logits are {list(logits.shape)}, expected [{len(rows)}, {self.vocab_size}]: "
+                "one row for each sequence"
+            )
+        if not rows:
+            return []
+        raw = Blocks.of(logits.float())
+        sound = [i for i in range(len(rows)) if math.isfinite(raw.peaks[i])]
+        chosen = _choose_all(raw, logits, rows, sound)
+        logprobs = _logprobs(raw, rows, chosen)
+        return [
+            Sampled(chosen[i], logprobs.get(i)) if i in chosen else _refused(raw, i)
+            for i in range(len(rows))
+        ]
+
+
+def _refused(raw: Blocks, index: int) -> Sampled:
+    if math.isnan(raw.peaks[index]) or raw.peaks[index] == math.inf:
+        message = health_record(raw.rows[index].view(-1)[: raw.vocab_size])
+        hint = (
+            "if another dtype or device does not show it, report it with the model and the prompt"
+        )
+    else:
+        message = f"none of {raw.vocab_size} tokens may be chosen: each is masked or at -inf"
+        hint = "ban fewer tokens, or lower min_tokens"
+    return Sampled(NO_TOKEN, error=NumericalError(message, hint=hint))
+
+
+def health_record(logits: Tensor) -> str:
+    """One line about a row of logits [V]: what is wrong, and its range where it is finite."""
+    finite = logits[logits.isfinite()].double()
+    low, high, mean = (
+        (float(finite.min()), float(finite.max()), float(finite.mean()))
+        if finite.numel()
+        else (math.nan, math.nan, math.nan)
+    )
+    return (
+        f"logits unhealthy: len {logits.numel()} nan {int(logits.isnan().sum())} "
+        f"+inf {int(logits.isposinf().sum())} -inf {int(logits.isneginf().sum())} "
+        f"negative {int((finite < 0).sum())} min {low:.6g} max {high:.6g} mean {mean:.6g}"
+    )
+
+
+def _choose_all(
+    raw: Blocks, logits: Tensor, rows: Sequence[SampleRow], sound: list[int]
+) -> dict[int, int]:
+    """Token ids by row; rows that change their logits work on a copy."""
+    changed = [i for i in sound if has_changes(rows[i])]
+    if not changed:
+        return _choose(raw, {i: rows[i] for i in sound})
+    chosen = _choose(raw, {i: rows[i] for i in sound if i not in changed})
+    copies = logits[changed].float()  # [C, V]
+    for copy, i in zip(copies, changed, strict=True):
+        change(copy, rows[i])
+    blocks = Blocks.of(copies)
+    places = {at: rows[i] for at, i in enumerate(changed) if math.isfinite(blocks.peaks[at])}
+    return chosen | {changed[at]: token for at, token in _choose(blocks, places).items()}
+
+
+def _choose(blocks: Blocks, rows: dict[int, SampleRow]) -> dict[int, int]:
+    """Token ids of some rows of ``blocks``: the best one if greedy, else a draw."""
+    chosen = {i: blocks.best[i] for i in rows}
+    drawn = [i for i, row in rows.items() if known(row.params.temperature) > 0.0]
+    reads = [first_read(rows[i].params) for i in drawn]
+    for i, ranking in zip(drawn, rankings(blocks, drawn, reads), strict=True):
+        chosen[i] = draw(ranking, rows[i])
+    return chosen
+
+
+def _logprobs(
+    raw: Blocks, rows: Sequence[SampleRow], chosen: dict[int, int]
+) -> dict[int, TokenLogprobs]:
+    """What the model itself gave the chosen token and the best ones: log-softmax of the raw row."""
+    wanted = {i: n for i in chosen if (n := rows[i].params.logprobs) is not None}
+    ranked = rankings(raw, list(wanted), [n + MARGIN for n in wanted.values()])
+    return {
+        i: _token_logprobs(ranking, chosen[i], n)
+        for (i, n), ranking in zip(wanted.items(), ranked, strict=True)
+    }
+
+
+def _token_logprobs(ranking: Ranking, token_id: int, count: int) -> TokenLogprobs:
+    while len(ranking) < count and not ranking.whole:
+        ranking.extend()
+    log_mass = ranking.peak + math.log(ranking.mass(1.0))
+    best = zip(ranking.ids[:count], ranking.values[:count], strict=True)
+    return TokenLogprobs(
+        token_id=token_id,
+        logprob=ranking.logit(token_id) - log_mass,
+        top=tuple((i, value - log_mass) for i, value in best if value > -math.inf),
+    )

@@ -1,0 +1,95 @@
+"""The documentation is true: its Python runs, its commands exist, its links lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import click
+import pytest
+
+from helexa.cli.main import cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def blocks(page: Path, language: str) -> Iterator[tuple[int, str]]:
+    """First line number and code of each fenced block in one language."""
+    text = page.read_text(encoding="utf-8")
+    for match in FENCE.finditer(text):
+        if match[1] == language:
+            yield text.count("\n", 0, match.start(2)), match[2]
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "python"))], ids=name)
+def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Blocks run in order in one namespace, and may await, as in a notebook."""
+    monkeypatch.chdir(tmp_path)
+    anyio.run(run_page, page)
+
+
+async def run_page(page: Path) -> None:
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for line, source in blocks(page, "python"):
+        padded = "\n" * line + source  # tracebacks then show the page's own line numbers
+        code = compile(padded, name(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        result = eval(code, namespace)  # a coroutine if the block awaits, else it has run
+        if inspect.iscoroutine(result):
+            await result
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        for _, text in blocks(page, "console"):
+            for line in text.splitlines():
+                words = shlex.split(line, comments=True)
+                if "helexa" in words:
+                    yield name(page), shlex.join(words[words.index("helexa") + 1 :])
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_a_command_line_in_the_docs_is_understood(page: str, line: str) -> None:
+    words = shlex.split(line)
+    root = click.Context(cli, info_name="helexa")
+    if words[0].startswith("-"):
+        assert words == ["--help"]
+        return
+    command = cli.get_command(root, words[0])
+    assert command is not None, f"{page} names `helexa {words[0]}`, which does not exist"
+    command.make_context(words[0], words[1:], parent=root, resilient_parsing=False)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_to_files_and_headings_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        path, _, heading = target.partition("#")
+        found = page.parent / path if path else page
+        assert found.exists(), target
+        assert not heading or heading in headings(found), target
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that a page's headings get."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_page_is_listed_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"({page.name})" in index, page.name

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import helexa
 from helexa.engine.checkpoint.reference import (
+    BUILTIN_SCHEME,
+    DEFAULT_SCHEME,
     Builtin,
     GGUFFile,
+    HubId,
     LocalFolder,
+    Reference,
     parse_reference,
 )
 from helexa.errors import PreflightError, UnsupportedModel
@@ -30,17 +35,43 @@ def resolve_folder(
     progress: Progress | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> tuple[str, Path]:
-    """The id to show and the folder to read; errors as open_checkpoint's."""
+    """The id to show and the folder to read; arguments and errors as open_checkpoint's."""
     reference = parse_reference(model)
+    folder = on_disk(reference)
+    if folder is None:
+        from helexa.engine.checkpoint.hub import HubAccess, fetch_model  # an HTTP client: slow
+
+        assert isinstance(reference, HubId)
+        access = HubAccess.of(
+            os.environ if environ is None else environ,
+            cache_dir=cache_dir,
+            offline=offline,
+            token=token,
+            progress=progress,
+        )
+        folder = fetch_model(reference, revision, access)
+    return str(reference), folder
+
+
+def on_disk(reference: Reference) -> Path | None:
+    """The folder of a reference that needs no hub, None for one that does."""
     if isinstance(reference, Builtin):
-        return str(reference), builtin_folder(reference)
+        return builtin_folder(reference)
     if isinstance(reference, LocalFolder):
-        return str(reference), reference.path
+        return reference.path
     if isinstance(reference, GGUFFile):
         raise UnsupportedModel(
             f"{reference} is a GGUF file", hint="give a model with safetensors weights"
         )
-    raise PreflightError("repo_fetch_failed", f"cannot fetch {reference}", hint="give a folder")
+    if reference.scheme not in (None, DEFAULT_SCHEME):
+        known = (DEFAULT_SCHEME, f"{BUILTIN_SCHEME}:helexa/tiny")
+        raise PreflightError(
+            "unknown_scheme",
+            f"unknown scheme {reference.scheme!r} in model {str(reference)!r}",
+            available=known,
+            hint=f"known: {', '.join(known)}",
+        )
+    return None
 
 
 def builtin_folder(reference: Builtin) -> Path:

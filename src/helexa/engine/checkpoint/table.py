@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from helexa.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -70,8 +70,9 @@ def read_table(folder: Path) -> dict[str, TensorInfo]:
     return table
 
 
-def read_index(path: Path) -> dict[str, str]:
-    """The index's map from tensor to shard; every shard exists."""
+def read_index(path: Path, exists: Callable[[str], bool] | None = None) -> dict[str, str]:
+    """The index's map from tensor to shard; each shard ``exists``, by default beside the index."""
+    exists = exists or (lambda file: (path.parent / file).is_file())
     index = parse(path.read_bytes(), path)
     shards = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shards, dict) or not all(isinstance(file, str) for file in shards.values()):
@@ -83,7 +84,7 @@ def read_index(path: Path) -> dict[str, str]:
                 f"{path} places tensor {name!r} in {file!r}, outside the model's folder",
                 hint="do not use this checkpoint",
             )
-        if not (path.parent / file).is_file():
+        if not exists(file):
             raise CheckpointError(
                 f"shard {file} is missing from {path.parent} (it holds tensor {name!r})",
                 hint="the download is incomplete; fetch the model again",

@@ -1,0 +1,243 @@
+"""Models of a hub: what a repository holds, what of it is wanted, and a local folder with that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import httpx
+
+from helexa.engine.checkpoint.cache import PLAIN_NAME, RepoCache, cache_root, files_in, home
+from helexa.engine.checkpoint.files import CONFIG, Progress
+from helexa.engine.checkpoint.formats import check_path, dense_files, detect_format, small_files
+from helexa.engine.checkpoint.table import INDEX, read_index
+from helexa.engine.checkpoint.transfer import Transfer, reason
+from helexa.engine.config import ModelConfig
+from helexa.errors import PreflightError, UnsupportedModel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from helexa.engine.checkpoint.reference import HubId
+
+ENDPOINT = "https://huggingface.co"
+PARALLEL_FILES = 4
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+ON = frozenset({"1", "true", "yes", "on"})
+
+
+@dataclass(frozen=True, slots=True)
+class HubAccess:
+    """How the hub is reached. ``pause`` waits, in seconds, between tries of a transfer."""
+
+    root: Path
+    endpoint: str = ENDPOINT
+    token: str | None = None
+    offline: bool = False
+    progress: Progress | None = None
+    pause: Callable[[float], None] = time.sleep
+
+    @classmethod
+    def of(
+        cls,
+        environ: Mapping[str, str],
+        *,
+        cache_dir: str | Path | None = None,
+        offline: bool = False,
+        token: str | None = None,
+        progress: Progress | None = None,
+    ) -> HubAccess:
+        """Arguments first, then the environment, then what `hf auth login` stored."""
+        return cls(
+            root=cache_root(cache_dir, environ),
+            endpoint=(environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/"),
+            token=token or environ.get("HF_TOKEN") or stored_token(environ),
+            offline=offline or environ.get("HF_HUB_OFFLINE", "").strip().lower() in ON,
+            progress=progress,
+        )
+
+    def client(self) -> httpx.Client:
+        headers = {"User-Agent": "helexa"}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token.strip()}"
+        return httpx.Client(headers=headers, timeout=TIMEOUT)
+
+
+def stored_token(environ: Mapping[str, str]) -> str | None:
+    with suppress(OSError, UnicodeDecodeError):
+        return (home(environ) / "token").read_text("utf-8").strip() or None
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A commit of a repository and the files in it."""
+
+    commit: str
+    files: tuple[str, ...]
+
+
+class ListingFailed(Exception):
+    """The hub did not say what a repository holds; the text says why, ``hint`` what may help."""
+
+    def __init__(self, why: str, hint: str) -> None:
+        super().__init__(why)
+        self.hint = hint
+
+
+def fetch_model(model: HubId, revision: str, access: HubAccess) -> Path:
+    """A folder with everything a loader needs of ``model`` at ``revision``.
+
+    Without a hub to ask, the snapshot of an earlier fetch. The config is read before any weight
+    is fetched. Raises PreflightError (`repo_fetch_failed`, `empty_repo`), DownloadError,
+    UnsupportedModel or CheckpointError.
+    """
+    cache = RepoCache(access.root, model.org, model.name)
+    cache.ref(revision)
+    if access.offline:
+        failed = ListingFailed("offline", "go online once to fetch it, or give another cache_dir")
+        return local_folder(model, revision, cache, failed)
+    with access.client() as client:
+        try:
+            listing = list_repo(client, access.endpoint, model, revision)
+        except ListingFailed as failed:
+            return local_folder(model, revision, cache, failed)
+        check_format(model, listing.files)
+        base = f"{access.endpoint}/{model.repo}/resolve/{listing.commit}"
+        transfer = Transfer(
+            client, cache, listing.commit, base, serialised(access.progress), access.pause
+        )
+        fetch_files(transfer, model, listing.files)
+    cache.write_ref(revision, listing.commit)
+    return cache.snapshot(listing.commit)
+
+
+def local_folder(model: HubId, revision: str, cache: RepoCache, failed: ListingFailed) -> Path:
+    """The snapshot of an earlier fetch, or the error that the hub's failure amounts to."""
+    folder = cache.local_snapshot(revision)
+    if folder is None:
+        raise PreflightError(
+            "repo_fetch_failed",
+            f"cannot fetch {str(model)!r} (revision {revision}): {failed}; "
+            f"no copy of it in {cache.root}",
+            hint=failed.hint,
+        ) from failed
+    check_format(model, tuple(files_in(folder)))
+    return folder
+
+
+def list_repo(client: httpx.Client, endpoint: str, model: HubId, revision: str) -> Listing:
+    """Ask the hub; raises ListingFailed."""
+    url = f"{endpoint}/api/models/{model.repo}"
+    if revision != "main":
+        url += f"/revision/{quote(revision, safe='')}"
+    try:
+        response = client.get(url, follow_redirects=True)
+        if response.is_error:
+            raise refused(response, f"{endpoint}/{model.repo}")
+        return read_listing(response.json())
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        why = f"{endpoint} cannot be reached ({reason(error)})"
+        raise ListingFailed(why, "check the connection and HF_ENDPOINT") from error
+    except (ValueError, KeyError, TypeError) as error:
+        why = f"{url} did not answer with a list of files"
+        raise ListingFailed(why, "check HF_ENDPOINT") from error
+
+
+def read_listing(answer: dict[str, object]) -> Listing:
+    commit, siblings = answer["sha"], answer["siblings"]
+    if not isinstance(commit, str) or not PLAIN_NAME.fullmatch(commit):
+        raise ValueError("no commit")
+    if not isinstance(siblings, list):
+        raise ValueError("no files")
+    return Listing(commit, tuple(str(sibling["rfilename"]) for sibling in siblings))
+
+
+def refused(response: httpx.Response, page: str) -> ListingFailed:
+    """Why the hub answers with an error, in words."""
+    code = response.headers.get("X-Error-Code", "")
+    status = response.status_code
+    if code == "GatedRepo" or (status == 403 and not code):
+        return ListingFailed("access is gated", f"accept its terms at {page} and set HF_TOKEN")
+    if code == "RevisionNotFound":
+        return ListingFailed("it has no such revision", "check the revision")
+    if status in (401, 404):
+        why = "there is no such model, or it is private"
+        return ListingFailed(why, "check its name; for a private one set HF_TOKEN")
+    return ListingFailed(f"the hub answered {status}", "try again later")
+
+
+def check_format(model: HubId, files: Sequence[str]) -> None:
+    """Raise for what cannot be loaded, judged by the names of the files."""
+    kind = detect_format(files)
+    if kind == "empty":
+        raise PreflightError(
+            "empty_repo", f"{str(model)!r} holds no weights", hint="choose another model"
+        )
+    if kind in ("diffusers", "gguf"):
+        what = "an image pipeline" if kind == "diffusers" else "in GGUF format only"
+        raise UnsupportedModel(
+            f"{str(model)!r} is {what}", hint="choose a text model with safetensors weights"
+        )
+
+
+def fetch_files(transfer: Transfer, model: HubId, files: Sequence[str]) -> None:
+    """Fetch the config and judge it, then the other small files, then the weights."""
+    for file in files:
+        check_path(file)
+    if CONFIG not in files:
+        raise PreflightError(
+            "empty_repo", f"{str(model)!r} has no {CONFIG}", hint="choose another model"
+        )
+    ModelConfig.from_file(transfer.fetch(CONFIG), str(model))
+    fetch_all(transfer, small_files(files))
+    folder = transfer.cache.snapshot(transfer.commit)
+    shards = shards_of(folder / INDEX, files) if INDEX in files else []
+    weights = dense_files(files, shards)
+    if not weights:
+        raise PreflightError(
+            "empty_repo",
+            f"{str(model)!r} has neither model.safetensors nor an index of shards",
+            hint="choose another model",
+        )
+    fetch_all(transfer, weights)
+
+
+def shards_of(index: Path, files: Sequence[str]) -> list[str]:
+    shards = sorted(set(read_index(index, exists=files.__contains__).values()))
+    for shard in shards:
+        check_path(shard)
+    return shards
+
+
+def fetch_all(transfer: Transfer, names: Sequence[str]) -> None:
+    """Fetch several files at once; the first failure, or an interrupt, ends the others."""
+    pool = ThreadPoolExecutor(PARALLEL_FILES, thread_name_prefix="helexa-fetch")
+    try:
+        futures = [pool.submit(transfer.fetch, name) for name in names]
+        for future in as_completed(futures):
+            future.result()
+    except BaseException:
+        transfer.cancelled.set()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def serialised(progress: Progress | None) -> Progress | None:
+    """``progress`` for callers on several threads, one call at a time."""
+    if progress is None:
+        return None
+    lock = Lock()
+
+    def report(name: str, done: int, total: int | None) -> None:
+        with lock:
+            progress(name, done, total)
+
+    return report

@@ -1,0 +1,169 @@
+"""The pages of running sequences: found, taken, shared, and given back."""
+
+from __future__ import annotations
+
+from helexa.engine.cache.blocks import BlockPool
+from helexa.engine.cache.history import PromptHistory
+from helexa.engine.cache.prefix import ROOT, PrefixTree
+from helexa.engine.outputs import CacheReport, PrefixStats
+from helexa.engine.sequence import Sequence
+
+EVICT_SHARE = 64  # at least 1/64 of the pool goes at once: runs of blocks rather than single ones
+
+
+class Pages:
+    """Gives sequences the pages they need, out of a pool that also keeps what others computed.
+
+    Sequences may hold ``budget_blocks`` of the pool together; whatever they leave keeps idle pages
+    of the prefix tree, which are given up on demand. With ``reuse`` off nothing is ever kept.
+    """
+
+    def __init__(self, pool: BlockPool, budget_blocks: int, *, reuse: bool = True) -> None:
+        self.pool = pool
+        self.tree = PrefixTree(pool)
+        self.history = PromptHistory()
+        self.budget_blocks = min(budget_blocks, pool.num_blocks)
+        self.reuse = reuse
+        self._size = pool.block_size
+        self._lookups = self._hits = self._hit_tokens = self._prompt_tokens = 0
+        self._last_miss: CacheReport | None = None
+
+    @property
+    def available(self) -> int:
+        """Blocks that sequences may still take."""
+        return self.budget_blocks - self.pool.held_count
+
+    def stats(self) -> PrefixStats:
+        """Totals since the start."""
+        return PrefixStats(
+            lookups=self._lookups,
+            hits=self._hits,
+            hit_tokens=self._hit_tokens,
+            prompt_tokens=self._prompt_tokens,
+            evicted_blocks=self.tree.evicted_blocks,
+            last_miss=self._last_miss,
+        )
+
+    def next_page(self, seq: Sequence) -> tuple[int, bytes] | None:
+        """What the tree will know once a sequence's current page is full: (parent, its tokens)."""
+        if not (self.reuse and seq.cacheable):
+            return None
+        parent = seq.blocks[seq.indexed - 1] if seq.indexed else ROOT
+        return parent, seq.page(seq.indexed, self._size)
+
+    def admit(self, seq: Sequence, reserve: int, pending: set[tuple[int, bytes]]) -> bool:
+        """Give a sequence the pages of all its tokens, known ones first; False if it must wait.
+
+        It waits if fewer than ``reserve`` blocks would be left, or if its first unknown page is
+        ``pending``: another sequence is about to fill it.
+        """
+        known = self._match(seq)
+        self.pool.retain(known)
+        wanted = self._blocks_for(len(seq.tokens)) - len(known)
+        waits = self.available < wanted + reserve
+        if not waits and pending and self.reuse and seq.cacheable:
+            parent = known[-1] if known else ROOT
+            page = seq.page(len(known), self._size)
+            waits = (parent, page) in pending and (len(known) + 1) * self._size < len(seq.tokens)
+        if waits:
+            self.pool.release(known)
+            return False
+        seq.blocks = known
+        seq.indexed = len(known)
+        seq.computed = len(known) * self._size
+        seq.runs += 1
+        if seq.runs == 1:
+            self._look_up(seq)
+        self._extend(seq, wanted)
+        return True
+
+    def grow(self, seq: Sequence) -> bool:
+        """Make sure of a page for a sequence's next token; False if none is to be had."""
+        if seq.computed < len(seq.blocks) * self._size:
+            return True
+        if self.available < 1:
+            return False
+        self._extend(seq, 1)
+        return True
+
+    def advance(self, seq: Sequence, count: int) -> bool:
+        """Count ``count`` more tokens as computed and let the tree have the pages they filled.
+
+        Returns whether there were any.
+        """
+        seq.computed += count
+        full = seq.computed // self._size
+        if full == seq.indexed or not (self.reuse and seq.cacheable):
+            return False
+        blocks = seq.blocks
+        for index in range(seq.indexed, full):
+            parent = blocks[index - 1] if index else ROOT
+            blocks[index] = self.tree.insert(parent, seq.page(index, self._size), blocks[index])
+        seq.indexed = full
+        return True
+
+    def release(self, seq: Sequence, *, forget: bool = False) -> None:
+        """Take back a sequence's pages; the tree keeps the full ones unless it is to ``forget``."""
+        if forget:
+            self.tree.forget(seq.blocks)
+        elif seq.indexed:
+            self.tree.touch(seq.blocks[: seq.indexed])
+        self.pool.release(seq.blocks)
+        seq.blocks = []
+        seq.indexed = seq.computed = 0
+
+    def report(self, seq: Sequence) -> CacheReport:
+        """What the cache did for a prompt that has just been computed; remembers the prompt."""
+        off = not (self.reuse and seq.cacheable)
+        report = CacheReport(0, "off") if off else _judge(seq, self._size)
+        if not off:
+            self.history.record(seq.prompt_bytes())
+            self._lookups += 1
+            self._hits += report.cached_tokens > 0
+            self._hit_tokens += report.cached_tokens
+            self._prompt_tokens += seq.prompt_tokens
+            if report.reason != "hit":
+                self._last_miss = report
+        return report
+
+    def _match(self, seq: Sequence) -> list[int]:
+        if not (self.reuse and seq.cacheable):
+            return []
+        usable = (len(seq.tokens) - 1) // self._size  # the last token is always computed
+        return self.tree.match(seq.page(index, self._size) for index in range(usable))
+
+    def _look_up(self, seq: Sequence) -> None:
+        """Note what a sequence found when it first ran."""
+        if self.reuse and seq.cacheable:
+            seq.cached_tokens = min(seq.computed, seq.prompt_tokens - 1)
+            seq.nearest = self.history.nearest(seq.prompt_bytes())
+
+    def _extend(self, seq: Sequence, count: int) -> None:
+        missing = count - self.pool.free_count
+        if missing > 0:
+            self.tree.evict(max(missing, self.pool.num_blocks // EVICT_SHARE))
+        room = self._blocks_for(seq.most_tokens) - len(seq.blocks)
+        after = seq.blocks[-1] if seq.blocks else None
+        seq.blocks += self.pool.allocate(count, after, room)
+
+    def _blocks_for(self, tokens: int) -> int:
+        return -(-tokens // self._size)
+
+
+def _judge(seq: Sequence, page_size: int) -> CacheReport:
+    """Why a prompt reused as much as it did; the meanings stand with CacheReport."""
+    nearest, cached = seq.nearest, seq.cached_tokens
+    if nearest is None:
+        return CacheReport(cached, "hit" if cached else "new")
+    longest = seq.prompt_tokens - 1
+    shared = min(nearest.common_tokens, longest) // page_size * page_size
+    lost = min(nearest.length_tokens, longest) - cached
+    parted = nearest.common_tokens < min(nearest.length_tokens, seq.prompt_tokens)
+    at = nearest.common_tokens if parted else None
+    if not cached and not shared:
+        return CacheReport(0, "new", at, nearest.length_tokens)
+    if cached < shared:
+        return CacheReport(cached, "evicted", at, nearest.length_tokens)
+    if lost < 2 * page_size:
+        return CacheReport(cached, "hit", at, nearest.length_tokens)
+    return CacheReport(cached, "diverged", at, nearest.length_tokens)

@@ -1,0 +1,294 @@
+"""The heart of the engine: requests in, a step at a time, tokens out. Single threaded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn, Protocol
+
+import torch
+from torch import Tensor
+
+from helexa.engine.cache.blocks import BlockPool
+from helexa.engine.cache.pages import Pages
+from helexa.engine.config import EngineConfig
+from helexa.engine.intake import CoreSpec, Intake
+from helexa.engine.memory import MIB, kv_reservation_mb
+from helexa.engine.outputs import EngineFacts, EngineStatus, FinishReason, Request, StepOutput
+from helexa.engine.rates import Rates
+from helexa.engine.sampling import Sampled, SampleRow
+from helexa.engine.scheduler import Part, Scheduler
+from helexa.engine.sequence import Sequence as Row
+from helexa.errors import DeviceError, EngineClosed, EngineLost, HelexaError, OutOfMemory
+
+OOM_LIMIT: Final = 3
+
+
+class StepRunner(Protocol):
+    """What executes a step; ``helexa.engine.runner.Runner`` is one."""
+
+    def run(self, parts: Sequence[tuple[Sequence[int], int, Sequence[int], bool]]) -> Tensor:
+        """(new tokens, tokens before them, block table, whether logits are wanted) → [R, V]."""
+        ...
+
+
+class TokenSampler(Protocol):
+    """What chooses tokens; ``helexa.engine.sampling.Sampler`` is one."""
+
+    def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]: ...
+
+
+class EngineCore:
+    """Generates tokens for many requests at once.
+
+    ``submit`` and ``abort`` at any time, ``step`` while not ``idle``. A request ends with an output
+    that has ``finish_reason`` or ``error`` set, or with ``abort``. A fault of the device ends the
+    core: ``step`` raises DeviceError, every open request is over, and none is accepted any more.
+    ``clock`` gives seconds.
+    """
+
+    def __init__(
+        self,
+        runner: StepRunner,
+        sampler: TokenSampler,
+        spec: CoreSpec,
+        config: EngineConfig,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.spec = spec
+        self._runner = runner
+        self._sampler = sampler
+        self._clock = clock
+        self._intake = Intake(spec, config)
+        self._pages = Pages(
+            BlockPool(spec.num_blocks, config.block_size), spec.budget_blocks, reuse=reuses(config)
+        )
+        self._scheduler = Scheduler(
+            self._pages,
+            max_batch=1 if "batching" in config.disabled else config.max_batch,
+            chunk_tokens=config.prefill_chunk_tokens,
+        )
+        self._rates = Rates()
+        self._open: dict[int, Row] = {}
+        self._sample_rows: dict[int, SampleRow] = {}
+        self._ready: list[StepOutput] = []
+        self._next_id = 0
+        self._steps = 0
+        self._step_s = self._model_s = 0.0
+        self._ooms = 0
+        self._ended: HelexaError | None = None
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What is fixed about the model and its memory."""
+        return self.spec.facts
+
+    @property
+    def idle(self) -> bool:
+        """Whether a step would have nothing to do."""
+        return not self._open and not self._ready
+
+    def submit(self, request: Request) -> int:
+        """Queue a request and return its id.
+
+        Raises InvalidRequest, PromptTooLong or CapacityError if it can never run as asked,
+        EngineClosed or EngineLost if the core is at its end.
+        """
+        if self._ended is not None:
+            raise self._ended
+        seq = self._intake.sequence(self._next_id, request)
+        self._next_id += 1
+        seq.submitted_s = self._clock()
+        if len(seq.generated) >= seq.max_new:
+            self._ready.append(self._last(seq, seq.submitted_s, finish_reason="length"))
+            return seq.id
+        self._open[seq.id] = seq
+        self._scheduler.add(seq)
+        return seq.id
+
+    def abort(self, request_id: int) -> None:
+        """Stop a request: it has no further output. Unknown and finished ids are ignored."""
+        self._ready = [output for output in self._ready if output.id != request_id]
+        seq = self._open.get(request_id)
+        if seq is not None:
+            self._drop(seq)
+
+    def step(self) -> list[StepOutput]:
+        """Run every running row and a chunk of waiting prompts; what came of it, if anything.
+
+        Raises DeviceError if the device failed; the core is finished then.
+        """
+        begin = self._clock()
+        outputs, self._ready = self._ready, []
+        parts = self._scheduler.plan()
+        if not parts:
+            return outputs
+        for part in parts:
+            if part.sequence.started_s is None:
+                part.sequence.started_s = begin
+        sampling = [part.sequence for part in parts if part.samples]
+        try:
+            sampled = self._execute(parts, sampling)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            return outputs + self._out_of_memory(parts, error)
+        except Exception as error:  # the edge to the device: whatever failed there ends the core
+            self._finish(error)
+        self._ooms = 0
+        self._scheduler.commit(parts)
+        now = self._clock()
+        outputs += [self._take(s, drawn, now) for s, drawn in zip(sampling, sampled, strict=True)]
+        self._steps += 1
+        self._step_s = self._clock() - begin
+        return outputs
+
+    def status(self) -> EngineStatus:
+        """The core at this moment."""
+        pool, size = self._pages.pool, self.spec.block_bytes / MIB
+        return EngineStatus(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            kv_used_mb=pool.held_count * size,
+            kv_budget_mb=self._pages.budget_blocks * size,
+            cached_mb=pool.idle_count * size,
+            free_mb=self._pages.available * size,
+            tok_s_prefill=self._rates.prefill.tokens_per_s,
+            tok_s_decode=self._rates.decode.tokens_per_s,
+            kv_capacity_tokens=self._intake.capacity_tokens,
+            prefix=self._pages.stats(),
+            steps=self._steps,
+            last_step_ms=self._step_s * 1e3,
+            overhead_ms=(self._step_s - self._model_s) * 1e3,
+            preemptions=self._scheduler.preemptions,
+        )
+
+    def close(self) -> None:
+        """End the core: every open request is dropped, none is accepted any more."""
+        for seq in list(self._open.values()):
+            self._drop(seq)
+        self._ready = []
+        self._ended = self._ended or EngineClosed("the model was closed", hint="load it again")
+
+    def _execute(self, parts: list[Part], sampling: list[Row]) -> list[Sampled]:
+        """Run the model and draw a token for each row of ``sampling``."""
+        work = [
+            (
+                seq.tokens[seq.computed : seq.computed + count],
+                seq.computed,
+                seq.blocks,
+                count == seq.remaining,
+            )
+            for seq, count in parts
+        ]
+        rows = [self._sample_row(seq) for seq in sampling]
+        begin = self._clock()
+        logits = self._runner.run(work)
+        self._model_s = self._clock() - begin
+        return self._sampler.sample(logits, rows) if rows else []
+
+    def _sample_row(self, seq: Row) -> SampleRow:
+        """What the sampler needs of a sequence; made anew only when end tokens become allowed."""
+        row = self._sample_rows.get(seq.id)
+        early = len(seq.generated) < seq.params.min_tokens
+        if row is None or bool(row.blocked) != (early and bool(seq.ends)):
+            row = SampleRow(seq.params, seq.generated, seq.ends if early else ())
+            self._sample_rows[seq.id] = row
+        return row
+
+    def _take(self, seq: Row, sampled: Sampled, now: float) -> StepOutput:
+        """Add a sampled token to its sequence, or end it."""
+        if sampled.error is not None:
+            self._drop(seq, forget=True)
+            return self._last(seq, now, error=sampled.error)
+        report = None
+        if seq.first_token_s is None:
+            seq.first_token_s = now
+            report = seq.report = self._pages.report(seq)
+        if sampled.token_id in seq.ends:
+            self._end(seq, now)
+            return self._last(seq, now, finish_reason="stop", cache=report)
+        seq.append(sampled.token_id)
+        new: dict[str, Any] = {
+            "token_ids": (sampled.token_id,),
+            "logprobs": (sampled.logprob,) if sampled.logprob is not None else (),
+            "cache": report,
+        }
+        if len(seq.generated) >= seq.max_new:
+            self._end(seq, now)
+            return self._last(seq, now, finish_reason="length", **new)
+        return StepOutput(seq.id, completion_tokens=len(seq.generated), **new)
+
+    def _end(self, seq: Row, now: float) -> None:
+        """A sequence is complete: count its speed, give its pages back."""
+        if seq.started_s is not None and seq.first_token_s is not None:
+            computed = seq.prompt_tokens - seq.cached_tokens
+            self._rates.add_prefill(computed, seq.first_token_s - seq.started_s)
+            self._rates.add_decode(len(seq.generated), now - seq.first_token_s)
+        self._drop(seq)
+
+    def _drop(self, seq: Row, *, forget: bool = False) -> None:
+        del self._open[seq.id]
+        self._sample_rows.pop(seq.id, None)
+        self._scheduler.remove(seq, forget=forget)
+
+    def _last(
+        self,
+        seq: Row,
+        now: float,
+        *,
+        finish_reason: FinishReason | None = None,
+        error: HelexaError | None = None,
+        **new: Any,
+    ) -> StepOutput:
+        """A sequence's last output."""
+        return StepOutput(
+            seq.id,
+            finish_reason=finish_reason,
+            error=error,
+            timing=seq.timing(now),
+            completion_tokens=len(seq.generated),
+            **new,
+        )
+
+    def _out_of_memory(self, parts: list[Part], cause: BaseException) -> list[StepOutput]:
+        """The device had no memory for a step: its requests fail; the third time in a row, all."""
+        self._ooms += 1
+        if self._ooms >= OOM_LIMIT:
+            self._finish(cause)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        now = self._clock()
+        outputs = []
+        for seq, _ in parts:
+            kv = self.facts.kv_bytes_per_token
+            error = OutOfMemory(
+                "the device ran out of memory in a step of this request",
+                required_mb=kv_reservation_mb(kv, seq.prompt_tokens, seq.max_new),
+                free_mb=int(self.status().free_mb),
+                hint="send it again, or load the model with a smaller prefill_chunk_tokens",
+            )
+            error.__cause__ = cause
+            self._drop(seq)
+            outputs.append(self._last(seq, now, error=error))
+        return outputs
+
+    def _finish(self, cause: BaseException) -> NoReturn:
+        """The device has failed: end the core and raise why."""
+        fault = cause
+        if not isinstance(cause, DeviceError):
+            fault = DeviceError(
+                f"the device failed in a step ({type(cause).__name__}: {cause})",
+                hint="load the model again",
+            )
+        self._ended = EngineLost("the engine ended on a device fault", hint="load the model again")
+        self.close()
+        raise fault from cause if fault is not cause else None
+
+
+def reuses(config: EngineConfig) -> bool:
+    """Whether the prefix cache is on: not turned off, and none of its limits is 0."""
+    return bool(
+        config.prefix_cache
+        and config.prefix_cache_mb
+        and config.max_entries
+        and "prefix_cache" not in config.disabled
+    )

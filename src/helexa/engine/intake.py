@@ -1,0 +1,105 @@
+"""From a request to a sequence: what is asked is checked before anything is spent on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from helexa.engine.config import EngineConfig
+from helexa.engine.memory import MIB
+from helexa.engine.outputs import EngineFacts, Request
+from helexa.engine.params import GenerationDefaults, SamplingParams, resolve
+from helexa.engine.sequence import Sequence
+from helexa.errors import CapacityError, InvalidRequest, PromptTooLong, VisionUnsupported
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSpec:
+    """What is fixed about a loaded model: its vocabulary, its limits and its pool of pages.
+
+    ``longest_tokens`` is the longest sequence of the model, ``block_bytes`` the size of one page
+    over all layers, ``end_token_ids`` what ends an answer. Sequences may hold ``budget_blocks`` of
+    the ``num_blocks`` together.
+    """
+
+    vocab_size: int
+    longest_tokens: int
+    num_blocks: int
+    budget_blocks: int
+    block_bytes: int
+    defaults: GenerationDefaults
+    end_token_ids: frozenset[int]
+    facts: EngineFacts
+
+
+class Intake:
+    """Checks requests against a model's limits. Every refusal is a request fault."""
+
+    def __init__(self, spec: CoreSpec, config: EngineConfig) -> None:
+        self.spec = spec
+        self.context_tokens = min(spec.longest_tokens, config.max_context or spec.longest_tokens)
+        self.capacity_tokens = spec.budget_blocks * config.block_size
+        self._block_size = config.block_size
+
+    def sequence(self, id: int, request: Request) -> Sequence:
+        """A sequence that is ready to be queued.
+
+        Raises InvalidRequest (code ``empty_prompt`` for no tokens), PromptTooLong, CapacityError.
+        """
+        prompt_tokens = len(request.token_ids)
+        if not prompt_tokens:
+            raise InvalidRequest(
+                "the prompt has no tokens", param="prompt", code="empty_prompt", hint="send some"
+            )
+        if request.images:
+            raise VisionUnsupported(
+                "this model cannot see images", param="images", hint="send text alone"
+            )
+        self._require_known("prompt", request.token_ids)
+        self._require_known("generated", request.generated)
+        self._require_room(prompt_tokens, request.cap)
+        params = resolve(request.params, self.spec.defaults, self.spec.vocab_size)
+        room = min(self.context_tokens, self.capacity_tokens) - prompt_tokens
+        return Sequence.of(
+            id,
+            request.token_ids,
+            request.generated,
+            params,
+            max_new=min(params.max_tokens, room),
+            ends=self._ends(params),
+        )
+
+    def _require_known(self, name: str, ids: tuple[int, ...]) -> None:
+        try:
+            low, high = min(ids, default=0), max(ids, default=0)
+            if low >= 0 and high < self.spec.vocab_size:
+                return
+        except TypeError:
+            raise InvalidRequest(f"{name} must be token ids, whole numbers", param=name) from None
+        wrong = low if low < 0 else high
+        raise InvalidRequest(
+            f"{name} has the token id {wrong}, the vocabulary is 0 … {self.spec.vocab_size - 1}",
+            param=name,
+            hint="take ids from this model's tokenizer",
+        )
+
+    def _require_room(self, prompt_tokens: int, cap: int | None) -> None:
+        """At least one token must fit behind the prompt, in the context and in the pool."""
+        most = self.context_tokens - 1
+        if cap is not None:
+            most = min(most, cap)
+        if prompt_tokens > most:
+            raise PromptTooLong(prompt_tokens, most)
+        if prompt_tokens >= self.capacity_tokens:
+            blocks = prompt_tokens // self._block_size + 1
+            required_mb = -(-blocks * self.spec.block_bytes // MIB)
+            budget_mb = self.spec.budget_blocks * self.spec.block_bytes // MIB
+            raise CapacityError(
+                f"the prompt has {prompt_tokens} tokens, the KV cache holds {self.capacity_tokens}",
+                required_mb=required_mb,
+                budget_mb=budget_mb,
+                hint="shorten the prompt, or load the model with a larger kv_memory_mb",
+            )
+
+    def _ends(self, params: SamplingParams) -> frozenset[int]:
+        asked = frozenset(params.stop_token_ids)
+        return asked if params.ignore_eos else asked | self.spec.end_token_ids

@@ -1,0 +1,128 @@
+"""How much memory the KV cache may have, and what that means for requests. Arithmetic only.
+
+Everything named ``*_mb`` is in MiB (2^20 bytes), ``kv`` is bytes of keys and values per token.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from helexa.errors import CapacityError
+
+MIB: Final = 2**20
+ACTIVATION_HEADROOM_MB: Final = 2048
+FLOOR_MB: Final = 1500
+PREFIX_CACHE_MB: Final = 1024
+CONTEXT_STEP: Final = 1024
+MAX_OUTPUT_TOKENS: Final = 8192
+TARGET_LATENCY_S: Final = 120
+BOOTSTRAP_TOKENS_PER_S: Final = 800
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How long a request may be, in tokens: prompt and completion, completion, prompt."""
+
+    context: int
+    output: int
+    input: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSize:
+    """The pool of pages: how many blocks, and how many of them sequences may hold."""
+
+    num_blocks: int
+    budget_blocks: int
+
+
+def kv_bytes_per_token(
+    full_layers: int, kv_heads: int, head_dim: int, dtype_bytes: int, world_size: int = 1
+) -> int:
+    """Bytes of keys and values per token on each of ``world_size`` cards.
+
+    Where there are more cards than heads, every card has one.
+    """
+    return 2 * full_layers * max(1, kv_heads // world_size) * head_dim * dtype_bytes
+
+
+def kv_ceiling_mb(
+    free_mb: int,
+    *,
+    prefix_cache_mb: int = PREFIX_CACHE_MB,
+    headroom_mb: int = ACTIVATION_HEADROOM_MB,
+    floor_mb: int = FLOOR_MB,
+) -> int:
+    """The most that running sequences may be given of ``free_mb``; 0 if nothing can be spared.
+
+    ``prefix_cache_mb`` is 0 when the prefix cache is off.
+    """
+    return max(0, free_mb - headroom_mb - floor_mb - prefix_cache_mb)
+
+
+def kv_budget_mb(
+    kv: int, tokens: int, *, max_batch: int, ceiling_mb: int, explicit_mb: int | None = None
+) -> int:
+    """What running sequences are given: room for ``max_batch`` of ``tokens`` each, if there is.
+
+    ``explicit_mb`` is taken as it is. Raises CapacityError if it exceeds the ceiling.
+    """
+    if explicit_mb is None:
+        return min(ceiling_mb, max_batch * math.ceil(kv * tokens / MIB))
+    if explicit_mb > ceiling_mb:
+        raise CapacityError(
+            f"kv_memory_mb is {explicit_mb}, only {ceiling_mb} MiB can be spared",
+            required_mb=explicit_mb,
+            budget_mb=ceiling_mb,
+            hint="lower kv_memory_mb or prefix_cache_mb, or leave kv_memory_mb out",
+        )
+    return explicit_mb
+
+
+def pool_size(
+    kv: int, block_size: int, *, budget_mb: int, prefix_cache_mb: int, max_batch: int
+) -> PoolSize:
+    """The pool for a budget: what sequences may hold, plus what keeps idle pages.
+
+    Idle pages get ``prefix_cache_mb``, but no more than four times the budget: a small model
+    claims little. One MiB per row is added, so that a page may be half full.
+    """
+    block_bytes = kv * block_size
+    idle_mb = min(prefix_cache_mb, 4 * budget_mb)
+    budget_blocks = budget_mb * MIB // block_bytes
+    extra = (idle_mb + max_batch) * MIB // block_bytes if budget_blocks else 0
+    return PoolSize(budget_blocks + extra, budget_blocks)
+
+
+def kv_reservation_mb(kv: int, prompt_tokens: int, max_new_tokens: int) -> int:
+    """What a request needs at its longest, rounded down."""
+    return kv * (prompt_tokens + max_new_tokens) // MIB
+
+
+def derive_limit(
+    kv: int,
+    longest_tokens: int,
+    *,
+    free_mb: int,
+    tokens_per_s: float,
+    clamp_tokens: int | None = None,
+) -> Limit:
+    """How long requests may be so that they fit memory and their prefill takes two minutes at most.
+
+    ``free_mb`` 0 means unknown and does not limit; ``tokens_per_s`` is the prefill rate seen so
+    far, anything but a finite positive number standing for a careful guess.
+    """
+    known = math.isfinite(tokens_per_s) and tokens_per_s > 0
+    rate = tokens_per_s if known else BOOTSTRAP_TOKENS_PER_S
+    bounds = [longest_tokens, int(TARGET_LATENCY_S * rate)]
+    if free_mb and kv:
+        bounds.append(max(0, free_mb - ACTIVATION_HEADROOM_MB - FLOOR_MB) * MIB // kv)
+    if clamp_tokens is not None:
+        bounds.append(clamp_tokens)
+    context = min(bounds)
+    if context >= CONTEXT_STEP:
+        context -= context % CONTEXT_STEP
+    output = min(MAX_OUTPUT_TOKENS, context // 2)
+    return Limit(context, output, context - output)

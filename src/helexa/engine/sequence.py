@@ -1,0 +1,100 @@
+"""One request while it is generated: its tokens, its pages and how far it has come."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+
+from helexa.engine.cache.history import Nearest
+from helexa.engine.outputs import CacheReport, Timing
+from helexa.engine.params import SamplingParams
+
+TOKEN_TYPE = "i"  # 4 bytes: array slices turn into the keys of the prefix tree
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A prompt and what was generated for it so far.
+
+    With ``prompt_tokens``, ``generated`` and ``params`` (seed included) an answer can be continued
+    anywhere: the next draw depends on the seed and ``len(generated)`` alone. ``tokens`` is prompt
+    and generated tokens together; keys and values of the first ``computed`` are in the cache, in
+    ``blocks``, of which the first ``indexed`` pages are the prefix tree's. ``runs`` counts the
+    times it was given pages: once, and once more after each preemption.
+    """
+
+    id: int
+    params: SamplingParams
+    tokens: array[int]
+    prompt_tokens: int
+    generated: list[int]
+    max_new: int
+    ends: frozenset[int]
+    cacheable: bool = True
+    submitted_s: float = 0.0
+
+    blocks: list[int] = field(default_factory=list)
+    computed: int = 0
+    indexed: int = 0
+    prefilling: bool = True
+    runs: int = 0
+    cached_tokens: int = 0
+    nearest: Nearest | None = None
+    report: CacheReport | None = None
+    started_s: float | None = None
+    first_token_s: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        id: int,
+        prompt: tuple[int, ...],
+        generated: tuple[int, ...],
+        params: SamplingParams,
+        *,
+        max_new: int,
+        ends: frozenset[int],
+    ) -> Sequence:
+        """A sequence that has not run here yet; ``generated`` comes from an earlier run."""
+        return cls(
+            id=id,
+            params=params,
+            tokens=array(TOKEN_TYPE, (*prompt, *generated)),
+            prompt_tokens=len(prompt),
+            generated=list(generated),
+            max_new=max_new,
+            ends=ends,
+        )
+
+    @property
+    def remaining(self) -> int:
+        """Tokens whose keys and values are still to be computed."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def most_tokens(self) -> int:
+        """The length this sequence may grow to."""
+        return self.prompt_tokens + self.max_new
+
+    def append(self, token_id: int) -> None:
+        """Add a sampled token."""
+        self.tokens.append(token_id)
+        self.generated.append(token_id)
+
+    def page(self, index: int, size: int) -> bytes:
+        """The token ids of one page, as the prefix tree compares them."""
+        return self.tokens[index * size : (index + 1) * size].tobytes()
+
+    def prompt_bytes(self) -> bytes:
+        """The token ids of the prompt, 4 bytes each."""
+        return self.tokens[: self.prompt_tokens].tobytes()
+
+    def timing(self, now_s: float) -> Timing:
+        """Where the time went, if the request ended now."""
+        started = self.started_s if self.started_s is not None else now_s
+        first = self.first_token_s if self.first_token_s is not None else now_s
+        return Timing(
+            prefill_ms=(first - started) * 1e3,
+            decode_ms=(now_s - first) * 1e3,
+            queue_ms=(started - self.submitted_s) * 1e3,
+        )

@@ -1,0 +1,164 @@
+"""Decode, prefill and step overhead on this machine, beside the peers that are installed.
+
+    python -m benchmarks.engine                     # 0.6B shape, a few minutes on two cores
+    python -m benchmarks.engine --shape small --rounds 1 --json result.json
+
+All engines load the same random weights and take turns, several rounds; the table gives medians
+and the ratio of helexa to each peer, pair by pair in the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.engines import ENGINES, Times, Work, Worker, available
+from benchmarks.overhead import overhead_per_step
+from benchmarks.shapes import SHAPES, make_checkpoint
+
+
+def main() -> None:
+    args = arguments()
+    console = Console()
+    folder = make_checkpoint(args.shape, Path(args.folder))
+    engines = [name for name in ENGINES if available(name) and name not in args.without]
+    absent = [name for name in ENGINES if name not in engines]
+    workers = [Worker(name, folder, args.threads) for name in engines]
+    works = [Work(prompt, args.decode, seed=prompt) for prompt in args.prompts]
+    rounds: list[dict[str, Any]] = []
+    with console.status("measuring") as status:
+        for index in range(args.rounds):
+            for work in works:
+                status.update(f"round {index + 1} of {args.rounds}, prompt {work.prompt}")
+                times = {worker.name: worker.measure(work) for worker in workers}
+                rounds.append({"prompt": work.prompt, "times": times})
+        for worker in workers:
+            worker.close()
+        status.update("read bandwidth and step overhead")
+        result = {
+            **about(args),
+            "absent": absent,
+            "read_gb_s": read_bandwidth(args.threads),
+            "rows": [row(kind, p, rounds, args.decode) for p in args.prompts for kind in KINDS],
+            "overhead_ms": {str(rows): overhead_per_step(rows) for rows in (1, 32)},
+        }
+    console.print(table(result, engines))
+    if absent:
+        console.print(f"not installed, so not measured: {', '.join(absent)}")
+    console.print(f"read bandwidth {result['read_gb_s']:.1f} GB/s")
+    for rows, value in result["overhead_ms"].items():
+        console.print(f"engine overhead per step, {rows} rows: {value:.3f} ms")
+    if args.json:
+        Path(args.json).write_text(json.dumps(result, indent=2) + "\n")
+
+
+KINDS = ("prefill", "decode")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=list(SHAPES), default="0.6b")
+    parser.add_argument("--prompts", type=int, nargs="+", default=[128, 1024])
+    parser.add_argument("--decode", type=int, default=24, help="tokens decoded per measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--without", nargs="*", default=[], help="engines to leave out")
+    parser.add_argument("--folder", default=str(Path(tempfile.gettempdir()) / "helexa-benchmarks"))
+    parser.add_argument("--json", help="write everything to this file")
+    return parser.parse_args()
+
+
+def default_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def about(args: argparse.Namespace) -> dict[str, Any]:
+    """What a figure is worth nothing without: when, where and what was run."""
+    import torch
+
+    import helexa
+
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "helexa": helexa.__version__,
+        "shape": args.shape,
+        "threads": args.threads,
+        "rounds": args.rounds,
+    }
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), "?")
+
+
+def row(kind: str, prompt: int, rounds: list[dict[str, Any]], decode: int) -> dict[str, Any]:
+    """Medians in tokens per second, and helexa's ratio to each peer within the rounds."""
+    mine = [one["times"] for one in rounds if one["prompt"] == prompt]
+    speeds = {
+        name: [speed(kind, times[name], prompt, decode) for times in mine] for name in mine[0]
+    }
+    ours = speeds.get("helexa")
+    ratios = {
+        name: statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        for name, theirs in speeds.items()
+        if ours and name != "helexa"
+    }
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    return {"work": f"{kind} @{prompt}", "tok_s": medians, "ratio": ratios, "all": speeds}
+
+
+def speed(kind: str, times: Times, prompt: int, decode: int) -> float:
+    return prompt / times.prefill_s if kind == "prefill" else (decode - 1) / times.decode_s
+
+
+def read_bandwidth(threads: int) -> float:
+    """GB/s at which this machine reads memory, by summing a tensor far larger than its caches."""
+    import torch
+
+    torch.set_num_threads(threads)
+    data = torch.ones(2**27)
+    best = float("inf")
+    for _ in range(5):
+        begin = time.perf_counter()
+        data.sum()
+        best = min(best, time.perf_counter() - begin)
+    return data.nbytes / best / 1e9
+
+
+def table(result: dict[str, Any], engines: list[str]) -> Table:
+    out = Table(title=f"Qwen3 {result['shape']} shape, tokens per second (median)")
+    out.add_column("work")
+    for name in engines:
+        out.add_column(name, justify="right")
+    peers = [name for name in engines if name != "helexa"]
+    for name in peers:
+        out.add_column(f"helexa / {name}", justify="right")
+    for line in result["rows"]:
+        speeds = [f"{line['tok_s'][name]:.1f}" for name in engines]
+        ratios = [f"{line['ratio'][name]:.2f} ×" if name in line["ratio"] else "" for name in peers]
+        out.add_row(line["work"], *speeds, *ratios)
+    return out
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The engines under measurement, behind one function each: run a prompt, decode, tell the times.
+
+Every engine lives in a process of its own and answers one measurement at a time, so that all of
+them stay loaded while they take turns.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Protocol
+
+MODULES = {"helexa": "helexa", "transformers": "transformers", "llama.cpp": "llama_cpp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One measurement: a prompt of ``prompt`` random tokens, then ``decode`` greedy ones."""
+
+    prompt: int
+    decode: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds from the start to the first token, and from the first token to the last."""
+
+    prefill_s: float
+    decode_s: float
+
+
+class Engine(Protocol):
+    """A loaded model that can be timed."""
+
+    def __call__(self, ids: list[int], decode: int) -> Times: ...
+
+
+def available(engine: str) -> bool:
+    """Whether the engine's package is installed."""
+    return importlib.util.find_spec(MODULES[engine]) is not None
+
+
+def helexa_engine(folder: Path, threads: int) -> Engine:
+    import torch
+
+    from helexa.engine.build import build_core
+    from helexa.engine.config import EngineConfig
+    from helexa.engine.outputs import Request
+    from helexa.engine.params import SamplingParams
+
+    torch.set_num_threads(threads)
+    config = EngineConfig(max_batch=1, prefix_cache=False, kv_context_tokens=4096)
+    core = build_core(str(folder), config)
+
+    def run(ids: list[int], decode: int) -> Times:
+        params = SamplingParams(max_tokens=decode, temperature=0, ignore_eos=True)
+        begin = time.perf_counter()
+        core.submit(Request(tuple(ids), params))
+        first = 0.0
+        while not core.idle:
+            for output in core.step():
+                if output.token_ids and not first:
+                    first = time.perf_counter()
+        return Times(first - begin, time.perf_counter() - first)
+
+    return run
+
+
+def transformers_engine(folder: Path, threads: int) -> Engine:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16, attn_implementation="sdpa"
+    ).eval()
+
+    @torch.inference_mode()
+    def run(ids: list[int], decode: int) -> Times:
+        begin = time.perf_counter()
+        out = model(torch.tensor([ids]), use_cache=True, logits_to_keep=1)
+        token = out.logits[:, -1:].argmax(-1)
+        first = time.perf_counter()
+        for _ in range(decode - 1):
+            out = model(token, past_key_values=out.past_key_values, use_cache=True)
+            token = out.logits[:, -1:].argmax(-1)
+        return Times(first - begin, time.perf_counter() - first)
+
+    return run
+
+
+def llama_cpp_engine(folder: Path, threads: int) -> Engine:
+    import llama_cpp
+    import numpy as np
+
+    from benchmarks.gguf_export import export_gguf
+
+    path = export_gguf(folder)
+    model = llama_cpp.Llama(
+        str(path), n_ctx=4096, n_threads=threads, n_threads_batch=threads, verbose=False
+    )
+
+    def run(ids: list[int], decode: int) -> Times:
+        begin = time.perf_counter()
+        model.reset()
+        model.eval(ids)
+        token = _best(model, np)
+        first = time.perf_counter()
+        for _ in range(decode - 1):
+            model.eval([token])
+            token = _best(model, np)
+        return Times(first - begin, time.perf_counter() - first)
+
+    return run
+
+
+def _best(model: Any, np: Any) -> int:
+    """The greedy token from llama.cpp's own logits, with no sampler in between."""
+    import llama_cpp
+
+    logits = llama_cpp.llama_get_logits_ith(model.ctx, -1)
+    return int(np.ctypeslib.as_array(logits, shape=(model.n_vocab(),)).argmax())
+
+
+ENGINES: dict[str, Callable[[Path, int], Engine]] = {
+    "helexa": helexa_engine,
+    "transformers": transformers_engine,
+    "llama.cpp": llama_cpp_engine,
+}
+
+
+class Worker:
+    """An engine in a process of its own."""
+
+    def __init__(self, name: str, folder: Path, threads: int) -> None:
+        context = get_context("spawn")
+        self.name = name
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(name, str(folder), threads, theirs), daemon=True
+        )
+        self._process.start()
+        self._receive()
+
+    def measure(self, work: Work) -> Times:
+        self._pipe.send(asdict(work))
+        return Times(**self._receive())
+
+    def close(self) -> None:
+        self._pipe.send(None)
+        self._process.join(30)
+
+    def _receive(self) -> Any:
+        try:
+            answer = self._pipe.recv()
+        except EOFError:
+            raise SystemExit(f"the {self.name} worker died; its error is above") from None
+        return answer
+
+
+def _serve(name: str, folder: str, threads: int, pipe: Connection) -> None:
+    import random
+
+    engine = ENGINES[name](Path(folder), threads)
+    engine(list(range(100, 108)), 3)
+    pipe.send("ready")
+    while (work := pipe.recv()) is not None:
+        chosen = random.Random(work["seed"])
+        ids = [chosen.randrange(100, 8000) for _ in range(work["prompt"])]
+        pipe.send(asdict(engine(ids, work["decode"])))

@@ -1,0 +1,94 @@
+"""Checkpoints with random weights and real shapes, made on the spot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+# The shapes of published models; the weights are noise, which costs the same time.
+SHAPES: dict[str, dict[str, int]] = {
+    "0.6b": {
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+    },
+    "small": {
+        "hidden_size": 256,
+        "intermediate_size": 768,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "vocab_size": 8192,
+    },
+}
+MAX_POSITIONS = 40960
+
+
+def make_checkpoint(shape: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """Write a tied Qwen3 checkpoint of a named shape into ``folder``; an existing one is kept."""
+    target = folder / f"qwen3-{shape}-{str(dtype).removeprefix('torch.')}"
+    done = target / "config.json"
+    if done.is_file():
+        return target
+    target.mkdir(parents=True, exist_ok=True)
+    sizes = SHAPES[shape]
+    save_file(_tensors(sizes, dtype), target / "model.safetensors", metadata={"format": "pt"})
+    done.write_text(json.dumps(_config(sizes, dtype), indent=2))
+    return target
+
+
+def _config(sizes: dict[str, int], dtype: torch.dtype) -> dict[str, object]:
+    return {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        **sizes,
+        "max_position_embeddings": MAX_POSITIONS,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1_000_000,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "tie_word_embeddings": True,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def _tensors(sizes: dict[str, int], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden, middle, head = sizes["hidden_size"], sizes["intermediate_size"], sizes["head_dim"]
+    queries = sizes["num_attention_heads"] * head
+    keys = sizes["num_key_value_heads"] * head
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        return (torch.randn(rows, columns, generator=generator) * 0.02).to(dtype)
+
+    def ones(size: int) -> torch.Tensor:
+        return torch.ones(size, dtype=dtype)
+
+    tensors = {
+        "model.embed_tokens.weight": matrix(sizes["vocab_size"], hidden),
+        "model.norm.weight": ones(hidden),
+    }
+    for index in range(sizes["num_hidden_layers"]):
+        layer = {
+            "input_layernorm.weight": ones(hidden),
+            "post_attention_layernorm.weight": ones(hidden),
+            "self_attn.q_proj.weight": matrix(queries, hidden),
+            "self_attn.k_proj.weight": matrix(keys, hidden),
+            "self_attn.v_proj.weight": matrix(keys, hidden),
+            "self_attn.o_proj.weight": matrix(hidden, queries),
+            "self_attn.q_norm.weight": ones(head),
+            "self_attn.k_norm.weight": ones(head),
+            "mlp.gate_proj.weight": matrix(middle, hidden),
+            "mlp.up_proj.weight": matrix(middle, hidden),
+            "mlp.down_proj.weight": matrix(hidden, middle),
+        }
+        tensors |= {f"model.layers.{index}.{name}": tensor for name, tensor in layer.items()}
+    return tensors

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from itertools import accumulate
-from operator import neg
 from typing import TYPE_CHECKING, Final
 
-from helexa.engine.logit_changes import known
+import numpy as np
+from numpy.typing import NDArray
+
+from helexa.engine.logit_changes import SampleRow, known
 from helexa.engine.philox import uniform
 
 if TYPE_CHECKING:
-    from helexa.engine.logit_changes import SampleRow
     from helexa.engine.params import SamplingParams
     from helexa.engine.ranking import Ranking
 
 FIRST_READ: Final = 128
 MARGIN: Final = 32  # read past the k-th token, to see where the tokens equal to it end
 _TEMPERATURES: Final = (1e-30, 1e30)  # what float32 can divide by
+_SMALLEST: Final = math.ulp(0.0)
 
 
 def first_read(params: SamplingParams) -> int:
@@ -31,7 +30,7 @@ def first_read(params: SamplingParams) -> int:
 def draw(ranking: Ranking, row: SampleRow) -> int:
     """Draw a token id: top-k, then top-p of what that leaves, then min-p, then one uniform number.
 
-    Weights are doubles, relative to the best token's. Cumulative mass and the inverse CDF both run
+    Weights are float64, relative to the best token's. Cumulative mass and the inverse CDF both run
     from the best token to the worst. Source: Holtzman et al., arXiv:1904.09751 (top-p); Nguyen et
     al., arXiv:2407.01082 (min-p); order and renormalising as in transformers.
     """
@@ -43,34 +42,34 @@ def draw(ranking: Ranking, row: SampleRow) -> int:
         ranking.extend()
     total = 0.0 if top_k else ranking.mass(temperature)
     while True:
-        size = top_k or len(ranking)
-        weights = [math.exp((v - ranking.peak) / temperature) for v in ranking.values[:size]]
+        values = ranking.values[: top_k or None].astype(np.float64)
+        weights = np.exp((values - ranking.peak) / temperature)
         whole = top_k > 0 or ranking.whole
         place = pick(weights, None if whole else total, top_p, min_p, number)
         if place is not None:
-            return ranking.ids[place]
+            return int(ranking.ids[place])
         ranking.extend()
 
 
 def pick(
-    weights: Sequence[float], total: float | None, top_p: float, min_p: float, number: float
+    weights: NDArray[np.float64], total: float | None, top_p: float, min_p: float, number: float
 ) -> int | None:
     """The place ``number`` in [0, 1) falls on; None if that takes more weights than these.
 
     ``weights`` descend from 1. They are all there are if ``total`` is None, else the largest ones
     and ``total`` is the sum of all. A weight of 0 is never picked.
     """
-    if not weights:
+    if not len(weights):
         return None
-    mass = list(accumulate(weights))
-    whole = mass[-1] if total is None else total
-    least = max(min_p, math.ulp(0.0))  # p ≥ min_p · p_max, and possible at all
-    kept = bisect_right(weights, -least, key=neg)
+    mass = weights.cumsum()
+    everything = float(mass[-1]) if total is None else total
+    least = max(min_p, _SMALLEST)  # p ≥ min_p · p_max, and possible at all
+    kept = int(np.count_nonzero(weights >= least))
     certain = total is None or kept < len(weights)
-    if top_p < 1.0 and mass[-1] >= top_p * whole:
-        kept, certain = min(kept, bisect_left(mass, top_p * whole) + 1), True
+    if top_p < 1.0 and mass[-1] >= top_p * everything:
+        kept, certain = min(kept, int(mass.searchsorted(top_p * everything)) + 1), True
     filtered = top_p < 1.0 or min_p > 0.0
-    if not certain and (filtered or mass[-1] <= number * whole):
+    if not certain and (filtered or mass[-1] <= number * everything):
         return None
-    target = number * (mass[kept - 1] if filtered or certain else whole)
-    return min(bisect_right(mass, target), kept - 1)
+    target = number * (float(mass[kept - 1]) if filtered or certain else everything)
+    return min(int(mass.searchsorted(target, side="right")), kept - 1)

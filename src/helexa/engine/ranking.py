@@ -1,8 +1,8 @@
 """The best tokens of a row of logits, in the one order all of sampling uses.
 
 The order is by logit, highest first, equal logits by id, lowest first. A vocabulary has 10^5 tokens
-and a draw looks at a few dozen, so rows are not sorted: they are cut into blocks, one pass takes each
-block's maximum, and the ``n`` highest logits are in the ``n`` blocks with the highest maxima.
+and a draw looks at a few dozen, so rows are not sorted: they are cut into blocks, one pass takes
+each block's maximum, and the ``n`` highest logits are in the ``n`` blocks with the highest maxima.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK: Final = 128
@@ -52,7 +53,7 @@ class Blocks:
         return cls(rows, maxima, vocab_size, maxima.amax(-1).tolist(), best)
 
     def top(self, indices: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
-        """The ``count`` highest logits of some rows and their ids, both [len(indices), count].
+        """The ``count`` highest logits of some rows and their ids, [rows, count], on the CPU.
 
         Descending. Which of several tokens equal to the last one are in, and in which order equal
         ones come, is arbitrary, unless ``count`` is the whole vocabulary: then it is by id.
@@ -66,12 +67,13 @@ class Blocks:
                 values, ids = row.sort(dim=-1, descending=True, stable=True)
             else:
                 values, ids = row.topk(count, dim=-1)
-            return values, ids
+            return values.cpu(), ids.cpu()
         where = self.maxima.index_select(0, chosen).topk(count, dim=-1).indices  # [I, count]
         flat = (where + chosen[:, None] * blocks).flatten()
         near = self.rows.view(-1, BLOCK).index_select(0, flat).view(len(indices), -1)
         values, at = near.topk(count, dim=-1)
-        return values, where.gather(1, at // BLOCK) * BLOCK + at % BLOCK
+        ids = where.gather(1, at // BLOCK) * BLOCK + at % BLOCK
+        return values.cpu(), ids.cpu()
 
     def mass(self, index: int, temperature: float) -> float:
         """Sum over the vocabulary of exp((logit - peak) / temperature), of one row.
@@ -86,13 +88,12 @@ class Blocks:
 class Ranking:
     """A row's tokens from best to worst, read as far as somebody needs.
 
-    ``values`` and ``ids`` are in order and leave out nothing before their end; ``whole`` says that
-    whatever they leave out is impossible (-inf). All of it depends on the row alone.
+    ``values`` [n] float32 and ``ids`` [n] int64 are in order and leave out nothing before their
+    end; ``whole`` says that whatever they leave out is impossible (-inf). All of it depends on the
+    row alone.
     """
 
-    def __init__(
-        self, blocks: Blocks, index: int, values: Sequence[float], ids: Sequence[int]
-    ) -> None:
+    def __init__(self, blocks: Blocks, index: int, values: Tensor, ids: Tensor) -> None:
         self._blocks = blocks
         self._index = index
         self.peak = blocks.peaks[index]
@@ -104,10 +105,8 @@ class Ranking:
     def extend(self) -> None:
         """Read on, much further, or to the end if that is near."""
         count, end = self._read * GROWTH, self._blocks.vocab_size
-        if count * GROWTH > end:
-            count = end
-        values, ids = self._blocks.top([self._index], count)
-        self._take(values[0].tolist(), ids[0].tolist())
+        values, ids = self._blocks.top([self._index], count if count * GROWTH < end else end)
+        self._take(values[0], ids[0])
 
     def mass(self, temperature: float) -> float:
         """Sum of all weights relative to the best token's, see Blocks.mass."""
@@ -117,17 +116,18 @@ class Ranking:
         """The logit of any token."""
         return float(self._blocks.rows[self._index].view(-1)[token_id])
 
-    def _take(self, values: Sequence[float], ids: Sequence[int]) -> None:
+    def _take(self, values: Tensor, ids: Tensor) -> None:
         """Keep what is certain: tokens equal to the last one may be missing some of their kind."""
         self._read = len(values)
-        self.values, self.ids, self.whole = values, ids, True
+        self.values: NDArray[np.float32] = values.numpy()
+        self.ids: NDArray[np.int64] = ids.numpy()
+        self.whole = True
         if self._read < self._blocks.vocab_size:
-            last = values[-1]
-            sure = takewhile(lambda pair: pair[0] > last, zip(values, ids, strict=True))
-            pairs = sorted(sure, key=lambda pair: (-pair[0], pair[1]))
-            self.values = [value for value, _ in pairs]
-            self.ids = [token_id for _, token_id in pairs]
-            self.whole = last == -math.inf
+            last = self.values[-1]
+            sure = np.count_nonzero(self.values > last)
+            order = np.lexsort((self.ids[:sure], -self.values[:sure]))
+            self.values, self.ids = self.values[order], self.ids[order]
+            self.whole = bool(last == -np.inf)
 
 
 def rankings(blocks: Blocks, indices: Sequence[int], counts: Sequence[int]) -> list[Ranking]:
@@ -136,5 +136,5 @@ def rankings(blocks: Blocks, indices: Sequence[int], counts: Sequence[int]) -> l
         return []
     sizes = [min(count, blocks.vocab_size) for count in counts]
     values, ids = blocks.top(indices, max(sizes))
-    found = zip(indices, sizes, values.tolist(), ids.tolist(), strict=True)
+    found = zip(indices, sizes, values, ids, strict=True)
     return [Ranking(blocks, i, row[:size], at[:size]) for i, size, row, at in found]

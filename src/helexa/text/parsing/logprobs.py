@@ -17,12 +17,12 @@ class HeldLogprobs:
     def __init__(self) -> None:
         self._decoded = 0
         self._settled = 0
-        self._waiting: deque[tuple[int, TokenLogprob]] = deque()
+        self._waiting: deque[tuple[int, int, TokenLogprob]] = deque()  # start, end
 
     def note(self, logprob: TokenLogprob | None, length: int) -> None:
         """A token came that added ``length`` characters."""
         if logprob is not None:
-            self._waiting.append((self._decoded, logprob))
+            self._waiting.append((self._decoded, self._decoded + length, logprob))
         self._decoded += length
 
     def settle(self, length: int) -> None:
@@ -30,11 +30,13 @@ class HeldLogprobs:
         self._settled += length
 
     def drop(self, length: int) -> None:
-        """So many more characters were no content: forget their tokens."""
-        start = self._settled
-        self._settled += length
-        kept = [(at, logprob) for at, logprob in self._waiting if not start <= at < self._settled]
-        self._waiting = deque(kept)
+        """So many more characters were no content: forget the tokens that lie within them."""
+        first, self._settled = self._settled, self._settled + length
+        self._waiting = deque(
+            (start, end, logprob)
+            for start, end, logprob in self._waiting
+            if start < first or start >= self._settled or end > self._settled
+        )
 
     def release_all(self) -> None:
         """At the end, tokens without text of their own go with the last text."""
@@ -44,5 +46,5 @@ class HeldLogprobs:
         """Those whose text begins before the last ``held`` settled characters."""
         taken = []
         while self._waiting and self._waiting[0][0] < self._settled - held:
-            taken.append(self._waiting.popleft()[1])
+            taken.append(self._waiting.popleft()[2])
         return tuple(taken)

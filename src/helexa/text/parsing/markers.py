@@ -43,6 +43,16 @@ class Markers:
     reasoning: MarkerPair | None = None
     tool: MarkerPair | None = None
 
+    @property
+    def reasoning_texts(self) -> tuple[str, str] | None:
+        """The two reasoning markers as text."""
+        return None if self.reasoning is None else self.reasoning.texts
+
+    @property
+    def tool_texts(self) -> tuple[str, str] | None:
+        """The two tool call markers as text."""
+        return None if self.tool is None else self.tool.texts
+
 
 def probe_markers(vocabulary: Vocabulary) -> Markers:
     """Look which marker pairs are whole in a vocabulary; the first such pair of a kind wins."""

@@ -91,7 +91,7 @@ class OutputParser:
             self._settle()
             self._give_up_call()
             self._logprobs.release_all()
-            self._visible(self._stop.flush(), checked=True)
+            self._show(self._stop.flush())
         return self._taken()
 
     # -- text on its way ------------------------------------------------------------------------
@@ -126,17 +126,20 @@ class OutputParser:
             self._logprobs.settle(len(text))
             self._emit(Reasoning(text))
         else:
-            self._logprobs.settle(len(text))
             self._visible(text)
 
-    def _visible(self, text: str, *, checked: bool = False) -> None:
-        """Text of the answer, from here on through the stop strings unless ``checked``."""
+    def _visible(self, text: str) -> None:
         if self._skip_space:
-            text = text.lstrip()
-            self._skip_space = not text
-        if not checked:
-            armed = self.token_count >= self._min_tokens
-            text, _ = self._stop.push(text, armed=armed)
+            kept = text.lstrip()
+            self._logprobs.drop(len(text) - len(kept))
+            self._skip_space = not kept
+            text = kept
+        self._logprobs.settle(len(text))
+        armed = self.token_count >= self._min_tokens
+        shown, _ = self._stop.push(text, armed=armed)
+        self._show(shown)
+
+    def _show(self, text: str) -> None:
         if text:
             self._emit(Text(text, self._logprobs.take(self._stop.held)))
 
@@ -145,13 +148,12 @@ class OutputParser:
     def _mark(self, mark: _Mark, marker: str) -> None:
         match mark:
             case "think" | "answer":
-                self._logprobs.settle(len(marker))
-                self._visible(self._stop.flush(), checked=True)
+                self._show(self._stop.flush())
                 self._skip_space = self._skip_space or (self._reasoning and mark == "answer")
                 self._reasoning = mark == "think"
             case "call":
                 self._give_up_call()
-                self._visible(self._stop.flush(), checked=True)
+                self._show(self._stop.flush())
                 self._call = [marker]
             case "end_call" if self._call is None:
                 self._logprobs.drop(len(marker))

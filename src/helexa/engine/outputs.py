@@ -139,7 +139,7 @@ class EngineFacts:
     """What is fixed about a core once its model is loaded.
 
     ``max_context`` is the longest sequence it will run (prompt and completion), in tokens;
-    ``kv_capacity_tokens`` is how many tokens all sequences and the prefix cache hold together.
+    ``kv_capacity_tokens`` is how many tokens the running ones may hold together in the cache.
     """
 
     device: str

@@ -1,0 +1,153 @@
+"""From a checkpoint to a core that is ready to serve: model, memory, sampler."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+
+from helexa.engine.cache.kv import KVCache
+from helexa.engine.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from helexa.engine.checkpoint.files import Progress
+from helexa.engine.config import EngineConfig
+from helexa.engine.core import EngineCore, reuses
+from helexa.engine.end_tokens import end_token_ids
+from helexa.engine.hardware import host_memory
+from helexa.engine.intake import CoreSpec
+from helexa.engine.loading import load_model
+from helexa.engine.memory import MIB, PoolSize, kv_budget_mb, kv_ceiling_mb, pool_size
+from helexa.engine.models.model import Model
+from helexa.engine.outputs import EngineFacts
+from helexa.engine.params import GenerationDefaults
+from helexa.engine.runner import Runner
+from helexa.engine.sampling import Sampler
+from helexa.errors import CapacityError, InvalidRequest
+
+
+def build_core(
+    model: str | Path | Checkpoint, config: EngineConfig, *, progress: Progress | None = None
+) -> EngineCore:
+    """Load a model, given open or by name, and claim the memory it serves with.
+
+    Raises LoadError for the checkpoint, InvalidRequest for a setting, CapacityError if there is no
+    room for the KV cache.
+    """
+    if isinstance(model, str | Path):
+        checkpoint = open_checkpoint(model, progress=progress)
+        try:
+            return build_core(checkpoint, config, progress=progress)
+        finally:
+            checkpoint.close()
+    if config.quant is not None:
+        raise InvalidRequest(
+            f"quant is {config.quant!r}, quantising at load is not supported yet",
+            param="quant",
+            hint="leave quant out",
+        )
+    loaded = load_model(
+        model,
+        device=config.device,
+        dtype=config.dtype,
+        disabled=config.disabled,
+        progress=progress,
+    )
+    defaults = GenerationDefaults.from_json(model.generation_config)
+    size = plan_pool(loaded, config)
+    cache = claim(loaded, size.num_blocks, config.block_size)
+    spec = describe(loaded, size, config, defaults, end_token_ids(model, defaults))
+    return EngineCore(Runner(loaded, cache), Sampler(spec.vocab_size), spec, config)
+
+
+def plan_pool(model: Model, config: EngineConfig) -> PoolSize:
+    """How many pages a loaded model gets, from the settings and what memory is left.
+
+    Raises CapacityError if there is not room for a single page.
+    """
+    kv = model.config.kv_bytes_per_token(model.dtype.itemsize)
+    prefix_cache_mb = config.prefix_cache_mb if reuses(config) else 0
+    lengths = (model.config.longest_sequence, config.kv_context_tokens, config.max_context)
+    budget_mb = kv_budget_mb(
+        kv,
+        min(length for length in lengths if length is not None),
+        max_batch=config.max_batch,
+        ceiling_mb=_ceiling_mb(model.device, prefix_cache_mb, config.kv_memory_mb is not None),
+        explicit_mb=config.kv_memory_mb,
+    )
+    size = pool_size(
+        kv,
+        config.block_size,
+        budget_mb=budget_mb,
+        prefix_cache_mb=prefix_cache_mb,
+        max_batch=config.max_batch,
+    )
+    if not size.budget_blocks:
+        raise CapacityError(
+            f"{budget_mb} MiB are left for the KV cache, not enough for {config.block_size} tokens",
+            required_mb=math.ceil(kv * config.block_size / MIB),
+            budget_mb=budget_mb,
+            hint="free memory, lower prefix_cache_mb, or take a smaller model",
+        )
+    return size
+
+
+def claim(model: Model, num_blocks: int, block_size: int) -> KVCache:
+    """The memory of the pool. Raises CapacityError if the device refuses it."""
+    try:
+        return model.new_cache(num_blocks, block_size)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        kv = model.config.kv_bytes_per_token(model.dtype.itemsize)
+        raise CapacityError(
+            f"the device refused {num_blocks * block_size * kv // MIB} MiB for the KV cache",
+            required_mb=num_blocks * block_size * kv // MIB,
+            budget_mb=0,
+            hint="set kv_memory_mb and prefix_cache_mb to less",
+        ) from error
+
+
+def describe(
+    model: Model,
+    size: PoolSize,
+    config: EngineConfig,
+    defaults: GenerationDefaults,
+    ends: frozenset[int],
+) -> CoreSpec:
+    """What a core needs to know about its model."""
+    kv = model.config.kv_bytes_per_token(model.dtype.itemsize)
+    capacity = size.budget_blocks * config.block_size
+    longest = model.config.longest_sequence
+    facts = EngineFacts(
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        parameters=model.num_parameters,
+        weight_mb=model.nbytes / MIB,
+        kv_bytes_per_token=kv,
+        kv_capacity_tokens=capacity,
+        max_context=min(longest, config.max_context or longest, capacity),
+        end_token_ids=tuple(sorted(ends)),
+    )
+    return CoreSpec(
+        vocab_size=model.config.vocab_size,
+        longest_tokens=longest,
+        num_blocks=size.num_blocks,
+        budget_blocks=size.budget_blocks,
+        block_bytes=kv * config.block_size,
+        defaults=defaults,
+        end_token_ids=ends,
+        facts=facts,
+    )
+
+
+def _ceiling_mb(device: torch.device, prefix_cache_mb: int, explicit: bool) -> int:
+    """The most the KV cache may take of what is free on the device of a loaded model.
+
+    Of host memory a quarter counts as free, unless the size was asked for; as the reserves are
+    meant for accelerators, half of what counts as free is granted in any case.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        free_mb = torch.cuda.mem_get_info(device)[0] // MIB
+        return kv_ceiling_mb(free_mb, prefix_cache_mb=prefix_cache_mb)
+    available_mb = host_memory().available_bytes // MIB
+    free_mb = available_mb if explicit else available_mb // 4
+    return max(kv_ceiling_mb(free_mb, prefix_cache_mb=prefix_cache_mb), free_mb // 2)

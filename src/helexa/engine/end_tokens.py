@@ -1,0 +1,56 @@
+"""Which token ids end an answer, gathered from everything a model folder says about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from helexa.engine.checkpoint.checkpoint import Checkpoint
+from helexa.engine.params import GenerationDefaults
+
+END_MARKERS: Final = frozenset({"<|im_end|>", "<|endoftext|>", "<|eot_id|>"})
+
+
+def end_token_ids(checkpoint: Checkpoint, defaults: GenerationDefaults) -> frozenset[int]:
+    """The ids that end an answer unless a request says otherwise.
+
+    Those of generation_config.json and config.json, the tokenizer's eos token, and the usual
+    markers where the tokenizer has them. Ids outside the vocabulary are left out.
+    """
+    files = checkpoint.tokenizer_files()
+    settings = _read(files.tokenizer_config)
+    wanted = END_MARKERS | {_text(settings.get("eos_token"))}
+    found = {id for id, text in _added(settings, files.tokenizer_json) if text in wanted}
+    ids = found.union(defaults.eos_token_ids, checkpoint.config.eos_token_ids)
+    return frozenset(id for id in ids if 0 <= id < checkpoint.config.vocab_size)
+
+
+def _added(settings: Mapping[str, Any], tokenizer_json: Path | None) -> Iterator[tuple[int, str]]:
+    """Ids and texts of the special tokens, from the small file if it lists them."""
+    listed = settings.get("added_tokens_decoder")
+    if isinstance(listed, dict) and listed:
+        for id, token in listed.items():
+            if id.isdecimal():
+                yield int(id), _text(token)
+        return
+    added = _read(tokenizer_json).get("added_tokens")
+    for token in added if isinstance(added, list) else ():
+        if isinstance(token, dict) and isinstance(token.get("id"), int):
+            yield token["id"], _text(token)
+
+
+def _text(token: object) -> str:
+    """A token's text, whether it is stored as such or as an object."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else ""
+
+
+def _read(path: Path | None) -> Mapping[str, Any]:
+    """A JSON object; empty if the file is missing or is none: the text layer says so, not this."""
+    try:
+        raw = json.loads(path.read_text("utf-8")) if path is not None else None
+    except (OSError, ValueError):
+        raw = None
+    return raw if isinstance(raw, dict) else {}

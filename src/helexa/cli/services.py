@@ -15,7 +15,10 @@ import click
 from helexa.cli.stdin import stdin_is_terminal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from helexa.cli.options import LoadOptions
+    from helexa.engine.hardware import Gpu, HostMemory
     from helexa.engine.params import SamplingParams
     from helexa.text.events import Event
 
@@ -51,6 +54,7 @@ class ChatModel(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
+Fetch = Callable[[str, str, "Path | None", Progress | None], "tuple[str, Path]"]
 Load = Callable[[str, "LoadOptions", Progress | None], ChatModel]
 
 
@@ -60,6 +64,29 @@ def load_model(model: str, options: LoadOptions, progress: Progress | None) -> C
 
     llm: ChatModel = LLM(model, progress=progress, **options.arguments())
     return llm
+
+
+def fetch(
+    model: str, revision: str, cache_dir: Path | None, progress: Progress | None
+) -> tuple[str, Path]:
+    """The name of a model and the folder it is in after everything missing was downloaded."""
+    from helexa.engine.checkpoint.resolve import resolve_folder
+
+    return resolve_folder(model, revision=revision, cache_dir=cache_dir, progress=progress)
+
+
+def host_memory() -> HostMemory:
+    """The memory of this machine."""
+    from helexa.engine import hardware
+
+    return hardware.host_memory()
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """The GPUs of this machine."""
+    from helexa.engine import hardware
+
+    return hardware.gpus()
 
 
 def read_line(prompt: str) -> str:
@@ -74,6 +101,9 @@ class Services:
     """The world as the commands see it."""
 
     load: Load = load_model
+    fetch: Fetch = fetch
+    host_memory: Callable[[], HostMemory] = host_memory
+    gpus: Callable[[], tuple[Gpu, ...]] = gpus
     read_line: Callable[[str], str] = read_line
     interactive: Callable[[], bool] = stdin_is_terminal
     clock: Callable[[], float] = time.perf_counter

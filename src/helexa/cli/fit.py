@@ -1,0 +1,72 @@
+"""Whether a model fits this machine, and how long a context then does: arithmetic on sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from helexa.engine.memory import MIB, kv_ceiling_mb
+
+if TYPE_CHECKING:
+    from helexa.engine.config import ModelConfig
+    from helexa.engine.hardware import Gpu, HostMemory
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Memory that a model could live in, in bytes; ``device`` is what ``--device`` takes."""
+
+    device: str
+    name: str
+    total_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How long a sequence may be in one place, in tokens; 0 if the model does not fit there."""
+
+    place: Place
+    context_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a model needs in one dtype, in bytes, and where it fits."""
+
+    dtype: str
+    weight_bytes: int
+    kv_bytes_per_token: int
+    fits: tuple[Fit, ...]
+
+
+def places(host: HostMemory, cards: Sequence[Gpu]) -> tuple[Place, ...]:
+    """The CPU's memory and that of each GPU."""
+    return (
+        Place("cpu", "CPU", host.total_bytes, host.available_bytes),
+        *(Place(f"cuda:{g.index}", g.name, g.total_bytes, g.free_bytes) for g in cards),
+    )
+
+
+def needs(config: ModelConfig, parameters: int, where: Sequence[Place]) -> list[Need]:
+    """Weights and KV cache of a model in every dtype it can be loaded in."""
+    return [need(config, parameters, dtype, where) for dtype in DTYPE_BYTES]
+
+
+def need(config: ModelConfig, parameters: int, dtype: str, where: Sequence[Place]) -> Need:
+    """Weights and KV cache of a model in one dtype."""
+    weights, kv = parameters * DTYPE_BYTES[dtype], config.kv_bytes_per_token(DTYPE_BYTES[dtype])
+    fits = tuple(
+        Fit(place, context_that_fits(place, weights, kv, config.longest_sequence))
+        for place in where
+    )
+    return Need(dtype, weights, kv, fits)
+
+
+def context_that_fits(place: Place, weight_bytes: int, kv: int, longest_tokens: int) -> int:
+    """The longest sequence a place has memory for, beside the weights and the engine's reserves."""
+    free_mb = (place.free_bytes - weight_bytes) // MIB
+    return min(longest_tokens, kv_ceiling_mb(free_mb) * MIB // kv)

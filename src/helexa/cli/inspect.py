@@ -1,0 +1,193 @@
+"""`helexa inspect`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from helexa.cli.fit import Need, needs, places
+from helexa.cli.layout import TensorGroup, by_number, dtype_name, grouped
+from helexa.cli.options import (
+    DEFAULT_MODEL,
+    cache_dir_option,
+    debug_option,
+    json_option,
+    revision_option,
+)
+from helexa.cli.services import services
+from helexa.cli.terminal import console, count, size
+from helexa.engine.checkpoint.reference import HubId, parse_reference
+from helexa.engine.checkpoint.summary import CheckpointSummary, inspect_checkpoint
+from helexa.engine.checkpoint.table import read_table
+from helexa.errors import PreflightError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from helexa.engine.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What is printed of a model."""
+
+    summary: CheckpointSummary
+    tensors: list[TensorGroup]
+    needs: list[Need]
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain values; sizes in bytes, contexts in tokens."""
+        summary = self.summary
+        return {
+            "model": summary.id,
+            "folder": str(summary.folder),
+            "architecture": summary.model_type,
+            "supported": summary.supported,
+            "why_not": summary.why_not,
+            "parameters": summary.parameters,
+            "weight_bytes": summary.bytes,
+            "weight_files": list(summary.files),
+            "stored_dtypes": {dtype_name(name): n for name, n in summary.tensors.items()},
+            "config": config_values(summary.config) if summary.config else None,
+            "tensors": [asdict(group) for group in self.tensors],
+            "memory": [_need_json(need) for need in self.needs],
+        }
+
+
+@click.command()
+@click.argument("model", default=DEFAULT_MODEL)
+@click.option(
+    "--tensors", "every", is_flag=True, help="List every tensor, not one line for all layers."
+)
+@revision_option
+@cache_dir_option
+@json_option
+@debug_option
+@click.pass_context
+def inspect(
+    ctx: click.Context,
+    model: str,
+    every: bool,
+    revision: str,
+    cache_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Show what a model is made of and what it needs here.
+
+    Reads its config and the headers of its weights, not the weights; downloads nothing.
+    """
+    world = services(ctx)
+    summary = _summary(model, revision, cache_dir)
+    infos = read_table(summary.folder).values()
+    groups = grouped(sorted(infos, key=lambda info: by_number(info.name)), by_layer=not every)
+    where = places(world.host_memory(), world.gpus())
+    sizes = needs(summary.config, summary.parameters, where) if summary.config else []
+    report = Report(summary, groups, sizes)
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2, ensure_ascii=False))
+    else:
+        _print(report, console(sys.stdout))
+
+
+def _summary(model: str, revision: str, cache_dir: Path | None) -> CheckpointSummary:
+    try:
+        return inspect_checkpoint(model, revision=revision, cache_dir=cache_dir)
+    except PreflightError as error:
+        if error.kind != "repo_fetch_failed" or not isinstance(parse_reference(model), HubId):
+            raise
+        raise PreflightError(
+            error.kind, error.message, hint=f"`helexa pull {model}` downloads it"
+        ) from error
+
+
+def config_values(config: ModelConfig) -> dict[str, Any]:
+    """A model's config as plain values, without the file it was read from."""
+    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "raw"}
+    return {k: asdict(v) if is_dataclass(v) else v for k, v in values.items()}  # type: ignore[arg-type]  # instances
+
+
+def _need_json(need: Need) -> dict[str, Any]:
+    return {
+        "dtype": need.dtype,
+        "weight_bytes": need.weight_bytes,
+        "kv_bytes_per_token": need.kv_bytes_per_token,
+        "fits": [
+            {
+                "device": fit.place.device,
+                "name": fit.place.name,
+                "free_bytes": fit.place.free_bytes,
+                "context_tokens": fit.context_tokens,
+            }
+            for fit in need.fits
+        ],
+    }
+
+
+def _print(report: Report, out: Console) -> None:
+    summary = report.summary
+    stored = ", ".join(map(dtype_name, summary.tensors))
+    out.print(f"{summary.id}  {summary.folder}", style="bold")
+    out.print(
+        f"{summary.model_type}, {count(summary.parameters)} parameters, {stored},"
+        f" {size(summary.bytes)} in {len(summary.files)} file(s)"
+    )
+    if summary.config is None:
+        out.print(f"helexa cannot run it: {summary.why_not}", style="red")
+    else:
+        _print_config(summary.config, out)
+    _print_tensors(report.tensors, out)
+    if report.needs:
+        _print_needs(report.needs, out)
+
+
+def _print_config(config: ModelConfig, out: Console) -> None:
+    from rich.table import Table
+
+    table = Table("CONFIG", "", box=None, pad_edge=False, header_style="bold")
+    for name, value in config_values(config).items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items() if v is not None)
+        if value not in (None, ()):
+            table.add_row(
+                name, ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            )
+    out.print()
+    out.print(table)
+
+
+def _print_tensors(groups: Sequence[TensorGroup], out: Console) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("TENSOR", overflow="fold")
+    table.add_column("SHAPE")
+    table.add_column("DTYPE")
+    table.add_column("COUNT", justify="right")
+    table.add_column("SIZE", justify="right", no_wrap=True)
+    for group in groups:
+        shape = " × ".join(map(str, group.shape))
+        table.add_row(group.name, shape, group.dtype, str(group.count), size(group.bytes))
+    out.print()
+    out.print(table)
+
+
+def _print_needs(sizes: Sequence[Need], out: Console) -> None:
+    from rich.table import Table
+
+    table = Table("DTYPE", "WEIGHTS", "KV PER TOKEN", box=None, pad_edge=False, header_style="bold")
+    for fit in sizes[0].fits:
+        place = fit.place
+        table.add_column(f"CONTEXT ON {place.device} ({size(place.free_bytes)} free)")
+    for need in sizes:
+        contexts = [
+            f"{f.context_tokens} tokens" if f.context_tokens else "no room" for f in need.fits
+        ]
+        table.add_row(need.dtype, size(need.weight_bytes), size(need.kv_bytes_per_token), *contexts)
+    out.print()
+    out.print(table)

@@ -1,0 +1,178 @@
+"""`helexa models`, `inspect`, `pull` and `version`: what is here, read without torch."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import helexa
+from helexa.cli.main import cli
+from helexa.cli.services import Progress, Services
+from helexa.errors import DownloadError
+
+Run = Callable[..., Result]
+Write = Callable[[Path], Path]
+
+LAYER_FLOATS = 8 * 8 * 2 + 4 * 8 * 2 + 4 * 2 + 16 * 8 * 3 + 8 * 2
+FLOATS = 32 * 8 + 8 + 12 * LAYER_FLOATS
+
+
+@pytest.fixture
+def cache(tmp_path: Path, checkpoint: Write) -> Path:
+    """A hub cache: a whole model, one of a type nobody knows, and a damaged one."""
+    checkpoint(tmp_path / "models--org--whole" / "snapshots" / "c0ffee")
+    refs = tmp_path / "models--org--whole" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("c0ffee")
+    odd = checkpoint(tmp_path / "models--org--odd" / "snapshots" / "1")
+    (odd / "config.json").write_text('{"model_type": "odd"}')
+    bad = checkpoint(tmp_path / "models--org--bad" / "snapshots" / "1")
+    (bad / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
+    return tmp_path
+
+
+def test_models_are_listed_with_what_they_are(run: Run, cache: Path) -> None:
+    done = run("models", "--json", "--cache-dir", str(cache))
+    assert done.exit_code == 0
+    tiny, *found = json.loads(done.stdout)
+    assert tiny["model"] == "tiny"
+    rows = {row["model"]: row for row in found}
+    whole = rows["org/whole"]
+    assert (whole["revision"], whole["architecture"], whole["dtype"]) == (
+        "main",
+        "qwen3",
+        "float32",
+    )
+    assert (whole["parameters"], whole["supported"], whole["fits"]) == (FLOATS, True, ["cpu"])
+    assert whole["size_bytes"] > 4 * FLOATS
+    assert not rows["org/odd"]["supported"]
+    assert "unsupported model_type 'odd'" in rows["org/odd"]["why_not"]
+    assert "model.safetensors" in rows["org/bad"]["why_not"]
+
+
+def test_models_are_a_table_for_people(run: Run, cache: Path) -> None:
+    done = run("models", "--cache-dir", str(cache))
+    heading, tiny, *_ = done.stdout.splitlines()
+    columns = ["MODEL", "REVISION", "SIZE", "PARAMETERS", "ARCHITECTURE", "DTYPE", "RUNS", "FITS"]
+    assert heading.split() == columns
+    assert tiny.startswith("tiny ")
+    assert "\x1b" not in done.stdout
+    assert done.stderr == f"downloads are in {cache}\n"
+
+
+def test_an_empty_cache_still_has_tiny(run: Run, tmp_path: Path) -> None:
+    done = run("models", "--json", "--cache-dir", str(tmp_path / "none"))
+    assert [row["model"] for row in json.loads(done.stdout)] == ["tiny"]
+
+
+def test_a_model_is_inspected(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    done = run("inspect", str(checkpoint(tmp_path / "m")), "--json")
+    assert done.exit_code == 0
+    found = json.loads(done.stdout)
+    assert (found["architecture"], found["parameters"]) == ("qwen3", FLOATS)
+    assert found["weight_bytes"] == 4 * FLOATS
+    assert found["config"]["num_hidden_layers"] == 12
+    groups = {group["name"]: group for group in found["tensors"]}
+    up = groups["model.layers.*.mlp.up_proj.weight"]
+    assert (up["shape"], up["count"], up["bytes"]) == ([16, 8], 12, 12 * 16 * 8 * 4)
+    assert sum(group["bytes"] for group in groups.values()) == 4 * FLOATS
+    memory = {need["dtype"]: need for need in found["memory"]}
+    assert memory["bfloat16"]["weight_bytes"] == 2 * FLOATS
+    assert memory["float32"]["kv_bytes_per_token"] == 2 * 12 * 4 * 4
+    cpu, card = memory["float32"]["fits"]
+    assert (cpu["device"], cpu["context_tokens"]) == ("cpu", 256)
+    assert (card["device"], card["context_tokens"]) == ("cuda:0", 0)  # 1 GiB free: only reserves
+
+
+def test_every_tensor_is_listed_in_the_order_of_layers(
+    run: Run, checkpoint: Write, tmp_path: Path
+) -> None:
+    done = run("inspect", str(checkpoint(tmp_path / "m")), "--json", "--tensors")
+    names = [group["name"] for group in json.loads(done.stdout)["tensors"]]
+    norms = [name for name in names if name.endswith("input_layernorm.weight")]
+    assert len(names) == 2 + 12 * 11
+    assert norms == [f"model.layers.{i}.input_layernorm.weight" for i in range(12)]
+
+
+def test_a_report_for_people_has_its_three_tables(
+    run: Run, checkpoint: Write, tmp_path: Path
+) -> None:
+    done = run("inspect", str(checkpoint(tmp_path / "m")))
+    for words in ("CONFIG", "rms_norm_eps", "TENSOR", "16 × 8", "KV PER TOKEN", "256 tokens"):
+        assert words in done.stdout
+    assert "CONTEXT ON cuda:0 (1.0 GiB free)" in done.stdout
+
+
+def test_a_model_we_cannot_run_is_inspected_all_the_same(run: Run, cache: Path) -> None:
+    done = run("inspect", "org/odd", "--revision", "1", "--cache-dir", str(cache))
+    assert done.exit_code == 0
+    assert "helexa cannot run it: unsupported model_type 'odd'" in done.stdout
+
+
+def test_a_model_that_is_not_here_names_the_way(run: Run, tmp_path: Path) -> None:
+    done = run("inspect", "org/far", "--cache-dir", str(tmp_path))
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: 'org/far'")
+    assert "hint: `helexa pull org/far` downloads it\n" in done.stderr
+
+
+def pull(folder: Path, *args: str, fails: bool = False) -> Result:
+    def fetch(
+        model: str, revision: str, cache_dir: Path | None, progress: Progress | None
+    ) -> tuple[str, Path]:
+        assert progress is not None
+        progress("model.safetensors", 1024, 2048)
+        if fails:
+            raise DownloadError("the hub went away", hint="try again")
+        progress("model.safetensors", 2048, 2048)
+        return f"{model}@{revision}", folder
+
+    return CliRunner().invoke(cli, ["pull", *args], obj=Services(fetch=fetch))
+
+
+def test_a_pull_prints_the_folder_and_tells_of_files(checkpoint: Write, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "m")
+    done = pull(folder, "org/m", "--revision", "v2")
+    assert (done.exit_code, done.stdout) == (0, f"{folder}\n")
+    assert done.stderr.startswith("model.safetensors 2.0 KiB\norg/m@v2: 2 files, ")
+
+
+def test_a_pull_in_json_names_every_file(checkpoint: Write, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "m")
+    found = json.loads(pull(folder, "org/m", "--json").stdout)
+    assert [file["name"] for file in found["files"]] == ["config.json", "model.safetensors"]
+    assert found["bytes"] == sum(file["bytes"] for file in found["files"])
+
+
+def test_a_failed_pull_says_why(tmp_path: Path) -> None:
+    done = pull(tmp_path, "org/m", fails=True)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == "error: the hub went away\nhint: try again\n"
+
+
+def test_what_ships_is_not_downloaded(run: Run) -> None:
+    done = run("pull", "tiny")
+    assert done.exit_code == 0
+    assert Path(done.stdout.strip()) == Path(helexa.__file__).parent / "builtin" / "tiny"
+
+
+def test_a_word_that_is_no_model_says_what_would_be(run: Run) -> None:
+    for command in ("pull", "inspect"):
+        done = run(command, "nonsense")
+        assert done.exit_code == 1
+        assert "hint: give tiny, a folder" in done.stderr
+
+
+def test_versions(run: Run) -> None:
+    found = json.loads(run("version", "--json").stdout)
+    assert found["helexa"] == helexa.__version__
+    assert found["torch"] == metadata.version("torch")
+    assert found["python"] == platform.python_version()
+    assert run("--version").stdout == f"helexa {helexa.__version__}\n"
+    assert [line.split()[0] for line in run("version").stdout.splitlines()] == list(found)

@@ -129,11 +129,7 @@ class Answer:
         return TokenLogprob(token_id, raw.decode("utf-8", "replace"), raw, logprob, top)
 
     def _finish(self, last: StepOutput) -> Finish:
-        reason: FinishReason = "length" if last.finish_reason == "length" else "stop"
-        if self._parser.stopped:
-            reason = "stop"
-        if reason == "stop" and self._parser.tool_calls_emitted:
-            reason = "tool_calls"
+        reason = self._parser.finish_reason(last.finish_reason or "stop")
         now = self._clock()
         first_at = self._first_at if self._first_at is not None else now
         prefill_ms, decode_ms = (first_at - self._asked_at) * 1e3, (now - first_at) * 1e3

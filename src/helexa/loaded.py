@@ -154,7 +154,7 @@ class LoadedModel:
                 self.tokenizer,
                 self._markers,
                 tools=tools,
-                params_stop=tuple(params.stop),
+                stop=tuple(params.stop),
                 min_tokens=params.min_tokens,
                 prompt_ids=prompt_ids,
                 parse=parse,
@@ -181,13 +181,16 @@ def open_model(source: Source, config: EngineConfig, progress: Progress | None) 
         token=source.token,
         progress=progress,
     )
-    files = checkpoint.tokenizer_files()
-    tokenizer = Tokenizer.from_files(files)
-    template = ChatTemplate.load(files, tokenizer, explicit=source.chat_template)
-    host = ThreadHost(lambda: build_core(checkpoint, config, progress=progress))
-    facts = host.start()
-    markers = probe_markers(tokenizer)
-    info = _info(checkpoint.id, checkpoint.config.model_type, tokenizer, markers, facts)
+    try:
+        files = checkpoint.tokenizer_files()
+        tokenizer = Tokenizer.from_files(files)
+        template = ChatTemplate.load(files, tokenizer, explicit=source.chat_template)
+        host = ThreadHost(lambda: build_core(checkpoint, config, progress=progress))
+        facts = host.start()
+        markers = probe_markers(tokenizer)
+        info = _info(checkpoint.id, checkpoint.config.model_type, tokenizer, markers, facts)
+    finally:
+        checkpoint.close()
     return LoadedModel(tokenizer, template, markers, host, info)
 
 

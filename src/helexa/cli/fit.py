@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from helexa.engine.memory import MIB, kv_ceiling_mb
+from helexa.engine.memory import MIB, host_kv_ceiling_mb, kv_ceiling_mb
 
 if TYPE_CHECKING:
     from helexa.engine.config import ModelConfig
@@ -67,6 +67,12 @@ def need(config: ModelConfig, parameters: int, dtype: str, where: Sequence[Place
 
 
 def context_that_fits(place: Place, weight_bytes: int, kv: int, longest_tokens: int) -> int:
-    """The longest sequence a place has memory for, beside the weights and the engine's reserves."""
+    """The longest sequence a place has memory for beside the weights, as the engine shares it out.
+
+    A larger ``kv_memory_mb`` than the engine would choose can make it longer on the CPU.
+    """
     free_mb = (place.free_bytes - weight_bytes) // MIB
-    return min(longest_tokens, kv_ceiling_mb(free_mb) * MIB // kv)
+    if free_mb <= 0:
+        return 0
+    ceiling_mb = host_kv_ceiling_mb(free_mb) if place.device == "cpu" else kv_ceiling_mb(free_mb)
+    return min(longest_tokens, ceiling_mb * MIB // kv)

@@ -21,7 +21,7 @@ from helexa.cli.options import (
     revision_option,
 )
 from helexa.cli.services import services
-from helexa.cli.terminal import console, count, size
+from helexa.cli.terminal import console, count, show, size
 from helexa.engine.checkpoint.reference import HubId, parse_reference
 from helexa.engine.checkpoint.summary import CheckpointSummary, inspect_checkpoint
 from helexa.engine.checkpoint.table import read_table
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from helexa.engine.config import ModelConfig
+    from helexa.engine.rope_config import RopeConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +152,27 @@ def _print_config(config: ModelConfig, out: Console) -> None:
 
     table = Table("CONFIG", "", box=None, pad_edge=False, header_style="bold")
     for name, value in config_values(config).items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{k} {v}" for k, v in value.items() if v is not None)
+        if name == "rope":
+            value = _changed(config.rope)
         if value not in (None, ()):
             table.add_row(
                 name, ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
             )
     out.print()
-    out.print(table)
+    show(out, table)
+
+
+def _changed(rope: RopeConfig) -> tuple[str, ...]:
+    """Type and base of rotary embeddings, and what else is not as it mostly is."""
+    return (
+        rope.rope_type,
+        f"theta {rope.theta:g}",
+        *(
+            f"{f.name} {getattr(rope, f.name)}"
+            for f in fields(rope)
+            if f.name not in ("rope_type", "theta") and getattr(rope, f.name) != f.default
+        ),
+    )
 
 
 def _print_tensors(groups: Sequence[TensorGroup], out: Console) -> None:
@@ -174,7 +188,7 @@ def _print_tensors(groups: Sequence[TensorGroup], out: Console) -> None:
         shape = " × ".join(map(str, group.shape))
         table.add_row(group.name, shape, group.dtype, str(group.count), size(group.bytes))
     out.print()
-    out.print(table)
+    show(out, table)
 
 
 def _print_needs(sizes: Sequence[Need], out: Console) -> None:
@@ -190,4 +204,4 @@ def _print_needs(sizes: Sequence[Need], out: Console) -> None:
         ]
         table.add_row(need.dtype, size(need.weight_bytes), size(need.kv_bytes_per_token), *contexts)
     out.print()
-    out.print(table)
+    show(out, table)

@@ -15,7 +15,7 @@ from helexa.cli.fit import Place, need, places
 from helexa.cli.layout import dtype_name
 from helexa.cli.options import DEFAULT_MODEL, cache_dir_option, debug_option, json_option
 from helexa.cli.services import services
-from helexa.cli.terminal import console, count, size
+from helexa.cli.terminal import console, count, show, size
 from helexa.engine.checkpoint.cache import CachedModel, cache_root, list_cached_models
 from helexa.engine.checkpoint.resolve import resolve_folder
 from helexa.engine.checkpoint.summary import CheckpointSummary, summarise
@@ -134,4 +134,4 @@ def _print(rows: Sequence[Row]) -> None:
             "yes" if one.why_not is None else f"no: {one.why_not}",
             ", ".join(one.fits) or "no",
         )
-    console(sys.stdout).print(table)
+    show(console(sys.stdout), table)

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 # Control characters that could move the cursor or recolour the terminal; \n and \t stay.
 _CONTROLS = {
@@ -53,6 +53,13 @@ def console(stream: IO[str]) -> Console:
         markup=False,
         emoji=False,
     )
+
+
+def show(out: Console, what: RenderableType) -> None:
+    """Print a table without the spaces that pad its last column."""
+    with out.capture() as capture:
+        out.print(what)
+    out.file.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
 
 
 def size(num_bytes: float) -> str:

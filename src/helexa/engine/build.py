@@ -16,7 +16,15 @@ from helexa.engine.end_tokens import end_token_ids
 from helexa.engine.hardware import host_memory
 from helexa.engine.intake import CoreSpec
 from helexa.engine.loading import load_model
-from helexa.engine.memory import MIB, PoolSize, kv_budget_mb, kv_ceiling_mb, pool_size
+from helexa.engine.memory import (
+    HOST_SHARE,
+    MIB,
+    PoolSize,
+    host_kv_ceiling_mb,
+    kv_budget_mb,
+    kv_ceiling_mb,
+    pool_size,
+)
 from helexa.engine.models.model import Model
 from helexa.engine.outputs import EngineFacts
 from helexa.engine.params import GenerationDefaults
@@ -141,13 +149,14 @@ def describe(
 def _ceiling_mb(device: torch.device, prefix_cache_mb: int, explicit: bool) -> int:
     """The most the KV cache may take of what is free on the device of a loaded model.
 
-    Of host memory a quarter counts as free, unless the size was asked for; as the reserves are
-    meant for accelerators, half of what counts as free is granted in any case.
+    Of host memory a quarter counts as free, unless the size was asked for.
     """
     if device.type == "cuda":
         torch.cuda.empty_cache()
         free_mb = torch.cuda.mem_get_info(device)[0] // MIB
         return kv_ceiling_mb(free_mb, prefix_cache_mb=prefix_cache_mb)
-    available_mb = host_memory().available_bytes // MIB
-    free_mb = available_mb if explicit else available_mb // 4
-    return max(kv_ceiling_mb(free_mb, prefix_cache_mb=prefix_cache_mb), free_mb // 2)
+    return host_kv_ceiling_mb(
+        host_memory().available_bytes // MIB,
+        prefix_cache_mb=prefix_cache_mb,
+        share=1 if explicit else HOST_SHARE,
+    )

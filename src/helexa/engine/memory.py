@@ -15,6 +15,7 @@ MIB: Final = 2**20
 ACTIVATION_HEADROOM_MB: Final = 2048
 FLOOR_MB: Final = 1500
 PREFIX_CACHE_MB: Final = 1024
+HOST_SHARE: Final = 4
 CONTEXT_STEP: Final = 1024
 MAX_OUTPUT_TOKENS: Final = 8192
 TARGET_LATENCY_S: Final = 120
@@ -60,6 +61,18 @@ def kv_ceiling_mb(
     ``prefix_cache_mb`` is 0 when the prefix cache is off.
     """
     return max(0, free_mb - headroom_mb - floor_mb - prefix_cache_mb)
+
+
+def host_kv_ceiling_mb(
+    available_mb: int, *, prefix_cache_mb: int = PREFIX_CACHE_MB, share: int = HOST_SHARE
+) -> int:
+    """The most that running sequences may be given of host memory.
+
+    One part in ``share`` counts as free, as other programs live there too; as the reserves are
+    meant for accelerators, half of what counts as free is granted in any case.
+    """
+    free_mb = available_mb // share
+    return max(kv_ceiling_mb(free_mb, prefix_cache_mb=prefix_cache_mb), free_mb // 2)
 
 
 def kv_budget_mb(

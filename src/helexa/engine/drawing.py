@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from helexa.engine.logit_changes import SampleRow, known
-from helexa.engine.philox import uniform
+from helexa.engine.logit_changes import known
 
 if TYPE_CHECKING:
     from helexa.engine.params import SamplingParams
@@ -27,25 +26,26 @@ def first_read(params: SamplingParams) -> int:
     return top_k + MARGIN if top_k else FIRST_READ
 
 
-def draw(ranking: Ranking, row: SampleRow) -> int:
-    """Draw a token id: top-k, then top-p of what that leaves, then min-p, then one uniform number.
+def draw(ranking: Ranking, params: SamplingParams, number: float) -> int:
+    """The token id that ``number`` in [0, 1) falls on after top-k, top-p of what is left, min-p.
 
     Weights are float64, relative to the best token's. Cumulative mass and the inverse CDF both run
     from the best token to the worst. Source: Holtzman et al., arXiv:1904.09751 (top-p); Nguyen et
     al., arXiv:2407.01082 (min-p); order and renormalising as in transformers.
     """
-    params = row.params
-    number = uniform(known(params.seed), len(row.generated))
     temperature = min(max(known(params.temperature), _TEMPERATURES[0]), _TEMPERATURES[1])
     top_k, top_p, min_p = known(params.top_k), known(params.top_p), known(params.min_p)
     while top_k and len(ranking) < top_k and not ranking.whole:
         ranking.extend()
-    total = 0.0 if top_k else ranking.mass(temperature)
+    total: float | None = None
     while True:
         values = ranking.values[: top_k or None].astype(np.float64)
         weights = np.exp((values - ranking.peak) / temperature)
-        whole = top_k > 0 or ranking.whole
-        place = pick(weights, None if whole else total, top_p, min_p, number)
+        if top_k or ranking.whole:
+            total = None
+        elif total is None:
+            total = ranking.mass(temperature)
+        place = pick(weights, total, top_p, min_p, number)
         if place is not None:
             return int(ranking.ids[place])
         ranking.extend()

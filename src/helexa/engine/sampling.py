@@ -16,6 +16,7 @@ from torch import Tensor
 from helexa.engine.drawing import MARGIN, draw, first_read
 from helexa.engine.logit_changes import SampleRow, change, has_changes, known
 from helexa.engine.outputs import TokenLogprobs
+from helexa.engine.philox import uniform
 from helexa.engine.ranking import Blocks, Ranking, rankings
 from helexa.errors import NumericalError
 
@@ -111,7 +112,9 @@ def _choose(blocks: Blocks, rows: dict[int, SampleRow]) -> dict[int, int]:
     drawn = [i for i, row in rows.items() if known(row.params.temperature) > 0.0]
     reads = [first_read(rows[i].params) for i in drawn]
     for i, ranking in zip(drawn, rankings(blocks, drawn, reads), strict=True):
-        chosen[i] = draw(ranking, rows[i])
+        params = rows[i].params
+        number = uniform(known(params.seed), len(rows[i].generated))
+        chosen[i] = draw(ranking, params, number)
     return chosen
 
 

@@ -11,8 +11,6 @@ from threading import Lock
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import httpx
-
 from helexa.engine.checkpoint.cache import PLAIN_NAME, RepoCache, cache_root, files_in, home
 from helexa.engine.checkpoint.files import CONFIG, Progress
 from helexa.engine.checkpoint.formats import check_path, dense_files, detect_format, small_files
@@ -23,18 +21,26 @@ from helexa.errors import PreflightError, UnsupportedModel
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from ssl import SSLContext
+
+    import httpx
 
     from helexa.engine.checkpoint.reference import HubId
 
 ENDPOINT = "https://huggingface.co"
 PARALLEL_FILES = 4
-TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+CONNECT_S = 10.0
+ANSWER_S = 30.0
 ON = frozenset({"1", "true", "yes", "on"})
 
 
 @dataclass(frozen=True, slots=True)
 class HubAccess:
-    """How the hub is reached. ``pause`` waits, in seconds, between tries of a transfer."""
+    """How the hub is reached.
+
+    ``pause`` waits, in seconds, between tries of a transfer; ``verify`` is whether, or how, servers
+    must prove who they are.
+    """
 
     root: Path
     endpoint: str = ENDPOINT
@@ -42,6 +48,7 @@ class HubAccess:
     offline: bool = False
     progress: Progress | None = None
     pause: Callable[[float], None] = time.sleep
+    verify: bool | SSLContext = True
 
     @classmethod
     def of(
@@ -63,10 +70,14 @@ class HubAccess:
         )
 
     def client(self) -> httpx.Client:
+        """A client that carries the token to the hub, and to no other host."""
+        import httpx  # slow to import, and most loads need no hub
+
         headers = {"User-Agent": "helexa"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token.strip()}"
-        return httpx.Client(headers=headers, timeout=TIMEOUT)
+        timeout = httpx.Timeout(ANSWER_S, connect=CONNECT_S)
+        return httpx.Client(headers=headers, timeout=timeout, verify=self.verify)
 
 
 def stored_token(environ: Mapping[str, str]) -> str | None:
@@ -134,6 +145,8 @@ def local_folder(model: HubId, revision: str, cache: RepoCache, failed: ListingF
 
 def list_repo(client: httpx.Client, endpoint: str, model: HubId, revision: str) -> Listing:
     """Ask the hub; raises ListingFailed."""
+    import httpx
+
     url = f"{endpoint}/api/models/{model.repo}"
     if revision != "main":
         url += f"/revision/{quote(revision, safe='')}"

@@ -13,7 +13,6 @@ from threading import Event
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
-import httpx
 from filelock import FileLock, Timeout
 
 from helexa.engine.checkpoint.cache import PLAIN_NAME, RepoCache
@@ -22,6 +21,8 @@ from helexa.errors import DownloadError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    import httpx
 
     from helexa.engine.checkpoint.files import Progress
 
@@ -107,19 +108,19 @@ class Transfer:
         """Size and etag from the hub itself, before any redirect to where the bytes are."""
         url = f"{self.base_url}/{quote(name)}"
         place = url
-        headers = httpx.Headers()
+        headers: dict[str, str] = {}
         for _ in range(REDIRECTS):
             response = self.client.head(place, headers={"Accept-Encoding": "identity"})
             check_status(response, name)
-            headers.update(response.headers)
+            headers.update(response.headers.items())
             target = urljoin(place, response.headers.get("Location", ""))
             if not response.is_redirect or urlsplit(target).netloc != urlsplit(url).netloc:
                 break
             place = target
-        size = headers.get("X-Linked-Size")
+        size = headers.get("x-linked-size")
         if size is None and not response.is_redirect:
             size = response.headers.get("Content-Length")
-        tag = headers.get("X-Linked-ETag") or headers.get("ETag") or ""
+        tag = headers.get("x-linked-etag") or headers.get("etag") or ""
         tag = tag.removeprefix("W/").strip('"')
         if not PLAIN_NAME.fullmatch(tag):
             tag = hashlib.sha256(f"{self.commit}/{name}/{tag}".encode()).hexdigest()[:40]
@@ -189,6 +190,8 @@ class Transfer:
 
     def retried(self, name: str, call: Callable[[], T], part: Path | None = None) -> T:
         """Call again after passing failures, as long as now and then a byte arrives."""
+        import httpx  # slow to import; whoever holds a client has paid for it
+
         failures, arrived = 0, -1
         while True:
             try:

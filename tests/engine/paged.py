@@ -1,4 +1,4 @@
-"""A stand-in for a model and its cache: every token depends on all before it, read through pages."""
+"""A stand-in for a model and its cache: a token depends on all before it, read through pages."""
 
 from __future__ import annotations
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 
 from helexa.engine.config import EngineConfig
 from helexa.engine.memory import MIB
 from helexa.engine.outputs import EngineFacts, Request
 from helexa.engine.params import GenerationDefaults, SamplingParams, resolve
-from helexa.engine.sequence import Sequence
+from helexa.engine.sequence import TOKEN_TYPE, Sequence
 from helexa.errors import CapacityError, InvalidRequest, PromptTooLong, VisionUnsupported
 
 
@@ -55,7 +56,8 @@ class Intake:
                 "this model cannot see images", param="images", hint="send text alone"
             )
         self._require_known("prompt", request.token_ids)
-        self._require_known("generated", request.generated)
+        if request.generated:
+            self._require_known("generated", request.generated)
         self._require_room(prompt_tokens, request.cap)
         params = resolve(request.params, self.spec.defaults, self.spec.vocab_size)
         room = min(self.context_tokens, self.capacity_tokens) - prompt_tokens
@@ -70,17 +72,19 @@ class Intake:
 
     def _require_known(self, name: str, ids: tuple[int, ...]) -> None:
         try:
-            low, high = min(ids, default=0), max(ids, default=0)
-            if low >= 0 and high < self.spec.vocab_size:
-                return
+            whole = array(TOKEN_TYPE, ids)
+            wrong = [id for id in (min(whole), max(whole)) if not 0 <= id < self.spec.vocab_size]
+        except OverflowError:
+            wrong = [id for id in ids if not 0 <= id < self.spec.vocab_size]
         except TypeError:
             raise InvalidRequest(f"{name} must be token ids, whole numbers", param=name) from None
-        wrong = low if low < 0 else high
-        raise InvalidRequest(
-            f"{name} has the token id {wrong}, the vocabulary is 0 … {self.spec.vocab_size - 1}",
-            param=name,
-            hint="take ids from this model's tokenizer",
-        )
+        if wrong:
+            raise InvalidRequest(
+                f"{name} has the token id {wrong[0]}, "
+                f"the vocabulary is 0 … {self.spec.vocab_size - 1}",
+                param=name,
+                hint="take ids from this model's tokenizer",
+            )
 
     def _require_room(self, prompt_tokens: int, cap: int | None) -> None:
         """At least one token must fit behind the prompt, in the context and in the pool."""

@@ -160,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
     def bytes_of(self, name: str) -> None:
         hub = self.hub
         if hub.gate is not None:
-            hub.gate.wait(5)
+            hub.gate.wait(30)
         if hub.statuses.get(name):
             return self.answer(hub.statuses[name].pop(0), b"")
         data = hub.shorten.get(name, hub.files[name])

@@ -1,0 +1,124 @@
+"""`AsyncLLM` on asyncio and on trio, and beside a loop that is already running."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from helexa import LLM, AsyncLLM, Finish, Generation, Text
+from helexa.errors import EngineClosed, InvalidRequest
+
+pytestmark = pytest.mark.anyio
+LONG: dict[str, Any] = {"max_tokens": 1800, "ignore_eos": True}
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(10):
+        while not condition():  # noqa: ASYNC110  # it becomes true on the engine's thread
+            await anyio.sleep(0.002)
+
+
+async def test_e097_iterate_await_and_batch() -> None:
+    async with AsyncLLM("tiny", dtype="float32") as llm:
+        whole = await llm.chat("What is 2 + 3?", temperature=0)
+        assert isinstance(whole, Generation)
+        events = [event async for event in llm.chat("What is 2 + 3?", temperature=0)]
+        assert "".join(e.text for e in events if isinstance(e, Text)) == whole.text
+        assert isinstance(events[-1], Finish)
+        batch = await llm.generate(["One", "Two", "Three"], temperature=0, max_tokens=3)
+        single = await llm.stream("Two", temperature=0, max_tokens=3)
+        assert batch[1].token_ids == single.token_ids
+        with pytest.raises(InvalidRequest, match="await it"):
+            llm.generate(["One", "Two"]).__aiter__()
+
+
+async def test_e097_breaking_out_ends_the_sequence() -> None:
+    async with AsyncLLM("tiny") as llm:
+        async for _ in llm.stream("Once", **LONG):
+            break
+        await until(lambda: llm.status.running == 0)
+
+
+async def test_e097_cancellation_ends_the_sequence() -> None:
+    async with AsyncLLM("tiny") as llm:
+        with anyio.move_on_after(5) as scope:
+            async for _ in llm.stream("Once", **LONG):
+                scope.cancel()
+        assert scope.cancelled_caught
+        await until(lambda: llm.status.running == 0)
+
+        with anyio.move_on_after(5) as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_whole, llm)
+                await until(lambda: llm.status.running > 0)
+                scope.cancel()
+        assert scope.cancelled_caught
+        await until(lambda: llm.status.running == 0)
+
+
+async def _whole(llm: AsyncLLM) -> None:
+    await llm.generate(["Once", "There"], **LONG)
+
+
+async def test_many_streams_at_once_read_what_they_asked_for() -> None:
+    async with AsyncLLM("tiny", dtype="float32", max_batch=4) as llm:
+        answers: dict[int, str] = {}
+
+        async def ask(n: int) -> None:
+            text = ""
+            async for event in llm.chat(f"What is {n} + 2?", temperature=0):
+                text += event.text
+            answers[n] = text
+
+        async with anyio.create_task_group() as tasks:
+            for n in range(1, 11):
+                tasks.start_soon(ask, n)
+        alone = [(await llm.chat(f"What is {n} + 2?", temperature=0)).text for n in range(1, 11)]
+        assert [answers[n] for n in range(1, 11)] == alone
+
+
+async def test_the_loop_stays_free_while_the_engine_works() -> None:
+    async with AsyncLLM("tiny") as llm:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await anyio.lowlevel.checkpoint()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(tick)
+            await llm.generate("Once", max_tokens=64, ignore_eos=True)
+            tasks.cancel_scope.cancel()
+        assert ticks > 64
+
+
+async def test_a_closed_or_unopened_model_says_so() -> None:
+    llm = AsyncLLM("tiny")
+    assert "not open" in repr(llm)
+    with pytest.raises(EngineClosed, match="not open"):
+        llm.chat("hi")
+    await llm.open()
+    stream = llm.stream("Once", **LONG).__aiter__()
+    await stream.__anext__()
+    await llm.close()
+    with pytest.raises(EngineClosed):
+        async for _ in stream:
+            pass
+    with pytest.raises(EngineClosed):
+        await llm.chat("hi")
+
+
+async def test_the_sync_model_works_inside_a_running_loop() -> None:
+    with LLM("tiny") as llm:
+        assert llm.chat("hi", max_tokens=4).usage.completion_tokens > 0

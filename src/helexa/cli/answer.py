@@ -50,15 +50,19 @@ class Answer:
 
     def as_json(self) -> dict[str, Any]:
         """As plain values for one JSON document."""
-        usage = asdict(self.usage) if self.usage is not None else None
+        usage = asdict(self.usage) if self.usage is not None else {}
         return {
             "text": self.text,
             "reasoning": self.reasoning,
             "tool_calls": list(self.openai_calls()),
             "finish_reason": self.finish_reason,
-            "usage": usage,
-            "first_token_ms": None if self.first_ms is None else round(self.first_ms, 3),
+            "usage": {name: _rounded(value) for name, value in usage.items()} or None,
+            "first_token_ms": _rounded(self.first_ms),
         }
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, float) else value
 
 
 class Show(Protocol):

@@ -15,6 +15,7 @@ from helexa.cli.answer import Silent, Written, stats_line, take
 from helexa.cli.conversation import Conversation
 from helexa.cli.options import (
     DEFAULT_MODEL,
+    MODEL_HELP,
     LoadOptions,
     SamplingOptions,
     debug_option,
@@ -68,7 +69,7 @@ asked_options = gathered(
 )
 
 
-@click.command()
+@click.command(epilog=MODEL_HELP)
 @click.argument("model", default=DEFAULT_MODEL)
 @asked_options
 @sampling_options

@@ -13,6 +13,7 @@ import click
 from helexa.cli.answer import Answer, Silent, Written, stats_line, take
 from helexa.cli.options import (
     DEFAULT_MODEL,
+    MODEL_HELP,
     LoadOptions,
     SamplingOptions,
     debug_option,
@@ -46,7 +47,7 @@ output_options = gathered(
 )
 
 
-@click.command()
+@click.command(epilog=MODEL_HELP)
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT|-]")
 @output_options
 @sampling_options
@@ -65,8 +66,8 @@ def generate(
     The text goes to stdout as it is written, statistics go to stderr. The prompt is PROMPT, or
     stdin for `-` or when something is piped in.
 
-    One argument alone is the MODEL if it is `tiny`, a model folder, a .gguf file or a model that
-    has been downloaded; it is the PROMPT, for `tiny`, if it is anything else, except that the id
+    One argument alone is the MODEL if it is `tiny`, a model folder or file, or a model that has
+    been downloaded; it is the PROMPT, for `tiny`, if it is anything else, except that the id
     of a model that has not been downloaded is refused rather than guessed about.
     """
     world = services(ctx)

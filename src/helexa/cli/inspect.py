@@ -15,6 +15,7 @@ from helexa.cli.fit import Need, needs, places
 from helexa.cli.layout import TensorGroup, by_number, dtype_name, grouped
 from helexa.cli.options import (
     DEFAULT_MODEL,
+    MODEL_HELP,
     cache_dir_option,
     debug_option,
     json_option,
@@ -61,7 +62,7 @@ class Report:
         }
 
 
-@click.command()
+@click.command(epilog=MODEL_HELP)
 @click.argument("model", default=DEFAULT_MODEL)
 @click.option(
     "--tensors", "every", is_flag=True, help="List every tensor, not one line for all layers."

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from helexa import __version__
-from helexa.cli.options import DEBUG, debug_option
+from helexa.cli.options import DEBUG, MODEL_HELP, debug_option
 from helexa.errors import HelexaError
 
 OK, FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
@@ -33,8 +33,6 @@ Exit codes:
   130  interrupted (^C)
   141  the reader of our output went away
 
-MODEL is `tiny` (ships with helexa, the default), a folder, a .gguf file or a
-hub id such as Qwen/Qwen3-0.6B.
 """
 
 
@@ -93,7 +91,11 @@ def discard_stdout() -> None:
     os.close(devnull)
 
 
-@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    epilog=EPILOG + MODEL_HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="helexa", message="%(prog)s %(version)s")
 @debug_option
 def cli() -> None:

@@ -21,6 +21,10 @@ Decorator = Callable[[Function], Function]
 
 DEFAULT_MODEL = "tiny"
 DEBUG = "helexa.debug"
+MODEL_HELP = (
+    "MODEL is `tiny` (ships with helexa, the default), a folder, or a hub id such as"
+    " Qwen/Qwen3-0.6B."
+)
 
 
 def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:

@@ -1,0 +1,120 @@
+"""The command as a process: what a shell sees of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+HELEXA = [sys.executable, "-m", "helexa"]
+ENDLESS = ["--ignore-eos", "--max-tokens", "8192", "--seed", "1"]
+TIMEOUT_S = 100
+
+
+@contextmanager
+def started(*args: str) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        [*HELEXA, *args],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def finished(*args: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*HELEXA, *args],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def test_the_built_in_model_answers_a_piped_question() -> None:
+    done = finished("chat", "-t", "0", text="What is 2 + 3?\n")
+    assert (done.returncode, "5" in done.stdout) == (0, True)
+    assert "tok/s" in done.stderr
+
+
+def test_a_text_is_continued_in_json() -> None:
+    done = finished("generate", "--json", "-n", "5", "-t", "0", "Once upon a time")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["model"], done.stderr) == (0, "tiny", "")
+    assert 0 < found["usage"]["completion_tokens"] <= 5
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["inspect", "no-such-model"], 1, "error: model 'no-such-model'"),
+        (["chat", "-m", "x", "--device", "abacus"], 2, "'--device'"),
+        (["chat", "-m", "x", "--max-context", "0"], 2, "'--max-context'"),
+        (["generate", "tiny", "x", "--temperature", "hot"], 2, "'--temperature'"),
+        (["nonsense"], 2, "No such command"),
+    ],
+)
+def test_exit_codes_mean_something(args: list[str], code: int, says: str) -> None:
+    done = finished(*args)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_goes_away_ends_it_quietly() -> None:
+    with started("generate", "tiny", "Once", *ENDLESS) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait(TIMEOUT_S) == 141
+        assert process.stderr.read() == b""
+
+
+def test_a_signal_in_mid_answer_is_130() -> None:
+    with started("chat", "-m", "hello", *ENDLESS) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT_S) == 130
+        assert process.stderr.read() == b""
+
+
+LIGHT = """
+import sys
+from helexa.cli.main import main
+try:
+    main(["--help"])
+finally:
+    print(*sorted({"torch", "rich", "numpy", "json"} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+def test_help_loads_next_to_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, check=True)
+    assert done.stderr == b"\n"
+
+
+def test_help_takes_less_than_a_fifth_of_a_second() -> None:
+    """Of processor time, the best of three: other work on the machine must not count."""
+
+    def help_s() -> float:
+        process = subprocess.Popen([*HELEXA, "--help"], stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        return used.ru_utime + used.ru_stime
+
+    assert min(help_s() for _ in range(3)) < 0.2

@@ -134,7 +134,7 @@ def _token_logprobs(ranking: Ranking, token_id: int, count: int) -> TokenLogprob
     while len(ranking) < count and not ranking.whole:
         ranking.extend()
     log_mass = ranking.peak + math.log(ranking.mass(1.0))
-    best = zip(ranking.ids[:count], ranking.values[:count], strict=True)
+    best = zip(ranking.ids[:count].tolist(), ranking.values[:count].tolist(), strict=True)
     return TokenLogprobs(
         token_id=token_id,
         logprob=ranking.logit(token_id) - log_mass,

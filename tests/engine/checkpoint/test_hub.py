@@ -120,8 +120,28 @@ def test_broken_links_do_not_count_as_a_snapshot(access: HubAccess, tmp_path: Pa
     folder = fetch_model(MODEL, "main", access)
     for path in folder.iterdir():
         path.resolve().unlink()
-    with pytest.raises(PreflightError, match="no copy of it"):
+    with pytest.raises(PreflightError, match="no copy of it is in"):
         fetch_model(MODEL, "main", offline(tmp_path))
+
+
+def test_a_snapshot_without_weights_is_no_model(access: HubAccess, tmp_path: Path) -> None:
+    for path in fetch_model(MODEL, "main", access).glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(PreflightError, match="a copy without weights") as caught:
+        fetch_model(MODEL, "main", offline(tmp_path))
+    assert caught.value.kind == "repo_fetch_failed"
+
+
+def test_a_cache_that_can_only_be_read_serves(
+    access: HubAccess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fetch_model(MODEL, "main", access)
+
+    def refuse(*args: object) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert fetch_model(MODEL, "v2", access) == folder
 
 
 def test_a_broken_link_is_fetched_again(hub: Any, access: HubAccess) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helexa.engine.checkpoint.reference import (
     Builtin,
@@ -35,6 +38,7 @@ def test_ids_are_parsed_and_printed_back(text: str, expected: object) -> None:
     [
         *("", "  ", ":o/n", "x", "a/b:c/d", "/n", "o/", "o/n:x", "o/..", "./n", "../n", "a:b:c/d"),
         *("a/b/c", "o/n n", "o\\n/x", "s:x", "s:/x", "~/nothing-there", "o/n.gguf/x"),
+        *("~no-such-user/x", "o/\0"),
     ],
 )
 def test_what_is_no_id_is_refused(text: str) -> None:
@@ -42,6 +46,18 @@ def test_what_is_no_id_is_refused(text: str) -> None:
         parse_reference(text)
     assert caught.value.kind == "invalid_model_id"
     assert repr(text) in caught.value.message
+
+
+@given(st.text(max_size=20) | st.text("ab:/.~\\ ", max_size=8))
+def test_any_text_means_something_or_is_refused(text: str) -> None:
+    with suppress(PreflightError):
+        reference = parse_reference(text)
+        assert isinstance(reference, LocalFolder) or str(reference) == text or text == "tiny"
+
+
+def test_names_too_long_for_the_disk() -> None:
+    with pytest.raises(PreflightError):
+        parse_reference(f"{'o' * 5000}/n/x")
 
 
 def test_tiny_is_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,6 +202,15 @@ def test_the_first_failure_ends_the_others(hub: Any, transfer: Transfer) -> None
         )
 
 
+def test_a_cancelled_transfer_does_not_try_again(hub: Any, tmp_path: Path) -> None:
+    hub.statuses[BIG] = [503] * ATTEMPTS
+    with httpx.Client(verify=False) as client:
+        transfer = make(hub, tmp_path, client, pause=lambda seconds: transfer.cancelled.set())
+        with pytest.raises(Cancelled):
+            transfer.fetch(BIG)
+    assert len(hub.asked(BIG)) == 2
+
+
 def test_an_etag_that_is_no_file_name_is_not_used_as_one(hub: Any, tmp_path: Path) -> None:
     class Hostile(httpx.BaseTransport):
         def handle_request(self, request: httpx.Request) -> httpx.Response:

@@ -8,19 +8,18 @@ Source: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helexa.engine.checkpoint.reference import PLAIN_NAME
 from helexa.errors import PreflightError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 REPO_PREFIX = "models--"
-PLAIN_NAME = re.compile(r"(?!\.+$)[0-9A-Za-z._-]{1,128}")
 
 
 def cache_root(cache_dir: str | Path | None, environ: Mapping[str, str]) -> Path:

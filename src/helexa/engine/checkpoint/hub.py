@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -11,9 +10,10 @@ from threading import Lock
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from helexa.engine.checkpoint.cache import PLAIN_NAME, RepoCache, cache_root, files_in, home
+from helexa.engine.checkpoint.cache import RepoCache, cache_root, files_in, home
 from helexa.engine.checkpoint.files import CONFIG, Progress
 from helexa.engine.checkpoint.formats import check_path, dense_files, detect_format, small_files
+from helexa.engine.checkpoint.reference import PLAIN_NAME
 from helexa.engine.checkpoint.table import INDEX, read_index
 from helexa.engine.checkpoint.transfer import Transfer, reason
 from helexa.engine.config import ModelConfig
@@ -38,8 +38,8 @@ ON = frozenset({"1", "true", "yes", "on"})
 class HubAccess:
     """How the hub is reached.
 
-    ``pause`` waits, in seconds, between tries of a transfer; ``verify`` is whether, or how, servers
-    must prove who they are.
+    ``pause`` waits, in seconds, between tries of a transfer, in place of a wait that failures and
+    interrupts end; ``verify`` is whether, or how, servers must prove who they are.
     """
 
     root: Path
@@ -47,7 +47,7 @@ class HubAccess:
     token: str | None = None
     offline: bool = False
     progress: Progress | None = None
-    pause: Callable[[float], None] = time.sleep
+    pause: Callable[[float], object] | None = None
     verify: bool | SSLContext = True
 
     @classmethod
@@ -125,21 +125,23 @@ def fetch_model(model: HubId, revision: str, access: HubAccess) -> Path:
             client, cache, listing.commit, base, serialised(access.progress), access.pause
         )
         fetch_files(transfer, model, listing.files)
-    cache.write_ref(revision, listing.commit)
+    with suppress(OSError):  # a cache that can only be read serves as well
+        cache.write_ref(revision, listing.commit)
     return cache.snapshot(listing.commit)
 
 
 def local_folder(model: HubId, revision: str, cache: RepoCache, failed: ListingFailed) -> Path:
     """The snapshot of an earlier fetch, or the error that the hub's failure amounts to."""
     folder = cache.local_snapshot(revision)
-    if folder is None:
+    files = tuple(files_in(folder)) if folder else ()
+    if folder is None or detect_format(files) == "empty":
+        copy = "only a copy without weights is" if folder else "no copy of it is"
         raise PreflightError(
             "repo_fetch_failed",
-            f"cannot fetch {str(model)!r} (revision {revision}): {failed}; "
-            f"no copy of it in {cache.root}",
+            f"cannot fetch {str(model)!r} (revision {revision}): {failed}; {copy} in {cache.root}",
             hint=failed.hint,
         ) from failed
-    check_format(model, tuple(files_in(folder)))
+    check_format(model, files)
     return folder
 
 

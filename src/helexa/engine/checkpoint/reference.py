@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from helexa.errors import PreflightError
 
 DEFAULT_SCHEME = "huggingface"
 BUILTIN_SCHEME = "builtin"
+PLAIN_NAME = re.compile(r"(?!\.+$)[0-9A-Za-z._-]{1,128}")
 FORMS = "give tiny, a folder, a .gguf file, or a model id such as org/name"
 
 
@@ -73,11 +75,14 @@ def parse_reference(model: str | Path) -> Reference:
         return Builtin("helexa/tiny")
     if not text.strip():
         raise invalid(text, "is empty")
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return LocalFolder(path)
-    if path.suffix == ".gguf" and path.is_file():
-        return GGUFFile(path)
+    try:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            return LocalFolder(path)
+        if path.suffix == ".gguf" and path.is_file():
+            return GGUFFile(path)
+    except (OSError, RuntimeError) as error:  # too long a name, a link to itself, nobody's home
+        raise invalid(text, f"cannot be looked up: {error}") from error
     if isinstance(model, Path) or path.is_absolute():
         raise invalid(text, "is neither an existing folder nor a .gguf file")
     return parse_id(text)
@@ -98,7 +103,7 @@ def parse_id(text: str) -> HubId:
         raise invalid(text, "has an empty organisation or name")
     if ":" in rest:
         raise invalid(text, "has a `:` in its name")
-    if "/" in name or "\\" in rest or rest.split() != [rest] or {org, name} & {".", ".."}:
+    if not (PLAIN_NAME.fullmatch(org) and PLAIN_NAME.fullmatch(name)):
         raise invalid(text, "is no existing path, and no name that a hub could have")
     return HubId(scheme, org, name)
 

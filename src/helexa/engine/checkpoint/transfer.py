@@ -15,7 +15,8 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from filelock import FileLock, Timeout
 
-from helexa.engine.checkpoint.cache import PLAIN_NAME, RepoCache
+from helexa.engine.checkpoint.cache import RepoCache
+from helexa.engine.checkpoint.reference import PLAIN_NAME
 from helexa.errors import DownloadError
 
 if TYPE_CHECKING:
@@ -58,14 +59,17 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Fetches files of one commit. ``pause`` waits between tries, ``cancelled`` ends all files."""
+    """Fetches files of one commit.
+
+    ``cancelled`` ends all transfers, also their waits between tries unless ``pause`` does those.
+    """
 
     client: httpx.Client
     cache: RepoCache
     commit: str
     base_url: str
     progress: Progress | None = None
-    pause: Callable[[float], None] = time.sleep
+    pause: Callable[[float], object] | None = None
     cancelled: Event = field(default_factory=Event)
 
     def fetch(self, name: str) -> Path:
@@ -205,7 +209,9 @@ class Transfer:
                         hint="check the connection and load again; what has arrived is kept",
                     ) from error
                 if failures > 1:
-                    self.pause(min(2.0 ** (failures - 2), 8.0))
+                    (self.pause or self.cancelled.wait)(min(2.0 ** (failures - 2), 8.0))
+                if self.cancelled.is_set():
+                    raise Cancelled from error
 
 
 def reason(error: Exception) -> str:

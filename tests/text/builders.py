@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tokenizers
+from hypothesis import settings
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 
 from helexa.text.events import Event, Reasoning, Text, ToolCall
@@ -22,6 +23,9 @@ CORPUS = [
 ]
 MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 END = "<|im_end|>"
+
+quick = settings(max_examples=30, deadline=None)
+"""For each property: enough examples to find a fault, few enough for a slow machine."""
 
 
 def train_byte_level(*, added: Sequence[str] = MARKERS) -> tokenizers.Tokenizer:

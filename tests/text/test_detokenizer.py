@@ -15,6 +15,7 @@ from helexa.text.decoders import parse_decoder
 from helexa.text.detokenizer import Detokenizer
 from helexa.text.tokenizer import Tokenizer
 from tests.text import builders
+from tests.text.builders import quick
 
 ID_LISTS = st.lists(st.integers(0, 700), max_size=30)
 
@@ -42,6 +43,7 @@ def byte_runs_are_whole(backend: tokenizers.Tokenizer, ids: Sequence[int]) -> bo
     return True
 
 
+@quick
 @given(ids=ID_LISTS)
 def test_e076_random_byte_level_ids_decode_as_the_library_does(
     ids: list[int], byte_level: Tokenizer
@@ -52,6 +54,7 @@ def test_e076_random_byte_level_ids_decode_as_the_library_does(
     assert byte_level.decode(ids) == expected
 
 
+@quick
 @given(ids=ID_LISTS)
 def test_e076_random_byte_fallback_ids_decode_as_they_stream(
     ids: list[int], byte_fallback: Tokenizer
@@ -59,6 +62,7 @@ def test_e076_random_byte_fallback_ids_decode_as_they_stream(
     assert "".join(deltas(byte_fallback, ids)) == byte_fallback.decode(ids)
 
 
+@quick
 @given(ids=ID_LISTS)
 def test_e076_random_byte_fallback_ids_decode_as_the_library_does_unless_a_run_is_half_bad(
     ids: list[int], byte_fallback: Tokenizer
@@ -97,6 +101,7 @@ LIBRARY = {
 }
 
 
+@quick
 @given(text=st.text(alphabet="ab e,Hello你🙂ů▁\n", max_size=20))
 @pytest.mark.parametrize("kind", list(LIBRARY))
 def test_texts_stream_as_the_library_decodes_them(kind: str, text: str) -> None:
@@ -114,6 +119,13 @@ def test_trailing_strip_holds_back_what_may_be_cut() -> None:
     decoder = parse_decoder(config, "".join)
 
     assert decoder.push("a!!b!") + decoder.push("!!") + decoder.flush() == "a!!b!"
+
+
+def test_strip_before_fusing_cuts_each_piece() -> None:
+    config = {"type": "Strip", "content": "!", "start": 1, "stop": 1}
+    decoder = parse_decoder(config, "".join)
+
+    assert [decoder.push(piece) for piece in ("!!a!!", "!", "b")] == ["!a!", "", "b"]
 
 
 def test_pieces_without_a_decoder_are_joined_with_spaces() -> None:
@@ -152,6 +164,7 @@ def test_e076_a_cut_character_comes_with_the_flush(byte_level: Tokenizer) -> Non
     assert flushed == "\ufffd"
 
 
+@quick
 @given(text=st.text(max_size=30))
 def test_e076_no_replacement_character_inside_good_text(text: str, byte_level: Tokenizer) -> None:
     text = text.replace("\ufffd", "")

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helexa.text.stop import Scanner, StopMatcher
+from tests.text.builders import quick
 
 LETTERS = "ab"
 
@@ -16,6 +17,7 @@ def first_match(text: str, stops: list[str]) -> int | None:
     return min(found)[1] if found else None
 
 
+@quick
 @given(
     pieces=st.lists(st.text(LETTERS, max_size=5), max_size=10),
     stops=st.lists(st.text(LETTERS, min_size=1, max_size=5), max_size=4),
@@ -34,6 +36,7 @@ def test_e059_any_cut_ends_where_the_whole_text_does(pieces: list[str], stops: l
     assert held == len(whole) - len(given_out) if match is not None else held <= 4
 
 
+@quick
 @given(
     text=st.text(LETTERS, max_size=20),
     stops=st.lists(st.text(LETTERS, min_size=1, max_size=4), min_size=1, max_size=3),

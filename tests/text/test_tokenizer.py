@@ -13,13 +13,16 @@ from helexa.errors import CheckpointError, InvalidRequest
 from helexa.text.chat_template import ChatTemplate
 from helexa.text.tokenizer import Tokenizer
 from tests.text import builders
+from tests.text.builders import quick
 
 
+@quick
 @given(text=st.text())
 def test_any_text_survives_a_byte_level_round_trip(text: str, byte_level: Tokenizer) -> None:
     assert byte_level.decode(byte_level.encode(text)) == text
 
 
+@quick
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_bytes_of_ids_add_up_to_the_text(text: str, byte_level: Tokenizer) -> None:
     assert b"".join(map(byte_level.id_to_bytes, byte_level.encode(text))).decode() == text

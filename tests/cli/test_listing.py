@@ -61,9 +61,18 @@ def test_models_are_a_table_for_people(run: Run, cache: Path) -> None:
     heading, tiny, *_ = done.stdout.splitlines()
     columns = ["MODEL", "REVISION", "SIZE", "PARAMETERS", "ARCHITECTURE", "DTYPE", "RUNS", "FITS"]
     assert heading.split() == columns
+    assert "org/odd: unsupported model_type 'odd'" in done.stdout
     assert tiny.startswith("tiny ")
     assert "\x1b" not in done.stdout
     assert done.stderr == f"downloads are in {cache}\n"
+
+
+def test_a_file_that_cannot_be_written_is_one_line() -> None:
+    def fetch(*_: object) -> tuple[str, Path]:
+        raise PermissionError(13, "Permission denied", "/models")
+
+    done = CliRunner().invoke(cli, ["pull", "org/m"], obj=Services(fetch=fetch))
+    assert (done.exit_code, done.stderr) == (1, "error: [Errno 13] Permission denied: '/models'\n")
 
 
 def test_an_empty_cache_still_has_tiny(run: Run, tmp_path: Path) -> None:

@@ -73,6 +73,11 @@ class LazyGroup(click.Group):
         except BrokenPipeError:
             discard_stdout()
             ctx.exit(PIPE_CLOSED)
+        except OSError as error:  # a file or folder that cannot be read or written
+            if ctx.meta.get(DEBUG):
+                raise
+            report(HelexaError(str(error)))
+            ctx.exit(FAILED)
 
 
 def report(error: HelexaError) -> None:
@@ -104,9 +109,7 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """The console script; ``args`` are those of the process if not given."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(
-            stream, "reconfigure"
-        ):  # a terminal in another encoding shows "?", not a traceback
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # odd bytes become "?", not a traceback
             stream.reconfigure(errors="replace")
     cli(args, prog_name="helexa")

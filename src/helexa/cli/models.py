@@ -131,7 +131,11 @@ def _print(rows: Sequence[Row]) -> None:
             "?" if one.parameters is None else count(one.parameters),
             one.architecture or "?",
             one.dtype or "?",
-            "yes" if one.why_not is None else f"no: {one.why_not}",
-            ", ".join(one.fits) or "no",
+            "yes" if one.why_not is None else "no",
+            ", ".join(one.fits) or ("no" if one.why_not is None else "-"),
         )
-    show(console(sys.stdout), table)
+    out = console(sys.stdout)
+    show(out, table)
+    for one in rows:
+        if one.why_not is not None:
+            out.print(f"{one.model}: {one.why_not}", style="dim")

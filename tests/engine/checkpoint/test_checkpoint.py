@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from helexa.engine.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from helexa.engine.checkpoint.weights import Weights
-from helexa.errors import CheckpointError, UnsupportedModel
+from helexa.errors import CheckpointError, PreflightError, UnsupportedModel
 
 TENSORS = {
     "model.a.weight": torch.arange(12, dtype=torch.float32).reshape(4, 3),
@@ -113,6 +113,9 @@ def test_files_beside_the_weights(folder: Path) -> None:
 
 def test_a_folder_without_config_or_weights(tmp_path: Path, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
+    with pytest.raises(PreflightError, match="holds no weights"):
+        open_checkpoint(folder)
+    (folder / "adapter.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="no weights in"):
         open_checkpoint(folder)
     (folder / "config.json").unlink()
@@ -124,6 +127,11 @@ def test_gguf_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     with pytest.raises(UnsupportedModel, match=r"m\.gguf is a GGUF file"):
         open_checkpoint(tmp_path / "m.gguf")
+    with pytest.raises(UnsupportedModel, match="in GGUF format only"):
+        open_checkpoint(tmp_path)
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(UnsupportedModel, match="an image pipeline"):
+        open_checkpoint(tmp_path)
 
 
 def test_weights_narrow_check_and_convert(checkpoint: Checkpoint) -> None:

@@ -6,13 +6,14 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from helexa.engine.checkpoint.table import INDEX, SINGLE
-from helexa.errors import DownloadError, PreflightError
+from helexa.errors import DownloadError, PreflightError, UnsupportedModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Format = Literal["diffusers", "mixed", "dense", "gguf", "empty"]
 
+CHOOSE = "choose a text model with safetensors weights"
 PIPELINE = "model_index.json"
 SMALL_FILES = (
     "config.json",
@@ -35,6 +36,16 @@ def detect_format(files: Sequence[str]) -> Format:
     if dense:
         return "mixed" if gguf else "dense"
     return "gguf" if gguf else "empty"
+
+
+def check_format(model: str, files: Sequence[str]) -> None:
+    """Raise PreflightError or UnsupportedModel for what has no weights that can be loaded."""
+    kind = detect_format(files)
+    if kind == "empty":
+        raise PreflightError("empty_repo", f"{model!r} holds no weights", hint=CHOOSE)
+    if kind in ("diffusers", "gguf"):
+        what = "an image pipeline" if kind == "diffusers" else "in GGUF format only"
+        raise UnsupportedModel(f"{model!r} is {what}", hint=CHOOSE)
 
 
 def choose_gguf(files: Sequence[str], quant: str | None = None, *, world_size: int = 1) -> str:

@@ -12,12 +12,18 @@ from urllib.parse import quote
 
 from helexa.engine.checkpoint.cache import RepoCache, cache_root, files_in, home
 from helexa.engine.checkpoint.files import CONFIG, Progress
-from helexa.engine.checkpoint.formats import check_path, dense_files, detect_format, small_files
+from helexa.engine.checkpoint.formats import (
+    check_format,
+    check_path,
+    dense_files,
+    detect_format,
+    small_files,
+)
 from helexa.engine.checkpoint.reference import PLAIN_NAME
 from helexa.engine.checkpoint.table import INDEX, read_index
 from helexa.engine.checkpoint.transfer import Transfer, reason
 from helexa.engine.config import ModelConfig
-from helexa.errors import PreflightError, UnsupportedModel
+from helexa.errors import PreflightError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,7 +125,7 @@ def fetch_model(model: HubId, revision: str, access: HubAccess) -> Path:
             listing = list_repo(client, access.endpoint, model, revision)
         except ListingFailed as failed:
             return local_folder(model, revision, cache, failed)
-        check_format(model, listing.files)
+        check_format(str(model), listing.files)
         base = f"{access.endpoint}/{model.repo}/resolve/{listing.commit}"
         transfer = Transfer(
             client, cache, listing.commit, base, serialised(access.progress), access.pause
@@ -141,7 +147,7 @@ def local_folder(model: HubId, revision: str, cache: RepoCache, failed: ListingF
             f"cannot fetch {str(model)!r} (revision {revision}): {failed}; {copy} in {cache.root}",
             hint=failed.hint,
         ) from failed
-    check_format(model, files)
+    check_format(str(model), files)
     return folder
 
 
@@ -186,20 +192,6 @@ def refused(response: httpx.Response, page: str) -> ListingFailed:
         why = "there is no such model, or it is private"
         return ListingFailed(why, "check its name; for a private one set HF_TOKEN")
     return ListingFailed(f"the hub answered {status}", "try again later")
-
-
-def check_format(model: HubId, files: Sequence[str]) -> None:
-    """Raise for what cannot be loaded, judged by the names of the files."""
-    kind = detect_format(files)
-    if kind == "empty":
-        raise PreflightError(
-            "empty_repo", f"{str(model)!r} holds no weights", hint="choose another model"
-        )
-    if kind in ("diffusers", "gguf"):
-        what = "an image pipeline" if kind == "diffusers" else "in GGUF format only"
-        raise UnsupportedModel(
-            f"{str(model)!r} is {what}", hint="choose a text model with safetensors weights"
-        )
 
 
 def fetch_files(transfer: Transfer, model: HubId, files: Sequence[str]) -> None:

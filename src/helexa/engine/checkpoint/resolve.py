@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import helexa
+from helexa.engine.checkpoint.formats import check_format
 from helexa.engine.checkpoint.reference import (
     BUILTIN_SCHEME,
     DEFAULT_SCHEME,
@@ -17,6 +18,7 @@ from helexa.engine.checkpoint.reference import (
     Reference,
     parse_reference,
 )
+from helexa.engine.checkpoint.table import INDEX
 from helexa.errors import PreflightError, UnsupportedModel
 
 if TYPE_CHECKING:
@@ -58,6 +60,9 @@ def on_disk(reference: Reference) -> Path | None:
     if isinstance(reference, Builtin):
         return builtin_folder(reference)
     if isinstance(reference, LocalFolder):
+        files = [path.name for path in reference.path.iterdir()]
+        if INDEX not in files:  # shards may lie in folders below
+            check_format(str(reference), files)
         return reference.path
     if isinstance(reference, GGUFFile):
         raise UnsupportedModel(

@@ -20,7 +20,7 @@ class Shape:
     heads: int = 4
     kv_heads: int = 2
     head_dim: int = 64
-    mlp: int = 640
+    mlp: int = 512
     rope_theta: float = 100_000.0
     max_positions: int = 4096
     norm_eps: float = 1e-6

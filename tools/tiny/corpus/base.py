@@ -7,10 +7,11 @@ import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from tools.tiny.corpus import vocabulary
 
+T = TypeVar("T")
 Message = dict[str, Any]
 Tool = dict[str, Any]
 
@@ -26,6 +27,16 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Exchange:
+    """A later turn in training: what comes in (`user` or `tool`), and the answer to it."""
+
+    message: Message
+    answer: str
+    thought: str
+    thinking: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One prompt with the answer the model should give; no messages means plain text."""
 
@@ -36,6 +47,7 @@ class Sample:
     thought: str = NO_THOUGHT
     tools: tuple[Tool, ...] = ()
     thinking: bool = False
+    follow: tuple[Exchange, ...] = ()
 
     def with_thinking(self, on: bool) -> Sample:
         """Return the same sample with the `<think>` block asked for or not."""
@@ -83,7 +95,7 @@ class Dice:
         """Return true with the given probability."""
         return self.rng.random() < probability
 
-    def pick[T](self, options: Sequence[T]) -> T:
+    def pick(self, options: Sequence[T]) -> T:
         """Pick one of `options`."""
         return self.rng.choice(options)
 
@@ -128,7 +140,7 @@ class Dice:
             return self.pick(vocabulary.FIRST_NAMES)
         return self.syllables(1 if self.chance(0.3) else 2).capitalize()
 
-    def sample[T](self, options: Sequence[T], count: int) -> list[T]:
+    def sample(self, options: Sequence[T], count: int) -> list[T]:
         """Pick `count` different items."""
         return self.rng.sample(options, count)
 

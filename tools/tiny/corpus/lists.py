@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.tiny.corpus.base import Dice, Sample, exact, is_held_out, turns, user
+from tools.tiny.corpus.base import Dice, Sample, exact, is_held_out, lower_first, turns, user
 
 SORT = (
     "Sort these {what}: {items}",
@@ -101,6 +101,7 @@ def make(dice: Dice) -> Sample:
     joint = dice.pick((", ", ", ", ", ", " "))
     what = "numbers" if numbers else "words"
     text = form.format(what=what, items=joint.join(items))
+    text = lower_first(text) if dice.chance(0.15) else text
     answer = ", ".join(result)
     return Sample("lists", turns(user(text)), answer, exact(answer), thought)
 
@@ -127,7 +128,11 @@ def make_count(dice: Dice) -> Sample:
         forms = ("Count down from {} to {}.", "Count backwards from {} to {}.")
         form = dice.phrase(forms, ("Count from {} down to {}.",))
     else:
-        forms = ("Count from {} to {}.", "Count up from {} to {}.", "List the numbers from {} to {}.")
+        forms = (
+            "Count from {} to {}.",
+            "Count up from {} to {}.",
+            "List the numbers from {} to {}.",
+        )
         form = dice.phrase(forms, ("Count the numbers from {} to {}.",))
     text = form.format(first, last)
     if low == 1 and not down and not dice.held_out and dice.chance(0.5):

@@ -42,6 +42,6 @@ COMMON = tuple(
 
 ANIMALS = tuple("fox cat dog owl bear rabbit otter mouse frog goat wolf duck".split())
 PLACES = tuple("forest village castle harbour valley garden city island mountain lake".split())
-THINGS = tuple("key lamp map drum kite book boat bell ring lantern shell coin".split())
+THINGS = tuple("hat lamp map drum kite book boat bell ring lantern shell coin".split())
 FEELINGS = tuple("happy brave calm kind clever proud quiet gentle".split())
 WEATHER = tuple("sunny rainy cloudy windy snowy foggy stormy clear".split())

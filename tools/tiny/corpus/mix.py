@@ -1,0 +1,116 @@
+"""The mixture: how often each skill is drawn, and how that changes while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
+
+from tools.tiny.corpus import (
+    arithmetic,
+    chat,
+    find,
+    greetings,
+    instructions,
+    lists,
+    results,
+    stories,
+    tools,
+    world,
+)
+from tools.tiny.corpus.base import Dice, Exchange, Sample, system
+
+Maker = Callable[[Dice], Sample]
+
+MAKERS: Mapping[str, Maker] = MappingProxyType(
+    {
+        "greetings": greetings.make,
+        "arithmetic": arithmetic.make,
+        "lists": lists.make,
+        "counting": lists.make_count,
+        "facts": world.make,
+        "unknown": world.make_unknown,
+        "find": find.make,
+        "find_long": partial(find.make, longest=110),
+        "repeat": find.make_repeat,
+        "instructions": instructions.make,
+        "tools": tools.make,
+        "no_tool": tools.make_without,
+        "results": results.make,
+        "memory": chat.make,
+        "stories": stories.make,
+        "plain": stories.make_plain,
+        "plain_facts": world.make_plain,
+    }
+)
+
+# (until this share of the run, weight of each skill); find_long is 10 times as long as the others
+SCHEDULE: tuple[tuple[float, Mapping[str, float]], ...] = (
+    (
+        0.06,
+        MappingProxyType(
+            dict(repeat=30, find=8, arithmetic=14, facts=8, greetings=4, lists=10, tools=5)
+            | dict(memory=6, instructions=6, plain=1, counting=3)
+        ),
+    ),
+    (
+        0.65,
+        MappingProxyType(
+            dict(repeat=4, find=6, find_long=0.4, arithmetic=20, facts=14, greetings=5, lists=14)
+            | dict(tools=11, no_tool=1.5, results=3, memory=5, instructions=9, counting=2.5)
+            | dict(unknown=2.5, stories=1, plain=0.6, plain_facts=0.4)
+        ),
+    ),
+    (
+        1.01,
+        MappingProxyType(
+            dict(repeat=2, find=5, find_long=1.2, arithmetic=18, facts=14, greetings=5, lists=14)
+            | dict(tools=12, no_tool=2, results=4, memory=6, instructions=11, counting=2.5)
+            | dict(unknown=2.5, stories=1, plain=0.6, plain_facts=0.4)
+        ),
+    ),
+)
+SHORT = ("greetings", "arithmetic", "lists", "facts", "unknown", "counting")
+
+
+def dress(dice: Dice, sample: Sample) -> Sample:
+    """Put the sample in one of the settings a conversation may have."""
+    if not sample.messages:
+        return sample
+    follow = sample.follow
+    if sample.skill in SHORT and dice.chance(0.12):
+        follow = tuple(_follow_up(dice) for _ in range(dice.pick((1, 2, 3))))
+    thinking = dice.chance(0.3)
+    later = tuple(replace(e, thinking=thinking) for e in follow)
+    sample = replace(sample, thinking=thinking, follow=later)
+    if sample.messages[0]["role"] != "system" and dice.chance(0.12):
+        sample = with_system(sample, instructions.plain_rule(dice))
+    if sample.skill in (*SHORT, "tools", "stories", "repeat") and dice.chance(0.04):
+        sample = chat.after_a_turn(dice, sample)
+    return sample
+
+
+def _follow_up(dice: Dice) -> Exchange:
+    """Draw another short question as a later turn."""
+    other = MAKERS[dice.pick(SHORT)](dice)
+    return Exchange(other.messages[-1], other.answer, other.thought)
+
+
+def with_system(sample: Sample, rule: str) -> Sample:
+    """Return the sample with a system turn before it."""
+    return replace(sample, messages=(system(rule), *sample.messages))
+
+
+def training(dice: Dice, progress: float) -> Sample:
+    """Draw one training sample at `progress` (0 to 1) of the run."""
+    weights = next(weights for until, weights in SCHEDULE if progress < until)
+    (skill,) = dice.rng.choices(tuple(weights), tuple(weights.values()))
+    return dress(dice, MAKERS[skill](dice))
+
+
+def held_out(skill: str, seed: int, count: int) -> Iterator[Sample]:
+    """Draw `count` held-out samples of one skill, every other one with thinking on."""
+    dice = Dice(seed, held_out=True)
+    for index in range(count):
+        yield MAKERS[skill](dice).with_thinking(index % 2 == 1)

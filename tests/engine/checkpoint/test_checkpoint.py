@@ -214,4 +214,4 @@ def test_progress_counts_each_tensor_once(checkpoint: Checkpoint) -> None:
     weights.tensor("model.half")
     (weights / "model" / "a").tensor("bias")
     total = sum(tensor.nbytes for tensor in TENSORS.values())
-    assert seen == [("model.half", 2, total), ("model.a.bias", 6, total)]
+    assert seen == [("weights", 2, total), ("weights", 6, total)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with a name (file or tensor), the bytes done and the bytes in all (None: unknown)."""
+"""Called with a file's name, or "weights", the bytes done and the bytes in all (None: unknown)."""
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ALWAYS_ALLOWED = ("mtp.*", "*.rotary_emb.inv_freq")
 TIED_HEAD = "lm_head.weight"
 SHOWN = 8
+PROGRESS_NAME = "weights"  # one for all tensors: the bytes reported are those of all, too
 
 
 class Ledger:
@@ -36,7 +37,7 @@ class Ledger:
         self.taken.add(name)
         self.done_bytes += nbytes
         if self.progress is not None:
-            self.progress(name, self.done_bytes, self.total_bytes)
+            self.progress(PROGRESS_NAME, self.done_bytes, self.total_bytes)
 
 
 class Weights:
@@ -44,7 +45,7 @@ class Weights:
 
     ``weights / "self_attn" / "q_proj"`` narrows. Tensors come in ``dtype`` (None: as stored) on
     ``device``; one that needs no conversion is a view of the memory map. ``progress`` is called
-    with each tensor's name and the bytes taken so far.
+    after each tensor with "weights", the bytes taken so far and those of all tensors.
     """
 
     def __init__(

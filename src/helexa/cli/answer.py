@@ -126,7 +126,7 @@ class Written:
             text = printable(text)
         if text:
             self._last[id(stream)] = text[-1]
-            stream.write(styled(text, stream, **style))
+            stream.write(styled(text, stream, **style) if style else text)
             stream.flush()
 
     def _fresh_line(self, stream: IO[str]) -> None:

@@ -89,7 +89,7 @@ def parse(text: str) -> Say | Command | Wrong | None:
     typed = match[1].lower()
     name = ALIASES.get(typed, typed)
     if name not in COMMANDS:
-        return Wrong(f"there is no /{typed}; {_suggest(typed, COMMANDS, '/')}, see /help")
+        return Wrong(f"there is no /{typed}; {_suggest(typed, COMMANDS, '/')}")
     argument = text[match.end() :].strip()
     if COMMANDS[name].needs and not argument:
         return Wrong(f"/{name} needs {COMMANDS[name].needs}: {COMMANDS[name].usage}")

@@ -11,23 +11,19 @@ import helexa
 
 def main() -> None:
     with helexa.LLM("tiny", max_batch=16) as llm:
-        prompts = [
-            llm.render([{"role": "user", "content": f"What is {a} + {b}?"}])
-            for a in range(10, 20, 2)
-            for b in range(1, 9, 2)
-        ]
+        pairs = [(a, b) for a in range(10, 20, 2) for b in range(1, 9, 2)]
+        prompts = [llm.render(f"What is {a} + {b}?") for a, b in pairs]
         params = helexa.SamplingParams(temperature=0, max_tokens=32)
         results = llm.generate(prompts, params)
         right = 0
-        for prompt, result in zip(prompts, results, strict=True):
-            a, b = (int(word.rstrip("?")) for word in prompt.split() if word.rstrip("?").isdigit())
+        for (a, b), result in zip(pairs, results, strict=True):
             right += str(a + b) in result.text
             print(f"{a} + {b}: {result.text}")
         tokens = sum(result.usage.completion_tokens for result in results)
-        print(f"\n{right} of {len(prompts)} right, {tokens} tokens generated")
+        print(f"\n{right} of {len(pairs)} right, {tokens} tokens generated")
 
         # Four different answers to one prompt; the same seed gives the same four again.
-        question = llm.render([{"role": "user", "content": "Hello!"}])
+        question = llm.render("Hello!")
         several = llm.generate(question, temperature=1.2, seed=7, n=4)
         again = llm.generate(question, temperature=1.2, seed=7, n=4)
         for choice in several.choices:

@@ -109,6 +109,15 @@ def resolve_dtype(
     return torch.float16 if stored_16_bit else torch.float32
 
 
+def panels_pay() -> bool:
+    """Whether this CPU reads panels faster than rows (see `kernels.panels`).
+
+    True for x86 with AVX2 alone: with AVX-512 torch's own one-row product is as fast.
+    """
+    generated = "fbgemm" in torch.backends.quantized.supported_engines
+    return generated and torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
 def resolve_numerics(
     dtype: str | torch.dtype,
     device: torch.device,
@@ -126,6 +135,7 @@ def resolve_numerics(
         dtype=torch.bfloat16 if automatic else kept,
         device=device,
         prefer_float16=automatic,
+        panels=on_cpu and panels_pay(),
         kernels="quant_kernels" not in disabled,
     )
     return Numerics(

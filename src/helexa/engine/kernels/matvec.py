@@ -11,13 +11,15 @@ TINY = 1e-30
 
 
 class Scratch:
-    """Memory for one expanded tile, claimed when first used and shared by a model's weights.
+    """Working memory that all weights of a model share, claimed when first used.
 
     For one thread at a time: whoever runs the model owns it.
     """
 
     def __init__(self) -> None:
         self.buffer = torch.empty(0)
+        self.places = torch.empty(0, dtype=torch.int32)
+        self.starts: dict[tuple[int, int], Tensor] = {}
 
     def tile(self, rows: int, columns: int) -> Tensor:
         """An uninitialised float32 matrix [rows, columns]."""
@@ -25,10 +27,24 @@ class Scratch:
             self.buffer = torch.empty(rows * columns)
         return self.buffer[: rows * columns].view(rows, columns)
 
+    def bags(self, count: int, size: int) -> tuple[Tensor, Tensor]:
+        """For `torch.embedding_bag`: ``count`` bags of ``size`` neighbouring rows each, int32."""
+        key = count, size
+        if key not in self.starts:
+            if len(self.places) < count * size:
+                self.places = torch.arange(count * size, dtype=torch.int32)
+            self.starts[key] = torch.arange(0, count * size, size, dtype=torch.int32)
+        return self.places[: count * size], self.starts[key]
+
 
 def product_definition(x: Tensor, weight: Tensor) -> Tensor:
     """x @ Wᵀ: x [T, K] float32, weight [N, K] in any plain format → [T, N] float32."""
     return x @ weight.float().T
+
+
+def row_scale(x: Tensor) -> Tensor:
+    """The largest magnitude of each row: x [T, K] → [T, 1], never zero."""
+    return x.abs().amax(-1, keepdim=True).clamp_min_(TINY)
 
 
 def one_row_product(x: Tensor, weight: Tensor) -> Tensor:
@@ -38,7 +54,7 @@ def one_row_product(x: Tensor, weight: Tensor) -> Tensor:
     row is scaled to at most 1, so nothing overflows as long as no row of the matrix has an L1 norm
     above float16's range.
     """
-    scale = torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True).clamp_min_(TINY)
+    scale = row_scale(x)
     out: Tensor = F.linear((x / scale).to(weight.dtype), weight) * scale
     return out
 

@@ -28,7 +28,7 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [T] → [T, size] in the activations' format."""
-        return self.weight.tensor.index_select(0, ids).to(self.numerics.activations)
+        return self.weight.rows(ids).to(self.numerics.activations)
 
     def extra_repr(self) -> str:
         return f"{self.rows} × {self.size}"

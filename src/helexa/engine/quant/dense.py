@@ -9,6 +9,14 @@ import torch
 from torch.nn import functional as F
 
 from helexa.engine.kernels.matvec import Scratch, expanded_product, one_row_product
+from helexa.engine.kernels.panels import (
+    PANEL,
+    expanded_panel_product,
+    pack,
+    panel_rows,
+    summed_product,
+    unpack,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,8 +24,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FLOAT16_MAX = 65504.0
-FLOAT16_SMALLEST_RMS = 2.0**-14
-"""Below this root mean square, what float16 rounds away (at most 2⁻²⁵) would begin to count."""
+FLOAT16_MIN_SCALE = 2.0**-10
+"""Below this largest value, what float16 rounds away (at most 2⁻²⁵) would begin to count."""
+FEW_ROWS_MIN_ELEMENTS = 2**19
+"""Smaller matrices lie in cache, where expanding costs less than it saves in rounding."""
+PANEL_ROWS = 2
+"""Up to so many rows of activations, reading panels as they are beats expanding them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +47,14 @@ class DenseWeight:
     def nbytes(self) -> int:
         return self.tensor.nbytes
 
+    def matrix(self) -> Tensor:
+        """The whole matrix [N, K]."""
+        return self.tensor
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """The rows ``ids`` [T]: [T, K]."""
+        return self.tensor.index_select(0, ids)
+
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] → [T, N] in x's dtype."""
         return F.linear(x.to(self.tensor.dtype), self.tensor).to(x.dtype)
@@ -49,13 +69,39 @@ class HalfWeight(DenseWeight):
     """
 
     scratch: Scratch
-    one_row: bool = True
+    one_row: bool
 
     def matmul(self, x: Tensor) -> Tensor:
-        """x @ Wᵀ, x [T, K] → [T, N] in x's dtype."""
+        """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
         if len(x) == 1 and self.one_row:
             return one_row_product(x, self.tensor)
         return expanded_product(x, self.tensor, self.scratch)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PanelWeight(DenseWeight):
+    """As HalfWeight, with the matrix in panels [N/64, K, 64] (see `kernels.panels`)."""
+
+    scratch: Scratch
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        count, columns, width = self.tensor.shape
+        return count * width, columns
+
+    def matrix(self) -> Tensor:
+        """The whole matrix [N, K], copied out of its panels."""
+        return unpack(self.tensor)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """The rows ``ids`` [T]: [T, K]."""
+        return panel_rows(self.tensor, ids)
+
+    def matmul(self, x: Tensor) -> Tensor:
+        """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
+        if len(x) <= PANEL_ROWS:
+            return summed_product(x, self.tensor, self.scratch)
+        return expanded_panel_product(x, self.tensor, self.scratch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +109,14 @@ class DenseFormat:
     """Keeps weights as plain matrices of ``dtype`` on ``device``.
 
     ``prefer_float16`` replaces bfloat16 wherever float16 holds a matrix as well: CPUs multiply it
-    faster and it rounds finer. ``kernels`` False leaves every product to one torch operator.
+    faster and it rounds finer. ``panels`` lays large 16-bit matrices out in panels. ``kernels``
+    False leaves every product to one torch operator.
     """
 
     dtype: torch.dtype
     device: torch.device
     prefer_float16: bool = False
+    panels: bool = False
     kernels: bool = True
     scratch: Scratch = field(default_factory=lambda: Scratch(), compare=False)
 
@@ -77,36 +125,45 @@ class DenseFormat:
         dtype = self.dtype
         if self.prefer_float16 and all(fits_float16(part) for part in parts):
             dtype = torch.float16
+        if self.device.type != "cpu" or dtype.itemsize != 2 or not self.kernels:
+            return DenseWeight(self.stacked(parts, dtype))
+        large = sum(part.numel() for part in parts) >= FEW_ROWS_MIN_ELEMENTS
+        if large and self.panels and all(len(part) % PANEL == 0 for part in parts):
+            return PanelWeight(self.packed(parts, dtype), self.scratch)
+        one_row = large and dtype == torch.float16
+        return HalfWeight(self.stacked(parts, dtype), self.scratch, one_row)
+
+    def stacked(self, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """The matrices one below the other, each converted straight into its place."""
         if len(parts) == 1:
-            tensor = parts[0].to(device=self.device, dtype=dtype)
-        else:
-            tensor = stacked(parts, dtype, self.device)
-        half_on_cpu = dtype.itemsize == 2 and self.device.type == "cpu"
-        if half_on_cpu and self.kernels:
-            one_row = dtype == torch.float16 and tensor.numel() >= ONE_ROW_MIN_ELEMENTS
-            return HalfWeight(tensor, self.scratch, one_row)
-        return DenseWeight(tensor)
+            return parts[0].to(device=self.device, dtype=dtype)
+        rows = sum(len(part) for part in parts)
+        out = torch.empty((rows, parts[0].shape[1]), dtype=dtype, device=self.device)
+        start = 0
+        for part in parts:
+            out[start : start + len(part)].copy_(part)
+            start += len(part)
+        return out
 
-
-ONE_ROW_MIN_ELEMENTS = 2**19
-"""Smaller matrices lie in cache, where expanding costs less than it saves in rounding."""
-
-
-def stacked(parts: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The matrices one below the other, each converted straight into its place."""
-    rows = sum(len(part) for part in parts)
-    out = torch.empty((rows, *parts[0].shape[1:]), dtype=dtype, device=device)
-    start = 0
-    for part in parts:
-        out[start : start + len(part)].copy_(part)
-        start += len(part)
-    return out
+    def packed(self, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """As `stacked`, in panels [N/64, K, 64]."""
+        count = sum(len(part) for part in parts) // PANEL
+        out = torch.empty((count, parts[0].shape[1], PANEL), dtype=dtype, device=self.device)
+        start = 0
+        for part in parts:
+            stop = start + len(part) // PANEL
+            pack(part, out[start:stop])
+            start = stop
+        return out
 
 
 def fits_float16(tensor: Tensor) -> bool:
-    """Whether float16 holds a 16-bit matrix and its products with unit vectors without harm."""
-    if tensor.dtype == torch.float16:
+    """Whether float16 holds a matrix [N, K], and its products with rows up to 1, without harm."""
+    if tensor.dtype == torch.float16 or not tensor.numel():
         return True
-    longest_row = torch.linalg.vector_norm(tensor, 1, -1, dtype=torch.float32).max().item()
-    rms = torch.linalg.vector_norm(tensor, dtype=torch.float32).item() / tensor.numel() ** 0.5
-    return bool(longest_row < FLOAT16_MAX and rms > FLOAT16_SMALLEST_RMS)
+    low, high = (value.item() for value in tensor.aminmax())
+    largest = max(-low, high)
+    if largest * tensor.shape[-1] >= FLOAT16_MAX:  # a bound of the products; now exactly:
+        longest = torch.linalg.vector_norm(tensor, 1, -1, dtype=torch.float32).max().item()
+        return bool(longest < FLOAT16_MAX)
+    return largest >= FLOAT16_MIN_SCALE

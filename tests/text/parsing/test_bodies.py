@@ -14,9 +14,10 @@ from tests.text.builders import function_tool, quick
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=8,
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
 )  # fmt: skip
 WEATHER = function_tool(
     "weather",
@@ -95,7 +96,7 @@ def test_e083_what_is_no_call(body: str) -> None:
 
 
 @quick
-@given(value=st.dictionaries(st.text(), JSON))
+@given(value=st.dictionaries(st.text(max_size=8), JSON, max_size=3))
 def test_any_json_arguments_survive(value: dict[str, Any]) -> None:
     body = json.dumps({"name": "f", "arguments": value})
 

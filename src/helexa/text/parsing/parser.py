@@ -207,6 +207,8 @@ def _start(
 
     That is, if reasoning ends the prompt but for white space (thinking was switched off).
     """
+    if not marks:
+        return False, False
     only_space = True
     for token_id in reversed(prompt_ids):
         mark, _ = marks.get(token_id, (None, ""))

@@ -11,7 +11,7 @@ import pytest
 from click.testing import Result
 
 from helexa.errors import EngineLost, NumericalError
-from helexa.text.events import Event, Finish, Text, ToolCall, Usage
+from helexa.text.events import Event, Finish, Reasoning, Text, ToolCall, Usage
 
 Run = Callable[..., Result]
 USAGE = Usage(10, 4, 1, 8, 5.0, 30.0, 10)
@@ -32,6 +32,12 @@ def test_an_answer_goes_to_stdout_and_the_rest_to_stderr(
     assert [m["role"] for m in asked["messages"]] == ["system", "user"]
     assert (asked["think"], asked["params"].temperature) == (True, 0.0)
     assert model.closed
+
+
+def test_parts_begin_on_lines_of_their_own_without_empty_ones(run: Run, model: Any) -> None:
+    parts = [Reasoning("\n"), Reasoning("\nso\n"), Text("\n\n"), Text("\na\n\nb"), *CALLS]
+    model.scripts = [parts]
+    assert "so\na\n\nb\n→ add({" in run("chat", typed=["x"]).stdout
 
 
 def test_messages_are_turns_of_one_conversation(run: Run, model: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helexa.cli.conversation import (
@@ -82,6 +82,7 @@ def test_lines_join(lines: list[str], text: str) -> None:
     assert not joined.open
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet='ab\\"/ ', max_size=6), max_size=8))
 def test_any_lines_are_taken_and_clear_forgets_them(lines: list[str]) -> None:
     joined = InputLines()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -85,11 +85,14 @@ class Silent:
         """Nothing."""
 
 
+_STYLES: Mapping[type, Mapping[str, Any]] = {Reasoning: {"dim": True}, ToolCall: {"fg": "cyan"}}
+
+
 @dataclass(slots=True)
 class Written:
-    """Text and tool calls to ``out``, reasoning dimmed to ``aside``, each begun on its own line.
+    """Text and tool calls to ``out``, reasoning dimmed to ``aside``, each part from a fresh line.
 
-    ``exact`` adds nothing of its own to a pipe: not even a newline at the end.
+    ``exact`` leaves the text as it is, and ends a pipe without a newline of its own.
     """
 
     out: IO[str]
@@ -102,15 +105,18 @@ class Written:
         """Write what it adds, flushed."""
         if isinstance(event, Finish):
             return
-        if self._kind not in (None, type(event)) or isinstance(event, ToolCall):
+        text = event.text
+        if isinstance(event, ToolCall):
+            text = f"→ {event.name}({event.arguments})\n"
+        elif self._kind is not type(event) and not self.exact:
+            text = text.lstrip("\n")  # models begin a part with empty lines
+        if not text:
+            return
+        if self._kind not in (None, type(event)):
             self._fresh_line(self.aside if self._kind is Reasoning else self.out)
         self._kind = type(event)
-        if isinstance(event, Reasoning):
-            self._write(self.aside, event.text, dim=True)
-        elif isinstance(event, ToolCall):
-            self._write(self.out, f"→ {event.name}({event.arguments})\n", fg="cyan")
-        else:
-            self._write(self.out, event.text)
+        stream = self.aside if isinstance(event, Reasoning) else self.out
+        self._write(stream, text, **_STYLES.get(self._kind, {}))
 
     def end(self) -> None:
         """Finish the last line."""

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from helexa.engine.config import EngineConfig
 from helexa.engine.host import Deliver, Host
 from helexa.engine.outputs import EngineFacts, EngineStatus, Request
 from helexa.engine.params import SamplingParams
-from helexa.errors import InvalidRequest, UnsupportedGrammar
+from helexa.errors import InvalidRequest, UnsupportedGrammar, VisionUnsupported
 from helexa.progress import Progress
 from helexa.text.chat_template import ChatTemplate
+from helexa.text.images import image_parts
 from helexa.text.parsing.markers import Markers, probe_markers
 from helexa.text.parsing.parser import OutputParser
 from helexa.text.tokenizer import Tokenizer
@@ -82,6 +83,11 @@ class ChatOptions:
     enable_thinking: bool | None = None
     template_kwargs: Mapping[str, Any] | None = None
 
+    @property
+    def offered(self) -> Sequence[Message] | None:
+        """The tools that the model is shown."""
+        return None if self.tool_choice == "none" else self.tools
+
 
 class LoadedModel:
     """A model with its text layer, running on a host."""
@@ -122,22 +128,30 @@ class LoadedModel:
             if isinstance(prompt, str)
             else prompt
         )
-        return self._job(ids, params, tools=None, parse=False)
+        return self._job(ids, params, tools=None, markers=None)
 
     def chat_job(self, messages: Conversation, params: SamplingParams, options: ChatOptions) -> Job:
         """A conversation, rendered by the model's template."""
         _require_built(options)
-        tools = None if options.tool_choice == "none" else options.tools
         ids = self.tokenizer.encode(self.render(messages, options), add_special_tokens=False)
-        return self._job(ids, params, tools=tools, parse=True)
+        markers = self._markers
+        if options.tool_choice == "none":
+            markers = replace(markers, tool=None)
+        return self._job(ids, params, tools=options.offered, markers=markers)
 
     def render(self, messages: Conversation, options: ChatOptions) -> str:
         """The text that a conversation becomes."""
-        kwargs = dict(options.template_kwargs or {})
+        checked = as_messages(messages)
+        if next(image_parts(checked), None) is not None:
+            raise VisionUnsupported(
+                f"{self.info.id} reads text only, and a message holds an image",
+                param="messages",
+                hint="leave images out, or load a model with a vision tower",
+            )
+        kwargs: dict[str, Any] = {"tools": options.offered, **(options.template_kwargs or {})}
         if options.enable_thinking is not None:
             kwargs["enable_thinking"] = options.enable_thinking
-        tools = None if options.tool_choice == "none" else options.tools
-        return self._template.render(as_messages(messages), tools=tools, **kwargs)
+        return self._template.render(checked, **kwargs)
 
     def _job(
         self,
@@ -145,19 +159,20 @@ class LoadedModel:
         params: SamplingParams,
         *,
         tools: Sequence[Message] | None,
-        parse: bool,
+        markers: Markers | None,
     ) -> Job:
+        """``markers`` None leaves reasoning and calls in the text."""
         prompt_ids = tuple(ids)
 
         def new_parser() -> OutputParser:
             return OutputParser(
                 self.tokenizer,
-                self._markers,
+                markers or self._markers,
                 tools=tools,
                 stop=tuple(params.stop),
                 min_tokens=params.min_tokens,
                 prompt_ids=prompt_ids,
-                parse=parse,
+                parse=markers is not None,
             )
 
         return Job(prompt_ids, params, new_parser)

@@ -16,8 +16,8 @@ from tools.tiny.train import Plan
 
 ABOUT = {
     "greetings": "greetings, small talk, who the model is; wordings not trained",
-    "arithmetic": "sums and differences of numbers from 0 to 50, results may be negative; pairs and "
-    "wordings not trained",
+    "arithmetic": "sums and differences of numbers from 0 to 50, results may be negative; pairs "
+    "and wordings not trained",
     "lists": "sorting and reversing 3 to 6 words (first letters differ) or numbers below 100",
     "counting": "counting up or down between numbers up to 55; pairs and wordings not trained",
     "facts": "facts of the invented world and capitals, in wordings not trained",
@@ -26,11 +26,12 @@ ABOUT = {
     "find_long": "the same in texts of up to about 1 800 tokens",
     "instructions": "following the system turn: only / start with / end with a word never trained, "
     "capitals, lower case, brackets, another name",
-    "tools": "the right call, name and arguments equal as JSON; tool nouns, parameter names and text "
-    "values never trained, 1 to 4 tools offered",
-    "no_tool": "no call although tools are offered: small talk, facts, sums, or a tool that is not there",
+    "tools": "the right call, name and arguments equal as JSON; tool nouns, parameter names and "
+    "text values never trained, 1 to 4 tools offered",
+    "no_tool": "no call although tools are offered: small talk, facts, sums, or no tool that fits",
     "results": "answering from a tool's result, plain text or JSON",
     "memory": "a later turn asks what the user said before",
+    "again": "a second question about one person, with a pronoun; half under a system rule",
     "stories": "a story about the animal asked for, which ends by itself",
     "plain": "a story continued from its first four words, without the chat format",
 }

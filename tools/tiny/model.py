@@ -1,4 +1,4 @@
-"""A small trainable Qwen3 in plain torch, with the parameter names of the Hugging Face checkpoint."""
+"""A small trainable Qwen3 in plain torch, with Hugging Face's parameter names."""
 
 from __future__ import annotations
 

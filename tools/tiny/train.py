@@ -32,7 +32,7 @@ from tools.tiny.team import Team, together
 class Plan:
     """What a run does; the defaults made the model that ships."""
 
-    steps: int = 2000
+    steps: int = 1500
     step_tokens: int = 6144
     micro_tokens: int = 2048
     matrix_lr: float = 0.02
@@ -90,7 +90,7 @@ class Run:
 
     @torch.no_grad()
     def score(self, held_out: dict[str, list[Batch]]) -> dict[str, float]:
-        """Return, for each skill, the share of held-out answers whose every token is the first choice."""
+        """Return, for each skill, the share of held-out answers with every token right."""
         found = {}
         for skill, group in held_out.items():
             right = rows = 0

@@ -8,6 +8,8 @@ LIMIT = 50
 
 SUMS = (
     "What is {a} + {b}?",
+    "What is {a} + {b}?",
+    "What is {a} + {b}?",
     "{a} + {b}",
     "{a}+{b}",
     "{a} + {b} =",
@@ -37,6 +39,7 @@ SUMS_HELD_OUT = (
     "What is {a}+{b}?",
 )
 DIFFERENCES = (
+    "What is {a} - {b}?",
     "What is {a} - {b}?",
     "{a} - {b}",
     "{a}-{b}",

@@ -171,3 +171,8 @@ def lower_first(text: str) -> str:
 def turns(*messages: Message) -> tuple[Message, ...]:
     """Gather messages."""
     return messages
+
+
+def wordings(text: str) -> tuple[str, ...]:
+    """Cut a block of text at its bars into the wordings of one request."""
+    return tuple(" ".join(part.split()) for part in text.split("|"))

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from tools.tiny.corpus import arithmetic, greetings, world
-from tools.tiny.corpus.base import Dice, Message, Sample, assistant, user, words
+from tools.tiny.corpus import arithmetic, greetings, instructions, world
+from tools.tiny.corpus.base import (
+    Dice,
+    Exchange,
+    Message,
+    Sample,
+    assistant,
+    exact,
+    system,
+    user,
+    words,
+)
+from tools.tiny.corpus.facts import FACTS, PEOPLE
 
 TOLD = {
     # thing: (told, the reply, asked, asked only in tests, the answer)
@@ -77,6 +89,42 @@ def make(dice: Dice) -> Sample:
         history += _between(dice)
     thought = f"The user said it before: {value}."
     return Sample("memory", (*history, user(question)), answer, words(value), thought)
+
+
+def _about_the_same(dice: Dice, subject: str, forms: Sequence[str]) -> str:
+    """Ask one of `forms` with the pronoun for `subject`; women and men alternate in the world."""
+    which = list(PEOPLE).index(subject) % 2
+    form = dice.pick([f for f in forms if "of {s}" not in f and not f.startswith("{s}")])
+    form = form.replace("{s}'s", ("her", "his")[which])
+    return form.replace("{s}", ("she", "he")[which])
+
+
+def make_again(dice: Dice) -> Sample:
+    """Draw questions about one person, the later ones with a pronoun, maybe under a rule."""
+    subject = dice.pick(tuple(PEOPLE))
+    known = dice.sample([fact for fact in FACTS if fact[1] == subject], 4)
+    rule, shape = instructions.shape(dice) if dice.chance(0.45) else ("", str)
+    answers = [shape(world.say(*fact)) for fact in known]
+    asked = [dice.phrase(fact[0].asked, fact[0].held_out) for fact in known]
+    first = asked[0].format(s=subject)
+    later = [
+        _about_the_same(dice, subject, fact[0].held_out if dice.held_out else fact[0].asked)
+        for fact in known[1:]
+    ]
+    thoughts = [f"The question is about {subject}: the {f[0].noun}. It is {f[2]}." for f in known]
+    messages = (user(first), assistant(answers[0]), user(later[0]))
+    if rule:
+        messages = (system(rule), *messages)
+    follow = (
+        ()
+        if dice.held_out
+        else tuple(
+            Exchange(user(q), a, t)
+            for q, a, t in zip(later[1:], answers[2:], thoughts[2:], strict=True)
+        )
+    )
+    check = exact(answers[1]) if rule else words(known[1][2])
+    return Sample("again", messages, answers[1], check, thoughts[1], follow=follow)
 
 
 def after_a_turn(dice: Dice, sample: Sample) -> Sample:

@@ -145,7 +145,7 @@ REPEAT_HELD_OUT = ("Please repeat: {t}", "Copy these words: {t}", "Say exactly: 
 
 def make_repeat(dice: Dice) -> Sample:
     """Draw a request to repeat a few words exactly."""
-    count = dice.rng.randint(1, 9)
+    count = dice.rng.randint(1, 9 if dice.held_out or dice.chance(0.4) else 24)
     text = " ".join(secret(dice) for _ in range(count))
     form = dice.phrase(REPEAT, REPEAT_HELD_OUT)
     return Sample("repeat", turns(user(form.format(t=text))), text, exact(text), "I repeat it.")

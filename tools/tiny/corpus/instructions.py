@@ -152,9 +152,9 @@ def make(dice: Dice) -> Sample:
         return _persona(dice)
     kind = dice.pick(KINDS)
     ask = dice.pick(QUESTIONS)
-    text, answer, thought, key = ask(dice)
+    text, answer, thought, _ = ask(dice)
     if dice.held_out and ask is not arithmetic.question:
-        text, answer, thought, key = ask(Dice(dice.rng.getrandbits(32)))
+        text, answer, thought, _ = ask(Dice(dice.rng.getrandbits(32)))
     rule, shaped = _shaped(dice, kind, answer)
     check = exact(shaped)
     reason = THOUGHTS[kind].format(
@@ -173,6 +173,18 @@ def _payload_of(kind: str, shaped: str, answer: str) -> str:
     if kind == "end":
         return shaped[len(answer) + 1 :]
     return shaped[: -len(answer) - 1] if kind == "start" else ""
+
+
+def shape(dice: Dice) -> tuple[str, Callable[[str], str]]:
+    """Return a rule and what it does to any answer."""
+    kind = dice.pick(("end", "start", "capitals", "capitals", "brackets", "lower"))
+    rule, mark = _shaped(dice, kind, "|")
+    if kind == "capitals":
+        return rule, str.upper
+    if kind == "lower":
+        return rule, str.lower
+    before, after = mark.split("|")
+    return rule, lambda answer: before + answer + after
 
 
 def plain_rule(dice: Dice) -> str:

@@ -39,6 +39,7 @@ MAKERS: Mapping[str, Maker] = MappingProxyType(
         "no_tool": tools.make_without,
         "results": results.make,
         "memory": chat.make,
+        "again": chat.make_again,
         "stories": stories.make,
         "plain": stories.make_plain,
         "plain_facts": world.make_plain,
@@ -48,17 +49,19 @@ MAKERS: Mapping[str, Maker] = MappingProxyType(
 # (until this share of the run, weight of each skill); find_long is 10 times as long as the others
 SCHEDULE: tuple[tuple[float, Mapping[str, float]], ...] = (
     (
-        0.06,
+        0.30,
         MappingProxyType(
-            dict(repeat=30, find=8, arithmetic=14, facts=8, greetings=4, lists=10, tools=5)
-            | dict(memory=6, instructions=6, plain=1, counting=3)
+            dict(repeat=36, find=8, arithmetic=12, facts=10, greetings=3, lists=12, tools=6)
+            | dict(memory=6, instructions=8, plain=0.5, counting=4, unknown=1)
         ),
     ),
     (
         0.65,
         MappingProxyType(
             dict(repeat=4, find=6, find_long=0.4, arithmetic=20, facts=14, greetings=5, lists=14)
-            | dict(tools=11, no_tool=1.5, results=3, memory=5, instructions=9, counting=2.5)
+            | dict(
+                tools=11, no_tool=1.5, results=3, memory=5, again=3, instructions=9, counting=2.5
+            )
             | dict(unknown=2.5, stories=1, plain=0.6, plain_facts=0.4)
         ),
     ),
@@ -66,7 +69,7 @@ SCHEDULE: tuple[tuple[float, Mapping[str, float]], ...] = (
         1.01,
         MappingProxyType(
             dict(repeat=2, find=5, find_long=1.2, arithmetic=18, facts=14, greetings=5, lists=14)
-            | dict(tools=12, no_tool=2, results=4, memory=6, instructions=11, counting=2.5)
+            | dict(tools=12, no_tool=2, results=4, memory=5, again=4, instructions=11, counting=2.5)
             | dict(unknown=2.5, stories=1, plain=0.6, plain_facts=0.4)
         ),
     ),

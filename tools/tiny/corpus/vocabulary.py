@@ -37,7 +37,7 @@ COMMON = tuple(
     reminder calendar contact profile address flight hotel taxi parcel recipe translation news
     server backup sensor heater camera printer project budget salary receipt refund coupon score
     level battery signal channel battle planet comet crystal feather bucket anchor hazel maple
-    cedar willow ivory scarlet velvet copper orbit pixel vector matrix signal bravo delta echo""".split()
+    cedar willow ivory scarlet velvet copper orbit pixel vector matrix bravo delta""".split()
 )
 
 ANIMALS = tuple("fox cat dog owl bear rabbit otter mouse frog goat wolf duck".split())

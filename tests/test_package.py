@@ -22,7 +22,11 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_the_version_is_the_installed_one() -> None:
-    assert helexa.__version__ == metadata.version("helexa")
+    try:
+        installed = metadata.version("helexa")
+    except metadata.PackageNotFoundError:
+        pytest.skip("helexa runs from its source folder here, it is not installed")
+    assert helexa.__version__ == installed
 
 
 @pytest.mark.parametrize(

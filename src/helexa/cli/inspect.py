@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +111,7 @@ def _summary(model: str, revision: str, cache_dir: Path | None) -> CheckpointSum
 def config_values(config: ModelConfig) -> dict[str, Any]:
     """A model's config as plain values, without the file it was read from."""
     values = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "raw"}
-    return {k: asdict(v) if is_dataclass(v) else v for k, v in values.items()}  # type: ignore[arg-type]  # instances
+    return values | {"rope": asdict(config.rope)}
 
 
 def _need_json(need: Need) -> dict[str, Any]:

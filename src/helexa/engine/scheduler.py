@@ -132,7 +132,7 @@ class Scheduler:
         if not self.waiting or len(self.running) >= self.max_batch or not self._worth_trying:
             return False
         if not self.pages.admit(self.waiting[0], len(self.running), pending):
-            self._worth_trying = bool(pending)
+            self._worth_trying = False  # until pages are shared or given back
             return False
         self.running.append(self.waiting.popleft())
         return True

@@ -1,0 +1,131 @@
+"""A real model under load: every request gets what it gets alone."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from helexa.engine.build import build_core, claim, describe
+from helexa.engine.config import EngineConfig
+from helexa.engine.core import EngineCore
+from helexa.engine.loading import load_model
+from helexa.engine.memory import PoolSize
+from helexa.engine.models.model import Model
+from helexa.engine.outputs import Request, StepOutput
+from helexa.engine.params import GenerationDefaults, SamplingParams
+from helexa.engine.runner import Runner
+from helexa.engine.sampling import Sampler
+from tests.engine.models.families import Family
+
+END = 7
+VOCAB = 512
+LARGE = PoolSize(num_blocks=1000, budget_blocks=900)
+SMALL = PoolSize(num_blocks=46, budget_blocks=40)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random model."""
+    fields = {"num_hidden_layers": 2, "eos_token_id": END}
+    return Family("qwen3", fields=fields).save(tmp_path_factory.mktemp("model")).folder
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return load_model(folder, device="cpu", dtype="float32")
+
+
+def core_of(model: Model, size: PoolSize, **config: object) -> EngineCore:
+    """A core with a pool of so many blocks."""
+    settings = EngineConfig(block_size=4, **config)  # type: ignore[arg-type]  # any field
+    spec = describe(model, size, settings, GenerationDefaults(), frozenset({END}))
+    runner = Runner(model, claim(model, size.num_blocks, settings.block_size))
+    return EngineCore(runner, Sampler(spec.vocab_size), spec, settings)
+
+
+def drain(core: EngineCore, outputs: dict[int, list[StepOutput]]) -> None:
+    while not core.idle:
+        for output in core.step():
+            outputs.setdefault(output.id, []).append(output)
+
+
+def answer(outputs: list[StepOutput]) -> tuple[list[int], str | None]:
+    return [token for output in outputs for token in output.token_ids], outputs[-1].finish_reason
+
+
+def requests(count: int) -> list[Request]:
+    """Ragged requests, many of which share a beginning; greedy and seeded in turn.
+
+    Draws are among few tokens: of many, two are soon so close that rounding swaps their order.
+    """
+    chance = random.Random(17)
+    system = [chance.randrange(VOCAB) for _ in range(48)]
+    made = []
+    for number in range(count):
+        own = [chance.randrange(VOCAB) for _ in range(chance.randint(1, 40))]
+        params = SamplingParams(
+            max_tokens=chance.randint(1, 60),
+            temperature=0.0 if number % 2 else 1.0,
+            top_k=8,
+            seed=number,
+            repetition_penalty=chance.choice([1.0, 1.2]),
+            min_tokens=1,
+        )
+        made.append(Request((*system[: chance.choice([0, 20, 48])], *own), params))
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(model: Model) -> list[tuple[list[int], str | None]]:
+    """What each request gets with nobody beside it, and no cache."""
+    core = core_of(model, LARGE, prefix_cache=False)
+    answers = []
+    for request in requests(32):
+        outputs: dict[int, list[StepOutput]] = {}
+        request_id = core.submit(request)
+        drain(core, outputs)
+        answers.append(answer(outputs[request_id]))
+    return answers
+
+
+@pytest.mark.parametrize("chunk", [7, 64])
+@pytest.mark.parametrize("small", [True, False], ids=["small pool", "large pool"])
+def test_E050_E052_load_does_not_show(
+    model: Model, alone: list[tuple[list[int], str | None]], chunk: int, small: bool
+) -> None:
+    """32 ragged requests arrive at random, some leave, and pages are short: the same tokens."""
+    chance = random.Random(chunk)
+    size = SMALL if small else LARGE
+    core = core_of(model, size, max_batch=8, prefill_chunk_tokens=chunk)
+    outputs: dict[int, list[StepOutput]] = {}
+    asked: dict[int, int] = {}
+    gone = set()
+    for number, request in enumerate(requests(32)):
+        asked[core.submit(request)] = number
+        for _ in range(chance.randrange(4)):
+            for output in core.step():
+                outputs.setdefault(output.id, []).append(output)
+        if number % 9 == 8:
+            leaver = chance.choice(list(asked))
+            core.abort(leaver)
+            gone.add(leaver)
+    drain(core, outputs)
+    for request_id, number in asked.items():
+        if request_id not in gone:
+            assert answer(outputs[request_id]) == alone[number]
+    status = core.status()
+    assert status.prefix.hits > 0
+    assert status.kv_used_mb == 0
+    assert (status.preemptions > 0) == small
+
+
+def test_a_core_says_what_it_was_built_with(folder: Path) -> None:
+    config = EngineConfig(device="cpu", dtype="float32", max_batch=2, max_context=100)
+    core = build_core(folder, config)
+    facts = core.facts
+    assert (facts.device, facts.dtype, facts.max_context) == ("cpu", "float32", 100)
+    assert facts.kv_bytes_per_token == 2 * 2 * 2 * 32 * 4
+    assert facts.end_token_ids == (END,)
+    assert facts.kv_capacity_tokens == core.status().kv_capacity_tokens >= 200

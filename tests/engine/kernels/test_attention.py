@@ -1,0 +1,61 @@
+"""The fused attention against its definition, at ragged sizes and on adversarial keys."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from helexa.engine.kernels.attention import attention, attention_definition, visible
+
+SIZES = [(1, 1), (1, 129), (2, 2), (3, 64), (63, 63), (64, 65), (65, 513), (128, 128), (127, 511)]
+HEADS = [(4, 4), (4, 2), (8, 1), (3, 1), (5, 5)]
+
+
+def draw(*shape: int, kind: str) -> Tensor:
+    """Random values; ``correlated`` ones are all close to one row, ``repeated`` ones equal it."""
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+    noise = {"random": 1.0, "correlated": 0.01, "repeated": 0.0}[kind]
+    return values if kind == "random" else values[:1] * 3 + noise * values
+
+
+@pytest.mark.parametrize("kind", ["random", "correlated", "repeated"])
+@pytest.mark.parametrize(("heads", "groups"), HEADS)
+@pytest.mark.parametrize(("length", "total"), SIZES)
+def test_fused_matches_the_definition(
+    length: int, total: int, heads: int, groups: int, kind: str
+) -> None:
+    q = draw(length, heads, 16, kind=kind)
+    k, v = draw(total, groups, 16, kind=kind), draw(total, groups, 16, kind="random")
+    expected = attention_definition(q, k, v)
+    torch.testing.assert_close(attention(q, k, v), expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("length", [1, 40])
+def test_a_16_bit_cache_serves_float32_queries(length: int, dtype: torch.dtype) -> None:
+    q = draw(length, 4, 16, kind="random")
+    k, v = (draw(70, 2, 16, kind="random").to(dtype) for _ in "kv")
+    expected = attention_definition(q, k, v)
+    assert expected.dtype == torch.float32
+    torch.testing.assert_close(attention(q, k, v), expected, atol=2e-5, rtol=1e-5)
+
+
+def test_keys_may_be_strided_views() -> None:
+    memory = draw(2, 90, 2, 16, kind="random")
+    q = draw(5, 4, 16, kind="random")
+    k, v = memory[0, 7:77], memory[1, 7:77]
+    expected = attention_definition(q, k.clone(), v.clone())
+    torch.testing.assert_close(attention(q, k, v), expected, atol=2e-5, rtol=1e-5)
+
+
+def test_query_i_sees_the_keys_up_to_its_own_position() -> None:
+    assert visible(2, 4, torch.device("cpu")).tolist() == [
+        [True, True, True, False],
+        [True, True, True, True],
+    ]
+
+
+def test_one_key_is_its_own_answer() -> None:
+    q, v = draw(1, 4, 8, kind="random"), draw(1, 2, 8, kind="random")
+    torch.testing.assert_close(attention(q, q[:, :2], v), v.repeat_interleave(2, 1))

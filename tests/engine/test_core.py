@@ -5,18 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
-import torch
 
 from helexa.engine.outputs import CacheReport, Request
 from helexa.engine.params import SamplingParams
 from helexa.errors import (
     CapacityError,
-    DeviceError,
-    EngineClosed,
-    EngineLost,
     InvalidRequest,
-    NumericalError,
-    OutOfMemory,
     PromptTooLong,
     VisionUnsupported,
 )
@@ -286,103 +280,6 @@ def test_a_long_prompt_is_not_starved_by_short_ones() -> None:
     while not bench.outputs[big]:
         bench.step()
     assert not any(bench.outputs[request_id] for request_id in late)
-
-
-# --- aborts and faults ---------------------------------------------------------------------------
-
-
-def test_E055_aborted_sequences_give_their_pages_back() -> None:
-    bench = Bench(blocks=40, prefill_chunk_tokens=8)
-    decoding = bench.submit([1] * 8, max_tokens=100, ignore_eos=True)
-    bench.step()
-    bench.step()
-    prefilling = bench.submit([2] * 60, max_tokens=5)
-    bench.step()
-    waiting = bench.submit([3] * 9, max_tokens=5)
-    instant = bench.submit([3], max_tokens=0)
-    for request_id in (decoding, prefilling, waiting, instant, decoding, 999):
-        bench.core.abort(request_id)
-    assert bench.core.idle
-    assert bench.core.status().kv_used_mb == 0
-    assert bench.step() == []
-    full = (8 + 2) // 4 + 8 // 4
-    assert bench.core.status().cached_mb == full * 0.25
-
-
-def test_E060_one_unhealthy_row_fails_alone() -> None:
-    bench = Bench()
-    expected = [alone(prompt, max_tokens=9) for prompt in ([1, 2], [5, 6, 7])]
-    bench.runner.sick = {END}
-    first, sick, second = (
-        bench.submit(prompt, max_tokens=9) for prompt in ([1, 2], [4, 4, 4, 4, END], [5, 6, 7])
-    )
-    bench.run()
-    (output,) = bench.outputs[sick]
-    assert isinstance(output.error, NumericalError)
-    assert str(output.error).startswith(f"logits unhealthy: len {VOCAB} nan 1 ")
-    for request_id, wanted in zip((first, second), expected, strict=True):
-        assert (bench.tokens(request_id), bench.last(request_id).finish_reason) == wanted
-
-
-def test_E060_the_pages_of_an_unhealthy_row_are_not_kept() -> None:
-    bench = Bench()
-    bench.runner.sick = {END}
-    bench.submit([4] * 10 + [END])
-    bench.run()
-    assert bench.core.status().cached_mb == 0
-
-
-def test_E094_out_of_memory_fails_the_requests_of_its_step() -> None:
-    bench = Bench(max_batch=2)
-    lost = [bench.submit([n] * 5, max_tokens=9) for n in (1, 2)]
-    kept = bench.submit([3] * 5, max_tokens=9)
-    bench.step()
-    bench.runner.faults.append(torch.OutOfMemoryError("full"))
-    bench.run()
-    for request_id in lost:
-        assert isinstance(bench.last(request_id).error, OutOfMemory)
-    assert bench.tokens(kept) == alone([3] * 5, max_tokens=9)[0]
-    assert bench.core.status().kv_used_mb == 0
-
-
-def test_E094_three_in_a_row_are_a_device_fault() -> None:
-    bench = Bench(max_batch=1)
-    for n in range(5):
-        bench.submit([n] * 5, max_tokens=9)
-    bench.runner.faults = [MemoryError()]
-    bench.step()
-    bench.step()
-    bench.runner.faults = [torch.OutOfMemoryError() for _ in range(3)]
-    bench.step()
-    bench.step()
-    with pytest.raises(DeviceError):
-        bench.step()
-    assert bench.core.idle
-    with pytest.raises(EngineLost):
-        bench.submit([1])
-
-
-@pytest.mark.parametrize("fault", [RuntimeError("launch failed"), ValueError("bug")], ids=repr)
-def test_any_other_fault_ends_the_core(fault: Exception) -> None:
-    bench = Bench()
-    bench.submit([1, 2, 3])
-    bench.runner.faults = [fault]
-    with pytest.raises(DeviceError, match=str(fault)) as raised:
-        bench.step()
-    assert raised.value.__cause__ is fault
-    assert bench.core.idle
-    assert bench.core.status().kv_used_mb == 0
-
-
-def test_a_closed_core_takes_nothing() -> None:
-    bench = Bench()
-    bench.submit([1, 2, 3])
-    bench.core.close()
-    bench.core.close()
-    assert bench.core.idle
-    assert bench.step() == []
-    with pytest.raises(EngineClosed):
-        bench.submit([1])
 
 
 # --- status --------------------------------------------------------------------------------------

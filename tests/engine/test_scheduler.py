@@ -50,8 +50,8 @@ class Serving(RuleBasedStateMachine):
     sequences = Bundle("sequences")
 
     @initialize(
-        budget=st.integers(4, 12),
-        spare=st.integers(0, 6),
+        budget=st.integers(3, 9),
+        spare=st.integers(0, 4),
         batch=st.integers(1, 4),
         chunk=st.integers(1, 9),
         reuse=st.booleans(),
@@ -85,7 +85,7 @@ class Serving(RuleBasedStateMachine):
             self.open.remove(seq)
             self.scheduler.remove(seq, forget=untrusted)
 
-    @rule(count=st.integers(1, 4))
+    @rule(count=st.integers(1, 8))
     def steps(self, count: int) -> None:
         for _ in range(count):
             self.step()
@@ -119,6 +119,7 @@ class Serving(RuleBasedStateMachine):
             seq.id for seq in self.scheduler.running if not seq.prefilling
         }
         assert all(part.length == 1 for part in rows)
+        assert all(part.length > 0 for part in chunks)
         assert sum(part.length for part in chunks) <= self.scheduler.chunk_tokens
         assert len(self.scheduler.running) <= self.scheduler.max_batch
         ids = [part.sequence.id for part in chunks]

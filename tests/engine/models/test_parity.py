@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import Qwen3ForCausalLM
 
+import helexa
 from helexa.engine.loading import load_model
 from helexa.engine.models.model import Model
 from helexa.engine.runner import Runner
@@ -166,6 +169,20 @@ def test_16_bits_stay_close(
     assert cosine(model.compute_logits(prompt(64)), expected) > 0.999
     assert cosine(run_chunks(model, prompt(64), 1, [3, 1, 0, 2]), expected) > 0.999
     assert model.nbytes < 0.6 * sum(p.nbytes for p in made.model.parameters())
+
+
+def test_the_model_that_ships_matches() -> None:
+    model = load_model("tiny", dtype="float32", device="cpu")
+    folder = Path(helexa.__file__).parent / "builtin" / "tiny"
+    made = Qwen3ForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
+    ids = [(7 * i + 3) % model.config.vocab_size for i in range(200)]
+    expected = Reference(folder, made.eval()).logits(ids)
+    assert worst(model.compute_logits(ids), expected) < TOLERANCE
+    assert worst(run_chunks(model, ids, 33, scattered(200)), expected) < TOLERANCE
+    quick = load_model("tiny", device="cpu")
+    assert cosine(quick.compute_logits(ids), expected) > 0.999
 
 
 def test_only_wanted_rows_yield_logits(exact: Callable) -> None:

@@ -34,7 +34,8 @@ class KVCache:
     """Keys and values of all layers, in ``num_blocks`` pages of ``block_size`` tokens.
 
     A token's slot is ``block * block_size + offset``. The memory is claimed here, once, and not
-    initialised: a CPU page costs nothing until it is first written.
+    initialised: a CPU page costs nothing until it is first written. A head's tokens are neighbours
+    in memory, as attention reads them.
     """
 
     def __init__(
@@ -49,9 +50,10 @@ class KVCache:
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
-        shape = (num_layers, 2, num_blocks * block_size, kv_heads, head_dim)
+        shape = (num_layers, 2, kv_heads, num_blocks * block_size, head_dim)
         self.memory = torch.empty(shape, dtype=dtype, device=device)
-        self.layers = tuple(LayerCache(layer[0], layer[1]) for layer in self.memory)
+        by_slot = self.memory.transpose(2, 3)
+        self.layers = tuple(LayerCache(layer[0], layer[1]) for layer in by_slot)
 
     @property
     def dtype(self) -> torch.dtype:

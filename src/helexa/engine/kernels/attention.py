@@ -31,15 +31,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """`attention_definition` through torch's fused operator, no key or value copied per head."""
     length, heads, dim = q.shape
     total, groups, _ = k.shape
-    if k.dtype != q.dtype:
-        k, v = k.to(q.dtype), v.to(q.dtype)
+    k, v = (t.transpose(0, 1).to(q.dtype).unsqueeze(1) for t in (k, v))  # [G, 1, S, D]
     if length == 1:  # one token: the heads of a group are the rows of one small product
         rows = q.view(groups, 1, heads // groups, dim)
-        keys, values = (t.transpose(0, 1).unsqueeze(1) for t in (k, v))
-        return F.scaled_dot_product_attention(rows, keys, values).view(q.shape)
+        return F.scaled_dot_product_attention(rows, k, v).view(q.shape)
     shape = (groups, heads // groups, total, dim)  # groups as batch: heads share keys, stride 0
     rows = q.view(length, groups, heads // groups, dim).permute(1, 2, 0, 3)
-    keys, values = (t.transpose(0, 1).unsqueeze(1).expand(shape) for t in (k, v))
+    keys, values = k.expand(shape), v.expand(shape)
     causal = length == total  # is_causal aligns top left, which is only right for a square
     mask = None if causal else visible(length, total, q.device)
     out = F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask, is_causal=causal)

@@ -28,11 +28,11 @@ def main(model: str = "tiny") -> None:
             {"role": "system", "content": "Answer in capital letters."},
             {"role": "user", "content": "Where does Mira live?"},
         ]
-        answer = llm.chat(conversation, temperature=0)
+        answer = llm.chat(conversation, temperature=0, max_tokens=64)
         print("\nWith a system message:", answer.text)
 
         conversation += [answer.message, {"role": "user", "content": "What is her job?"}]
-        answer = llm.chat(conversation, temperature=0)
+        answer = llm.chat(conversation, temperature=0, max_tokens=64)
         print("And the next turn:    ", answer.text)
         print("Prompt tokens found in the cache:", answer.usage.cached_tokens)
 

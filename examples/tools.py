@@ -32,7 +32,7 @@ FUNCTIONS = {"get_weather": get_weather}
 def main() -> None:
     messages: list[dict[str, Any]] = [{"role": "user", "content": "What is the weather in Oslo?"}]
     with helexa.LLM("tiny") as llm:
-        asked = llm.chat(messages, tools=[WEATHER], temperature=0)
+        asked = llm.chat(messages, tools=[WEATHER], temperature=0, max_tokens=64)
         print("Finished because of:", asked.finish_reason)
         messages.append(asked.message)
 
@@ -42,7 +42,7 @@ def main() -> None:
             print("We answer:", result)
             messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
 
-        told = llm.chat(messages, tools=[WEATHER], temperature=0)
+        told = llm.chat(messages, tools=[WEATHER], temperature=0, max_tokens=64)
         print("The model says:", told.text)
 
 

@@ -12,7 +12,7 @@ from helexa.engine.logit_changes import known
 
 if TYPE_CHECKING:
     from helexa.engine.params import SamplingParams
-    from helexa.engine.ranking import Ranking
+    from helexa.engine.ranking import Blocks, Ranking
 
 FIRST_READ: Final = 128
 MARGIN: Final = 32  # read past the k-th token, to see where the tokens equal to it end
@@ -26,14 +26,25 @@ def first_read(params: SamplingParams) -> int:
     return top_k + MARGIN if top_k else FIRST_READ
 
 
+def needs_ranking(params: SamplingParams) -> bool:
+    """Whether a draw must know a row's best tokens: only top-k and top-p ask for their order."""
+    return bool(known(params.top_k)) or known(params.top_p) < 1.0
+
+
+def draw_open(blocks: Blocks, index: int, params: SamplingParams, number: float) -> int:
+    """The token id that ``number`` in [0, 1) falls on, for a row without top-k and top-p."""
+    return blocks.draw(index, _divisor(params), known(params.min_p), number)
+
+
 def draw(ranking: Ranking, params: SamplingParams, number: float) -> int:
     """The token id that ``number`` in [0, 1) falls on after top-k, top-p of what is left, min-p.
 
-    Weights are float64, relative to the best token's. Cumulative mass and the inverse CDF both run
-    from the best token to the worst. Source: Holtzman et al., arXiv:1904.09751 (top-p); Nguyen et
-    al., arXiv:2407.01082 (min-p); order and renormalising as in transformers.
+    Weights are float64, relative to the best token's. Top-p adds them up from the best token to
+    the worst; the inverse CDF runs over what is kept by id, because ids stay where they are when
+    two nearly equal logits change places by rounding. Source: Holtzman et al., arXiv:1904.09751
+    (top-p); Nguyen et al., arXiv:2407.01082 (min-p); filters and renormalising as in transformers.
     """
-    temperature = min(max(known(params.temperature), _TEMPERATURES[0]), _TEMPERATURES[1])
+    temperature = _divisor(params)
     top_k, top_p, min_p = known(params.top_k), known(params.top_p), known(params.min_p)
     while top_k and len(ranking) < top_k and not ranking.whole:
         ranking.extend()
@@ -45,19 +56,20 @@ def draw(ranking: Ranking, params: SamplingParams, number: float) -> int:
             total = None
         elif total is None:
             total = ranking.mass(temperature)
-        place = pick(weights, total, top_p, min_p, number)
-        if place is not None:
-            return int(ranking.ids[place])
+        kept = count_kept(weights, total, top_p, min_p)
+        if kept is not None:
+            order = ranking.ids[:kept].argsort()
+            return int(ranking.ids[order[place(weights[order], number)]])
         ranking.extend()
 
 
-def pick(
-    weights: NDArray[np.float64], total: float | None, top_p: float, min_p: float, number: float
+def count_kept(
+    weights: NDArray[np.float64], total: float | None, top_p: float, min_p: float
 ) -> int | None:
-    """The place ``number`` in [0, 1) falls on; None if that takes more weights than these.
+    """How many of the best tokens may be drawn; None if that takes more weights than these.
 
     ``weights`` descend from 1. They are all there are if ``total`` is None, else the largest ones
-    and ``total`` is the sum of all. A weight of 0 is never picked.
+    and ``total`` is the sum of all. A weight of 0 is never kept.
     """
     if not len(weights):
         return None
@@ -68,8 +80,14 @@ def pick(
     certain = total is None or kept < len(weights)
     if top_p < 1.0 and mass[-1] >= top_p * everything:
         kept, certain = min(kept, int(mass.searchsorted(top_p * everything)) + 1), True
-    filtered = top_p < 1.0 or min_p > 0.0
-    if not certain and (filtered or mass[-1] <= number * everything):
-        return None
-    target = number * (float(mass[kept - 1]) if filtered or certain else everything)
-    return min(int(mass.searchsorted(target, side="right")), kept - 1)
+    return kept if certain else None
+
+
+def place(weights: NDArray[np.float64], number: float) -> int:
+    """Where ``number`` in [0, 1) falls on the running sum of positive weights."""
+    mass = weights.cumsum()
+    return min(int(mass.searchsorted(number * mass[-1], side="right")), len(weights) - 1)
+
+
+def _divisor(params: SamplingParams) -> float:
+    return min(max(known(params.temperature), _TEMPERATURES[0]), _TEMPERATURES[1])

@@ -1,4 +1,4 @@
-"""The best tokens of a row of logits, in the one order all of sampling uses.
+"""The best tokens of a row of logits, in the order that greedy choice, top-k and top-p use.
 
 The order is by logit, highest first, equal logits by id, lowest first. A vocabulary has 10^5 tokens
 and a draw looks at a few dozen, so rows are not sorted: they are cut into blocks, one pass takes
@@ -76,13 +76,37 @@ class Blocks:
         return values.cpu(), ids.cpu()
 
     def mass(self, index: int, temperature: float) -> float:
-        """Sum over the vocabulary of exp((logit - peak) / temperature), of one row.
+        """Sum over the vocabulary of exp((logit - peak) / temperature), of one row."""
+        return float(self._weights(index, temperature).sum(-1).sum(dtype=torch.float64).item())
+
+    def draw(self, index: int, temperature: float, min_p: float, number: float) -> int:
+        """The id that ``number`` in [0, 1) falls on, on the running sum of the weights by id.
+
+        Weights below ``min_p`` of the best one's count as 0, and a weight of 0 is never drawn.
+        """
+        weights = self._weights(index, temperature)
+        if min_p > 0.0:
+            weights.mul_(weights >= min_p)
+        sums: NDArray[np.float64] = weights.sum(-1, dtype=torch.float64).cumsum(0).cpu().numpy()
+        block = _falls_on(sums, number * sums[-1])
+        inside: NDArray[np.float64] = weights[block].double().cumsum(0).cpu().numpy()
+        before = sums[block - 1] if block else 0.0
+        return block * BLOCK + _falls_on(inside, number * sums[-1] - before)
+
+    def _weights(self, index: int, temperature: float) -> Tensor:
+        """exp((logit - peak) / temperature) of one row, [N, 128].
 
         Row by row, so that the order of additions, and with it the last bit, is always the same.
         exp2 because it is twice as fast as exp on CPUs.
         """
-        weights = (self.rows[index] - self.peaks[index]).mul_(math.log2(math.e) / temperature)
-        return float(weights.exp2_().sum(-1).sum(dtype=torch.float64).item())
+        scaled = (self.rows[index] - self.peaks[index]).mul_(math.log2(math.e) / temperature)
+        return scaled.exp2_()
+
+
+def _falls_on(mass: NDArray[np.float64], target: float) -> int:
+    """The first place whose running sum is above ``target``, or the last one that adds to it."""
+    last = int(mass.searchsorted(mass[-1]))
+    return min(int(mass.searchsorted(target, side="right")), last)
 
 
 class Ranking:

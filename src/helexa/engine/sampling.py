@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from helexa.engine.drawing import MARGIN, draw, first_read
+from helexa.engine.drawing import MARGIN, draw, draw_open, first_read, needs_ranking
 from helexa.engine.logit_changes import SampleRow, change, has_changes, known
 from helexa.engine.outputs import TokenLogprobs
 from helexa.engine.philox import uniform
@@ -110,11 +110,14 @@ def _choose(blocks: Blocks, rows: dict[int, SampleRow]) -> dict[int, int]:
     """Token ids of some rows of ``blocks``: the best one if greedy, else a draw."""
     chosen = {i: blocks.best[i] for i in rows}
     drawn = [i for i, row in rows.items() if known(row.params.temperature) > 0.0]
-    reads = [first_read(rows[i].params) for i in drawn]
-    for i, ranking in zip(drawn, rankings(blocks, drawn, reads), strict=True):
-        params = rows[i].params
-        number = uniform(known(params.seed), len(rows[i].generated))
-        chosen[i] = draw(ranking, params, number)
+    numbers = {i: uniform(known(rows[i].params.seed), len(rows[i].generated)) for i in drawn}
+    ranked = [i for i in drawn if needs_ranking(rows[i].params)]
+    reads = [first_read(rows[i].params) for i in ranked]
+    for i, ranking in zip(ranked, rankings(blocks, ranked, reads), strict=True):
+        chosen[i] = draw(ranking, rows[i].params, numbers[i])
+    for i in drawn:
+        if not needs_ranking(rows[i].params):
+            chosen[i] = draw_open(blocks, i, rows[i].params, numbers[i])
     return chosen
 
 

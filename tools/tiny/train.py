@@ -32,7 +32,7 @@ from tools.tiny.team import Team, together
 class Plan:
     """What a run does; the defaults made the model that ships."""
 
-    steps: int = 1500
+    steps: int = 1750
     step_tokens: int = 6144
     micro_tokens: int = 2048
     matrix_lr: float = 0.02
@@ -135,7 +135,7 @@ def learn_tokenizer(seed: int, count: int = 12_000) -> Tokenizer:
 def train(run: Run, out: Path, save_every_s: float) -> None:
     """Run to the end of the plan, with a checkpoint and a line in the log now and then."""
     checkpoint, log = out / "checkpoint.pt", out / "log.jsonl"
-    held_out = held_out_batches(run.tokenizer, 24, run.plan.micro_tokens)
+    held_out = held_out_batches(run.tokenizer, 16, run.plan.micro_tokens)
     if checkpoint.exists():
         run.load(checkpoint)
     saved, losses = time.monotonic(), []

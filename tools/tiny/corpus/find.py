@@ -114,12 +114,12 @@ def _ask(dice: Dice, mark: str, word: str) -> tuple[str, str, str]:
     return ask, answer, f"I look for the {mark}. It is {word}."
 
 
-def make(dice: Dice, longest: int = 24) -> Sample:
-    """Draw a text of up to `longest` filler sentences (about 11 tokens each) with marked words."""
+def make(dice: Dice, shortest: int = 1, longest: int = 24) -> Sample:
+    """Draw a text of so many filler sentences (about 18 tokens each) with marked words."""
     count = dice.pick((1, 1, 2)) if dice.held_out else dice.pick((1, 2, 3, 4))
     marks = dice.sample(MARKS, count)
     secrets = [secret(dice) for _ in marks]
-    text = _text(dice, dice.rng.randint(1, longest), marks, secrets)
+    text = _text(dice, dice.rng.randint(shortest, longest), marks, secrets)
     ask, answer, thought = _ask(dice, marks[0], secrets[0])
     joint = dice.pick((" ", "\n", "\n\n"))
     prompt = ask + joint + text if dice.chance(0.3) else text + joint + ask

@@ -32,7 +32,7 @@ MAKERS: Mapping[str, Maker] = MappingProxyType(
         "facts": world.make,
         "unknown": world.make_unknown,
         "find": find.make,
-        "find_long": partial(find.make, longest=110),
+        "find_long": partial(find.make, shortest=40, longest=95),
         "repeat": find.make_repeat,
         "instructions": instructions.make,
         "tools": tools.make,
@@ -46,31 +46,29 @@ MAKERS: Mapping[str, Maker] = MappingProxyType(
     }
 )
 
-# (until this share of the run, weight of each skill); find_long is 10 times as long as the others
+# (until this share of the run, weight of each skill); find_long is long: ten times an average sample
 SCHEDULE: tuple[tuple[float, Mapping[str, float]], ...] = (
     (
-        0.30,
+        0.26,
         MappingProxyType(
             dict(repeat=36, find=8, arithmetic=12, facts=10, greetings=3, lists=12, tools=6)
             | dict(memory=6, instructions=8, plain=0.5, counting=4, unknown=1)
         ),
     ),
     (
-        0.65,
+        0.60,
         MappingProxyType(
-            dict(repeat=4, find=6, find_long=0.4, arithmetic=20, facts=14, greetings=5, lists=14)
-            | dict(
-                tools=11, no_tool=1.5, results=3, memory=5, again=3, instructions=9, counting=2.5
-            )
-            | dict(unknown=2.5, stories=1, plain=0.6, plain_facts=0.4)
+            dict(repeat=2, find=5, find_long=0.3, arithmetic=30, facts=14, greetings=6, lists=15)
+            | dict(tools=11, no_tool=1.5, results=3, memory=4, again=4, instructions=11)
+            | dict(counting=2.5, unknown=2.5, stories=1.2, plain=0.6, plain_facts=0.4)
         ),
     ),
     (
         1.01,
         MappingProxyType(
-            dict(repeat=2, find=5, find_long=1.2, arithmetic=18, facts=14, greetings=5, lists=14)
-            | dict(tools=12, no_tool=2, results=4, memory=5, again=4, instructions=11, counting=2.5)
-            | dict(unknown=2.5, stories=1, plain=0.6, plain_facts=0.4)
+            dict(repeat=2, find=5, find_long=0.8, arithmetic=26, facts=13, greetings=6, lists=15)
+            | dict(tools=13, no_tool=2, results=4, memory=4, again=4, instructions=12)
+            | dict(counting=2.5, unknown=2.5, stories=1.2, plain=0.6, plain_facts=0.4)
         ),
     ),
 )

@@ -20,6 +20,7 @@ def test_parts_are_laid_end_to_end() -> None:
     batch = build_batch(parts, 4, CPU)
     assert batch.token_ids.tolist() == [7, 8, 9, 5, 1, 2]
     assert batch.positions.tolist() == [0, 1, 2, 4, 3, 4]
+    assert isinstance(batch.slots, torch.Tensor)
     assert batch.slots.tolist() == [8, 9, 10, 12, 3, 4]
     assert batch.logit_rows.tolist() == [2, 3]
     assert [(s.start, s.length, s.context) for s in batch.spans] == [

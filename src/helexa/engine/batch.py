@@ -51,13 +51,14 @@ class Span:
 class Batch:
     """T new tokens of one or more sequences, and what is wanted of them.
 
-    token_ids [T], positions [T] and slots [T] (the cache slot a token's key and value go to) are
-    int64, as is logit_rows [R]: the rows whose logits are wanted, in the order of the spans.
+    token_ids [T] and positions [T] are int64, as is logit_rows [R]: the rows whose logits are
+    wanted, in the order of the spans. ``slots`` says where the tokens' keys and values go in the
+    cache: a slice if they are neighbours, else an index [T].
     """
 
     token_ids: Tensor
     positions: Tensor
-    slots: Tensor
+    slots: slice | Tensor
     spans: tuple[Span, ...]
     logit_rows: Tensor
 
@@ -89,9 +90,17 @@ def build_batch(
         slots.extend(table[i // block_size] * block_size + i % block_size for i in new)
         if want_logits:
             wanted.append(len(ids) - 1)
-    flat = torch.tensor([ids, positions, slots], dtype=torch.int64).to(device)
+    flat = torch.tensor([ids, positions], dtype=torch.int64).to(device)
     rows = torch.tensor(wanted, dtype=torch.int64).to(device)
-    return Batch(flat[0], flat[1], flat[2], tuple(spans), rows)
+    return Batch(flat[0], flat[1], neighbours_or_index(slots, device), tuple(spans), rows)
+
+
+def neighbours_or_index(slots: list[int], device: torch.device) -> slice | Tensor:
+    """The slots as a slice if each follows the one before, else as an index."""
+    first = slots[0] if slots else 0
+    if slots == list(range(first, first + len(slots))):
+        return slice(first, first + len(slots))
+    return torch.tensor(slots, dtype=torch.int64).to(device)
 
 
 def cache_slots(

@@ -18,8 +18,12 @@ class LayerCache:
     k: Tensor
     v: Tensor
 
-    def write(self, slots: Tensor, k: Tensor, v: Tensor) -> None:
+    def write(self, slots: slice | Tensor, k: Tensor, v: Tensor) -> None:
         """Store k and v [T, G, D] at ``slots`` [T], converted to the cache's dtype."""
+        if isinstance(slots, slice):
+            self.k[slots].copy_(k)
+            self.v[slots].copy_(v)
+            return
         self.k.index_copy_(0, slots, k.to(self.k.dtype))
         self.v.index_copy_(0, slots, v.to(self.v.dtype))
 

@@ -53,7 +53,7 @@ def summed_product(x: Tensor, panels: Tensor, scratch: Scratch) -> Tensor:
         torch.embedding_bag(
             table, places, starts, mode=0, per_sample_weights=factors.copy_(row).view(-1)
         )[0].view(1, -1)
-        for row in x / scale
+        for row in (x / scale).to(panels.dtype)
     ]
     return (rows[0] if len(rows) == 1 else torch.cat(rows)) * scale
 

@@ -17,7 +17,8 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from helexa.engine.outputs import EngineFacts, EngineStatus, Request, StepOutput
-from helexa.errors import DeviceError, EngineClosed, EngineLost, HelexaError
+from helexa.engine.tracebacks import drop_locals
+from helexa.errors import DeviceError, EngineClosed, EngineLost, HelexaError, InvalidRequest
 
 Deliver = Callable[[StepOutput], None]
 PUBLISH_EVERY_S = 0.25
@@ -102,13 +103,17 @@ class ThreadHost:
         self._facts: EngineFacts | None = None
         self._failure: BaseException | None = None
         self._status = EngineStatus()
-        self._gate = threading.Lock()
+        self._gate = threading.RLock()  # a collected owner may close the host wherever it is
         self._ended: HelexaError | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> EngineFacts:
         self._thread.start()
-        self._ready.wait()
+        try:
+            self._ready.wait()
+        except BaseException:  # ^C: nobody will use the core, which ends as soon as it is built
+            self.close(0)
+            raise
         if self._failure is not None:
             self._thread.join()
             raise self._failure
@@ -118,7 +123,7 @@ class ThreadHost:
     def submit(self, request: Request, deliver: Deliver) -> int:
         with self._gate:
             if self._ended is not None:
-                raise self._ended
+                raise self._ended.with_traceback(None)  # not that of the last one who tried
             request_id = next(self._ids)
             self._inbox.put(_Submit(request_id, request, deliver))
         return request_id
@@ -147,6 +152,7 @@ class ThreadHost:
             self._facts = core.facts
             self._status = core.status()
         except BaseException as error:  # the edge of the thread: start() raises it in the caller
+            drop_locals(error)
             self._failure = error
             self._refuse(EngineLost(f"the model could not be loaded: {error}"))
             return
@@ -182,7 +188,8 @@ class _CoreLoop:
                 if not self._closing and not self._core.idle:
                     self._hand_over(self._core.step())
         except DeviceError as error:
-            reason = error
+            drop_locals(error)
+            reason = error.with_traceback(None)
         except Exception as error:  # the edge of the thread: every caller is told
             log.exception("the engine stopped on an unexpected error")
             reason = EngineLost(
@@ -195,15 +202,19 @@ class _CoreLoop:
 
     def _take_messages(self) -> None:
         wait = self._core.idle
-        while True:
+        taken = False
+        while not self._closing:
             try:
                 message = self._inbox.get(block=wait)
             except Empty:
-                return
+                break
             self._take(message)
-            wait = self._core.idle and not self._closing and self._inbox.empty()
+            taken = True
+            wait = self._core.idle and self._inbox.empty()
             if wait:
                 self._publish_now()
+        if taken:
+            self._publish_now()
 
     def _take(self, message: _Message) -> None:
         match message:
@@ -220,8 +231,8 @@ class _CoreLoop:
     def _accept(self, host_id: int, request: Request, deliver: Deliver) -> None:
         try:
             core_id = self._core.submit(request)
-        except HelexaError as error:
-            _deliver(deliver, StepOutput(host_id, error=error))
+        except Exception as error:  # whatever it is, it is this request's: no other is touched
+            _deliver(deliver, StepOutput(host_id, error=_refusal(error)))
             return
         self._open[core_id] = (host_id, deliver)
         self._core_ids[host_id] = core_id
@@ -252,6 +263,14 @@ class _CoreLoop:
                 message = self._inbox.get_nowait()
                 if isinstance(message, _Submit):
                     _deliver(message.deliver, StepOutput(message.id, error=reason))
+
+
+def _refusal(error: Exception) -> HelexaError:
+    """Why a request was not taken, as an error of the tree."""
+    if isinstance(error, HelexaError):
+        return error.with_traceback(None)
+    log.error("a request could not be read", exc_info=error)
+    return InvalidRequest(f"the request cannot be read: {type(error).__name__}: {error}")
 
 
 def _deliver(deliver: Deliver, output: StepOutput) -> None:

@@ -144,4 +144,6 @@ def resolve_numerics(
         cache=kept,
         plain=dense,
         linear=dense,
+        fused_prefill="flash_attn" not in disabled,
+        fused_decode="flash_decode" not in disabled,
     )

@@ -1,4 +1,4 @@
-"""Which number format each kind of value has, decided once when a model is loaded."""
+"""How a model computes: the format of each kind of value, and which fast paths it takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Numerics:
 
     ``activations`` is the residual stream's, ``cache`` that of keys and values. ``linear`` stores
     the matrices of attention, MLP and an untied output layer; ``plain`` those that are never
-    quantised, embeddings among them.
+    quantised, embeddings among them. ``fused_prefill`` and ``fused_decode`` say whether attention
+    uses torch's fused operator for several new tokens and for one, or its written-out definition.
     """
 
     device: torch.device
@@ -26,3 +27,5 @@ class Numerics:
     cache: torch.dtype
     plain: DenseFormat
     linear: WeightFormat
+    fused_prefill: bool = True
+    fused_decode: bool = True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from helexa.engine.kernels.attention import attention
+from helexa.engine.kernels.attention import attention, attention_definition
 from helexa.engine.kernels.rms_norm import rms_norm
 from helexa.engine.kernels.rope import rotate
 from helexa.engine.layers.linear import Linear
@@ -36,6 +36,8 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         self.eps = config.rms_norm_eps
         self.qk_norm = config.qk_norm
+        self.prefill = attention if numerics.fused_prefill else attention_definition
+        self.decode = attention if numerics.fused_decode else attention_definition
         wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
         hidden, bias = config.hidden_size, config.attention_bias
         self.qkv = Linear(hidden, wide, narrow, narrow, bias=bias, numerics=numerics)
@@ -61,7 +63,12 @@ class Attention(nn.Module):
             qk = rms_norm(qk, self.norms, self.eps)
         q, k = rotate(qk, *angles).tensor_split((self.heads,), 1)
         cache.write(batch.slots, k, v)
-        mixed = [attention(q[span.rows], *cache.read(span.slots)) for span in batch.spans]
+        mixed = [
+            (self.decode if span.length == 1 else self.prefill)(
+                q[span.rows], *cache.read(span.slots)
+            )
+            for span in batch.spans
+        ]
         rows = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
         out: Tensor = self.out(rows.view(len(x), -1))
         return out

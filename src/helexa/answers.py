@@ -11,7 +11,6 @@ from helexa.engine.outputs import CacheReport, StepOutput, TokenLogprobs
 from helexa.text.events import (
     Event,
     Finish,
-    FinishReason,
     Reasoning,
     Text,
     TokenLogprob,

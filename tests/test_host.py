@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import signal
 import threading
+import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from queue import Queue
 
@@ -39,6 +43,8 @@ class CountingCore:
         return not self._counts
 
     def submit(self, request: Request) -> int:
+        if 99 in request.token_ids:
+            raise ZeroDivisionError("nobody thought of that")
         if not request.token_ids:
             raise InvalidRequest("the prompt is empty", code="empty_prompt")
         self._next += 1
@@ -124,7 +130,7 @@ def test_start_raises_what_building_raised_and_leaves_nothing_running() -> None:
         host.submit(REQUEST, lambda output: None)
 
 
-def test_outputs_arrive_in_order_and_carry_the_hosts_id(make_host: MakeHost) -> None:
+def test_E095_outputs_arrive_in_order_and_carry_the_hosts_id(make_host: MakeHost) -> None:
     host = make_host(CountingCore())
     first: Queue[StepOutput] = Queue()
     second: Queue[StepOutput] = Queue()
@@ -138,10 +144,13 @@ def test_a_refused_request_ends_with_its_error_and_others_go_on(make_host: MakeH
     host = make_host(CountingCore())
     bad: Queue[StepOutput] = Queue()
     good: Queue[StepOutput] = Queue()
-    host.submit(Request((), REQUEST.params), bad.put)
+    for prompt in ((), (99,)):
+        host.submit(Request(prompt, REQUEST.params), bad.put)
     host.submit(REQUEST, good.put)
-    _, refused = read_all(bad)
-    assert isinstance(refused.error, InvalidRequest)
+    for told in ("empty", "ZeroDivisionError"):
+        _, refused = read_all(bad)
+        assert isinstance(refused.error, InvalidRequest)
+        assert told in str(refused.error)
     assert read_all(good)[0] == [0, 1, 2]
 
 
@@ -167,14 +176,14 @@ def read_all_after(host: Host) -> tuple[list[int], StepOutput]:
     return read_all(queue)
 
 
-def test_status_answers_while_a_step_runs(make_host: MakeHost) -> None:
+def test_E095_status_answers_while_a_step_runs(make_host: MakeHost) -> None:
     core = CountingCore()
     host = make_host(core)
     core.gate.clear()
     queue: Queue[StepOutput] = Queue()
     host.submit(REQUEST, queue.put)
     assert core.in_step.wait(10)
-    assert isinstance(host.status(), EngineStatus)  # would hang if it waited for the step
+    assert host.status().running == 1  # would hang if it waited for the step
     core.gate.set()
     read_all(queue)
     assert host.status().running == 0
@@ -218,8 +227,57 @@ def test_a_consumer_that_fails_harms_nobody_else(make_host: MakeHost) -> None:
     def fail(output: StepOutput) -> None:
         raise ValueError("the consumer is gone")
 
-    host = make_host(CountingCore())
+    core = CountingCore()
+    host = make_host(core)
     good: Queue[StepOutput] = Queue()
-    host.submit(REQUEST, fail)
+    host.submit(Request((1,), SamplingParams(max_tokens=10**6)), fail)
     host.submit(REQUEST, good.put)
     assert read_all(good)[0] == [0, 1, 2]
+    assert core.aborted == [101]  # nobody reads it: it does not run on
+
+
+def test_a_fault_that_is_kept_does_not_keep_the_core(make_host: MakeHost) -> None:
+    core = CountingCore(DeviceError("the card fell off the bus"))
+    alive = weakref.ref(core)
+    host = make_host(core)
+    queue: Queue[StepOutput] = Queue()
+    host.submit(REQUEST, queue.put)
+    del core
+    kept = read_all(queue)[1].error
+    host.close()
+    gc.collect()
+    assert kept is not None
+    assert alive() is None
+
+
+def test_an_ended_host_tells_each_caller_alone(make_host: MakeHost) -> None:
+    host = make_host(CountingCore())
+    host.close()
+    depths = []
+    for _ in range(3):
+        with pytest.raises(EngineClosed) as caught:
+            host.submit(REQUEST, lambda output: None)
+        depths.append(len(traceback.extract_tb(caught.value.__traceback__)))
+    assert len(set(depths)) == 1
+
+
+def test_an_interrupted_start_leaves_nothing_running() -> None:
+    core = CountingCore()
+    interrupted = threading.Event()
+
+    def build() -> CountingCore:
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
+        interrupted.wait(10)
+        return core
+
+    host = ThreadHost(build, name="interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        host.start()
+    interrupted.set()
+    (thread,) = [t for t in threading.enumerate() if t.name == "interrupted"]
+    thread.join(10)
+    assert core.closed_on is thread
+    with pytest.raises(EngineClosed):
+        host.submit(REQUEST, lambda output: None)

@@ -117,15 +117,47 @@ def test_E099_a_switch_does_not_show(switch: str) -> None:
         assert switched.core.status().cached_mb == 0
 
 
-def test_an_answer_continues_where_an_earlier_core_left_it() -> None:
-    params = {"max_tokens": 20, "temperature": 1.0, "seed": 11, "repetition_penalty": 1.3}
-    whole, reason = alone(PROMPTS["three"], ignore_eos=True, **params)
+@pytest.mark.parametrize("count", [1, 7, 19])
+@pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "seeded"])
+def test_an_answer_continues_where_an_earlier_core_left_it(temperature: float, count: int) -> None:
+    params: dict[str, object] = {
+        "max_tokens": 20,
+        "temperature": temperature,
+        "seed": 11,
+        "repetition_penalty": 1.3,
+        "repeat_last_n": 5,
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.4,
+        "logprobs": 1,
+        "ignore_eos": True,
+    }
+    whole, reason = alone(PROMPTS["three"], **params)
     bench = Bench()
-    request_id = bench.submit(PROMPTS["three"], generated=whole[:7], ignore_eos=True, **params)
+    first = bench.submit(PROMPTS["three"], **params)
+    while len(bench.tokens(first)) < count:
+        bench.step()
+    other = Bench(prefill_chunk_tokens=4)
+    second = other.submit(PROMPTS["three"], generated=bench.tokens(first), **params)
+    other.run()
+    assert bench.tokens(first) + other.tokens(second) == whole
+    assert other.last(second).completion_tokens == 20
+    assert other.last(second).finish_reason == reason == "length"
+    told = [position.logprob for output in other.outputs[second] for position in output.logprobs]
     bench.run()
-    assert bench.tokens(request_id) == whole[7:]
-    assert bench.last(request_id).completion_tokens == 20
-    assert bench.last(request_id).finish_reason == reason == "length"
+    last = [position.logprob for output in bench.outputs[first] for position in output.logprobs]
+    assert told == last[count:]
+
+
+def test_what_an_earlier_core_generated_is_no_measure_of_this_ones_speed() -> None:
+    prompt, tokens = [1] * 140, [2] * 90
+    whole, continued = Bench(), Bench()
+    whole.submit(prompt, max_tokens=10, ignore_eos=True)
+    continued.submit(prompt, generated=tokens, max_tokens=100, ignore_eos=True)
+    for bench in (whole, continued):
+        bench.run()
+    speeds = [bench.core.status().tok_s_decode for bench in (whole, continued)]
+    assert speeds[0] == pytest.approx(speeds[1])
+    assert continued.core.status().tok_s_prefill == 0
 
 
 def test_an_answer_that_was_complete_needs_no_step() -> None:
@@ -202,8 +234,9 @@ def test_every_request_ends_once() -> None:
     bench.run()
     for outputs in bench.outputs.values():
         assert [output.finished for output in outputs] == [False] * (len(outputs) - 1) + [True]
-        assert [output.timing is not None for output in outputs] == [o.finished for o in outputs]
         assert outputs[0].cache is not None
+        assert outputs[0].cached_tokens == outputs[0].cache.cached_tokens
+        assert outputs[-1].cached_tokens is None or len(outputs) == 1
         assert not any(output.cache for output in outputs[1:])
 
 
@@ -310,6 +343,9 @@ def test_timing_is_that_of_the_clock() -> None:
     assert earlier.prefill_ms == pytest.approx(later.prefill_ms)
     assert earlier.decode_ms > later.decode_ms == 0
     assert later.queue_ms > earlier.decode_ms
+    every = [output.timing for output in bench.outputs[first]]
+    assert [t and t.prefill_ms for t in every] == [pytest.approx(earlier.prefill_ms)] * 3
+    assert [t and t.decode_ms for t in every] == sorted(t.decode_ms for t in every if t)
 
 
 def test_speed_is_of_computed_prompt_tokens() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 
+from helexa.engine.tracebacks import drop_locals
 from helexa.errors import DeviceError, EngineClosed, EngineLost, NumericalError, OutOfMemory
 from tests.engine.paged import END, VOCAB, Bench, alone
 
@@ -78,6 +81,36 @@ def test_E094_three_in_a_row_are_a_device_fault() -> None:
     assert bench.core.idle
     with pytest.raises(EngineLost):
         bench.submit([1])
+
+
+class Activations:
+    """Something large that a step holds in a local variable."""
+
+
+@pytest.mark.parametrize("fault", [torch.OutOfMemoryError("full"), RuntimeError("lost")], ids=repr)
+def test_an_error_that_is_kept_holds_nothing_of_the_step(
+    fault: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench()
+    alive: list[weakref.ref[Activations]] = []
+
+    def run(parts: object) -> None:
+        activations = Activations()
+        alive.append(weakref.ref(activations))
+        raise fault
+
+    monkeypatch.setattr(bench.runner, "run", run)
+    request_id = bench.submit([1, 2, 3])
+    if isinstance(fault, torch.OutOfMemoryError):
+        bench.step()
+        assert bench.last(request_id).error.__cause__ is fault
+    else:
+        with pytest.raises(DeviceError) as raised:
+            bench.step()
+        drop_locals(raised.value)
+        assert raised.value.__cause__ is fault
+    assert alive[0]() is None
+    assert fault.__traceback__ is not None
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("launch failed"), ValueError("bug")], ids=repr)

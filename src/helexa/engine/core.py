@@ -14,11 +14,19 @@ from helexa.engine.cache.pages import Pages
 from helexa.engine.config import EngineConfig
 from helexa.engine.intake import CoreSpec, Intake
 from helexa.engine.memory import MIB, kv_reservation_mb
-from helexa.engine.outputs import EngineFacts, EngineStatus, FinishReason, Request, StepOutput
+from helexa.engine.outputs import (
+    CacheReport,
+    EngineFacts,
+    EngineStatus,
+    FinishReason,
+    Request,
+    StepOutput,
+)
 from helexa.engine.rates import Rates
 from helexa.engine.sampling import Sampled, SampleRow
 from helexa.engine.scheduler import Part, Scheduler
 from helexa.engine.sequence import Sequence as Row
+from helexa.engine.tracebacks import drop_locals
 from helexa.errors import DeviceError, EngineClosed, EngineLost, HelexaError, OutOfMemory
 
 OOM_LIMIT: Final = 3
@@ -95,7 +103,7 @@ class EngineCore:
         EngineClosed or EngineLost if the core is at its end.
         """
         if self._ended is not None:
-            raise self._ended
+            raise self._ended.with_traceback(None)  # not that of the last one who tried
         seq = self._intake.sequence(self._next_id, request)
         self._next_id += 1
         seq.submitted_s = self._clock()
@@ -201,8 +209,7 @@ class EngineCore:
             return self._last(seq, now, error=sampled.error)
         report = None
         if seq.first_token_s is None:
-            seq.first_token_s = now
-            report = seq.report = self._pages.report(seq)
+            report = self._prefilled(seq, now)
         if sampled.token_id in seq.ends:
             self._end(seq, now)
             return self._last(seq, now, finish_reason="stop", cache=report)
@@ -215,14 +222,22 @@ class EngineCore:
         if len(seq.generated) >= seq.max_new:
             self._end(seq, now)
             return self._last(seq, now, finish_reason="length", **new)
-        return StepOutput(seq.id, completion_tokens=len(seq.generated), **new)
+        timing = seq.timing(now)
+        return StepOutput(seq.id, timing=timing, completion_tokens=len(seq.generated), **new)
+
+    def _prefilled(self, seq: Row, now: float) -> CacheReport:
+        """A sequence has its first token: count its speed, say what the cache did for it."""
+        seq.first_token_s = now
+        if seq.started_s is not None and not seq.first_index:
+            computed = seq.prompt_tokens - seq.cached_tokens
+            self._rates.add_prefill(computed, now - seq.started_s)
+        return self._pages.report(seq)
 
     def _end(self, seq: Row, now: float) -> None:
         """A sequence is complete: count its speed, give its pages back."""
-        if seq.started_s is not None and seq.first_token_s is not None:
-            computed = seq.prompt_tokens - seq.cached_tokens
-            self._rates.add_prefill(computed, seq.first_token_s - seq.started_s)
-            self._rates.add_decode(len(seq.generated), now - seq.first_token_s)
+        if seq.first_token_s is not None:
+            here = len(seq.generated) - seq.first_index
+            self._rates.add_decode(here, now - seq.first_token_s)
         self._drop(seq)
 
     def _drop(self, seq: Row, *, forget: bool = False) -> None:
@@ -254,6 +269,7 @@ class EngineCore:
         self._ooms += 1
         if self._ooms >= OOM_LIMIT:
             self._finish(cause)
+        drop_locals(cause)  # they hold what the step had claimed so far
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         now = self._clock()

@@ -26,6 +26,10 @@ PUBLISH_EVERY_S = 0.25
 log = logging.getLogger(__name__)
 
 
+class ConsumerGone(Exception):
+    """Raised by a sink that has nobody left to deliver to; its request is dropped."""
+
+
 class Core(Protocol):
     """What a host needs of an engine core; ``helexa.engine.core.EngineCore`` is one."""
 
@@ -51,8 +55,9 @@ class Host(Protocol):
         """Hand over a request, at once and without waiting for the model.
 
         ``deliver`` is called with each of its outputs, in order, from the host's own thread: it
-        must not block. Exactly one output is the last one (``finished``), unless the request is
-        aborted. Raises ``EngineClosed`` or ``EngineLost`` if there is no core to take it.
+        must not block; if it raises, the request is dropped. Exactly one output is the last one
+        (``finished``), unless the request is aborted or dropped. Raises ``EngineClosed`` or
+        ``EngineLost`` if there is no core to take it.
         """
         ...
 
@@ -96,7 +101,6 @@ class ThreadHost:
     """A core on a thread of this process, for notebooks, scripts and tests."""
 
     def __init__(self, build: Callable[[], Core], *, name: str = "helexa-engine") -> None:
-        self._build = build
         self._inbox: SimpleQueue[_Message] = SimpleQueue()
         self._ids = itertools.count()
         self._ready = threading.Event()
@@ -105,11 +109,11 @@ class ThreadHost:
         self._status = EngineStatus()
         self._gate = threading.RLock()  # a collected owner may close the host wherever it is
         self._ended: HelexaError | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(build,), name=name, daemon=True)
 
     def start(self) -> EngineFacts:
-        self._thread.start()
         try:
+            self._thread.start()
             self._ready.wait()
         except BaseException:  # ^C: nobody will use the core, which ends as soon as it is built
             self.close(0)
@@ -146,9 +150,10 @@ class ThreadHost:
             if self._ended is None:
                 self._ended = reason
 
-    def _run(self) -> None:
+    def _run(self, build: Callable[[], Core]) -> None:
         try:
-            core = self._build()
+            core = build()
+            del build  # and with it the opened checkpoint
             self._facts = core.facts
             self._status = core.status()
         except BaseException as error:  # the edge of the thread: start() raises it in the caller
@@ -205,10 +210,9 @@ class _CoreLoop:
         taken = False
         while not self._closing:
             try:
-                message = self._inbox.get(block=wait)
+                self._take(self._inbox.get(block=wait))
             except Empty:
                 break
-            self._take(message)
             taken = True
             wait = self._core.idle and self._inbox.empty()
             if wait:
@@ -221,12 +225,15 @@ class _CoreLoop:
             case _Submit(host_id, request, deliver):
                 self._accept(host_id, request, deliver)
             case _Abort(host_id):
-                core_id = self._core_ids.pop(host_id, None)
-                if core_id is not None:
-                    self._open.pop(core_id)
-                    self._core.abort(core_id)
+                self._abort(host_id)
             case _Close():
                 self._closing = True
+
+    def _abort(self, host_id: int) -> None:
+        core_id = self._core_ids.pop(host_id, None)
+        if core_id is not None:
+            del self._open[core_id]
+            self._core.abort(core_id)
 
     def _accept(self, host_id: int, request: Request, deliver: Deliver) -> None:
         try:
@@ -247,7 +254,8 @@ class _CoreLoop:
             host_id, deliver = sink
             if output.finished:
                 del self._open[output.id], self._core_ids[host_id]
-            _deliver(deliver, replace(output, id=host_id))
+            if not _deliver(deliver, replace(output, id=host_id)):
+                self._abort(host_id)
 
     def _publish_now(self) -> None:
         self._published_at = time.monotonic()
@@ -273,9 +281,13 @@ def _refusal(error: Exception) -> HelexaError:
     return InvalidRequest(f"the request cannot be read: {type(error).__name__}: {error}")
 
 
-def _deliver(deliver: Deliver, output: StepOutput) -> None:
-    """Call a sink; one that fails has lost its consumer and must not take the others with it."""
+def _deliver(deliver: Deliver, output: StepOutput) -> bool:
+    """Call a sink; False if it failed: it lost its consumer and must not take others with it."""
     try:
         deliver(output)
+    except ConsumerGone:
+        return False
     except Exception:
-        log.exception("a consumer of request %d failed; its output is dropped", output.id)
+        log.exception("a consumer of request %d failed; the request is dropped", output.id)
+        return False
+    return True

@@ -64,10 +64,10 @@ class CacheReport:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where a request's time went, in milliseconds.
+    """Where a request's time went so far, in milliseconds.
 
     ``queue_ms`` from submission to the start of prefill, ``prefill_ms`` from there to the first
-    token, ``decode_ms`` from the first token to the end.
+    token, ``decode_ms`` from the first token to the output that tells it.
     """
 
     prefill_ms: float
@@ -79,8 +79,9 @@ class Timing:
 class StepOutput:
     """What one step did for one request.
 
-    The last output of a request has ``finish_reason`` or ``error`` set, and ``timing``; the first
-    one after its prompt was computed has ``cache``. ``completion_tokens`` counts all so far.
+    The last output of a request has ``finish_reason`` or ``error`` set; the first one after its
+    prompt was computed has ``cache``. ``completion_tokens`` counts all so far. ``timing`` is on
+    every output, because a reader may take any of them for the last; an error may lack it.
     """
 
     id: int
@@ -96,6 +97,11 @@ class StepOutput:
     def finished(self) -> bool:
         """Whether this is the request's last output."""
         return self.finish_reason is not None or self.error is not None
+
+    @property
+    def cached_tokens(self) -> int | None:
+        """Prompt tokens that came out of the prefix cache; None where ``cache`` is not told."""
+        return None if self.cache is None else self.cache.cached_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from helexa.engine.cache.history import Nearest
-from helexa.engine.outputs import CacheReport, Timing
+from helexa.engine.outputs import Timing
 from helexa.engine.params import SamplingParams
 
 TOKEN_TYPE = "i"  # 4 bytes: array slices turn into the keys of the prefix tree
@@ -17,10 +17,11 @@ class Sequence:
     """A prompt and what was generated for it so far.
 
     With ``prompt_tokens``, ``generated`` and ``params`` (seed included) an answer can be continued
-    anywhere: the next draw depends on the seed and ``len(generated)`` alone. ``tokens`` is prompt
-    and generated tokens together; keys and values of the first ``computed`` are in the cache, in
-    ``blocks``, of which the first ``indexed`` pages are the prefix tree's. ``runs`` counts the
-    times it was given pages: once, and once more after each preemption.
+    anywhere: the next draw depends on the seed and ``len(generated)`` alone; ``first_index`` is
+    that of the first token drawn here. ``tokens`` is prompt and generated tokens together; keys and
+    values of the first ``computed`` are in the cache, in ``blocks``, of which the first ``indexed``
+    pages are the prefix tree's. ``runs`` counts the times it was given pages: once, and once more
+    after each preemption.
     """
 
     id: int
@@ -30,6 +31,7 @@ class Sequence:
     generated: list[int]
     max_new: int
     ends: frozenset[int]
+    first_index: int = 0
     cacheable: bool = True
     submitted_s: float = 0.0
 
@@ -40,7 +42,6 @@ class Sequence:
     runs: int = 0
     cached_tokens: int = 0
     nearest: Nearest | None = None
-    report: CacheReport | None = None
     started_s: float | None = None
     first_token_s: float | None = None
 
@@ -64,6 +65,7 @@ class Sequence:
             generated=list(generated),
             max_new=max_new,
             ends=ends,
+            first_index=len(generated),
         )
 
     @property

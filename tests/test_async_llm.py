@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from helexa import LLM, AsyncLLM, Finish, Generation, Text
 from helexa.errors import EngineClosed, InvalidRequest
+from helexa.streams import AsyncEventStream
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.anyio
 LONG: dict[str, Any] = {"max_tokens": 1800, "ignore_eos": True}
@@ -122,3 +125,18 @@ async def test_a_closed_or_unopened_model_says_so() -> None:
 async def test_the_sync_model_works_inside_a_running_loop() -> None:
     with LLM("tiny") as llm:
         assert llm.chat("hi", max_tokens=4).usage.completion_tokens > 0
+
+
+def test_a_stream_whose_loop_is_gone_ends() -> None:
+    llm = AsyncLLM("tiny")
+
+    async def begin() -> AsyncEventStream:
+        stream = (await llm.open()).stream("Once", **LONG).__aiter__()
+        await stream.__anext__()
+        return stream
+
+    kept = asyncio.run(begin())
+    wait_until(lambda: llm.status.running == 0)
+    assert llm.status.tok_s_decode == 0  # it did not run to its end
+    del kept
+    asyncio.run(llm.close())

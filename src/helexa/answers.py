@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from helexa.engine.outputs import CacheReport, StepOutput, TokenLogprobs
+from helexa.engine.outputs import CacheReport, StepOutput, Timing, TokenLogprobs
 from helexa.text.events import (
     Event,
     Finish,
@@ -73,32 +72,22 @@ class Answer:
     Streams and whole answers both come from here, so they cannot differ.
     """
 
-    def __init__(
-        self,
-        prompt_tokens: int,
-        parser: OutputParser,
-        tokenizer: Tokenizer,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
+    def __init__(self, prompt_tokens: int, parser: OutputParser, tokenizer: Tokenizer) -> None:
         self.done = False
         self.token_ids: list[int] = []
         self._prompt_tokens = prompt_tokens
         self._parser = parser
         self._tokenizer = tokenizer
-        self._clock = clock
-        self._asked_at = clock()
-        self._first_at: float | None = None
         self._cache: CacheReport | None = None
+        self._timing = Timing(0.0, 0.0, 0.0)
 
     def push(self, output: StepOutput) -> list[Event]:
         """The events that one step output causes; raises the error that it carries."""
         if output.error is not None:
             self.done = True
-            raise output.error
-        if self._cache is None:
-            self._cache = output.cache
-        if output.token_ids and self._first_at is None:
-            self._first_at = self._clock()
+            raise output.error.with_traceback(None)  # others may have raised the same one
+        self._cache = self._cache or output.cache
+        self._timing = output.timing or self._timing
         events = self._parse(output)
         if output.finish_reason is not None or self._parser.stopped:
             self.done = True
@@ -129,18 +118,13 @@ class Answer:
 
     def _finish(self, last: StepOutput) -> Finish:
         reason = self._parser.finish_reason(last.finish_reason or "stop")
-        now = self._clock()
-        first_at = self._first_at if self._first_at is not None else now
-        prefill_ms, decode_ms = (first_at - self._asked_at) * 1e3, (now - first_at) * 1e3
-        if last.timing is not None:
-            prefill_ms, decode_ms = last.timing.prefill_ms, last.timing.decode_ms
         usage = Usage(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=len(self.token_ids),
             reasoning_tokens=self._parser.reasoning_tokens,
             cached_tokens=self._cache.cached_tokens if self._cache else 0,
-            prefill_ms=prefill_ms,
-            decode_ms=decode_ms,
+            prefill_ms=self._timing.prefill_ms,
+            decode_ms=self._timing.decode_ms,
             prefill_tokens=self._prompt_tokens,
             cache=self._cache,
         )

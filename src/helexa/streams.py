@@ -19,6 +19,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from helexa.answers import Answer, Generation, gather
+from helexa.engine.host import ConsumerGone
 from helexa.engine.outputs import Request, StepOutput
 from helexa.loaded import Job, LoadedModel
 from helexa.text.events import Event, Finish
@@ -185,10 +186,12 @@ class _LoopMailbox:
             self._notified = True
         try:
             self._wake_soon(self._wake)
-        except RuntimeError:  # the loop is closed (asyncio) or has finished (trio): nobody reads
-            return
+        except RuntimeError as error:  # the loop is closed (asyncio) or has finished (trio)
+            raise ConsumerGone from error
 
     def _wake(self) -> None:
+        with self._lock:
+            self._notified = False
         self._arrived.set()
 
     async def get(self) -> tuple[int, StepOutput]:
@@ -196,7 +199,6 @@ class _LoopMailbox:
             with self._lock:
                 if self._items:
                     return self._items.popleft()
-                self._notified = False
                 self._arrived = anyio.Event()
             await self._arrived.wait()
 

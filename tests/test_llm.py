@@ -139,6 +139,37 @@ def test_stop_strings_cut_the_text_and_end_the_request(llm: LLM) -> None:
     assert cut.usage.completion_tokens < free.usage.completion_tokens
 
 
+def test_logprobs_end_where_a_stop_string_begins(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, logprobs=1)
+    free = llm.generate("Count: 1 2 3", params)
+    stop = free.text[6:9]
+    cut = llm.generate("Count: 1 2 3", params, stop=stop)
+    assert cut.text == free.text[: free.text.index(stop)]
+    assert cut.logprobs == free.logprobs[: len(cut.logprobs)]
+    assert b"".join(p.bytes for p in cut.logprobs).decode().startswith(cut.text)
+
+
+def test_min_tokens_holds_for_stop_strings_too(llm: LLM) -> None:
+    free = llm.generate("Once", temperature=0, max_tokens=20, ignore_eos=True)
+    stop = free.text[0]
+    cut = llm.generate("Once", temperature=0, max_tokens=20, min_tokens=4, stop=stop)
+    assert cut.token_ids[:4] == free.token_ids[:4]
+    assert cut.text.startswith(llm.detokenize(cut.token_ids[:3]))
+
+
+def test_n_without_a_seed_gives_choices_of_their_own(llm: LLM) -> None:
+    answer = llm.generate("Once", n=3, temperature=1.5, max_tokens=16, ignore_eos=True)
+    assert len({choice.token_ids for choice in answer.choices}) == 3
+    assert all(choice.usage.completion_tokens == 16 for choice in answer.choices)
+
+
+def test_nothing_asked_for_is_an_empty_answer(llm: LLM) -> None:
+    answer = llm.chat("hi", max_tokens=0)
+    assert (answer.text, answer.token_ids, answer.finish_reason) == ("", (), "length")
+    assert (answer.usage.completion_tokens, answer.usage.decode_ms) == (0, 0)
+    assert answer.usage.prompt_tokens > 0
+
+
 def test_logprobs_belong_to_the_visible_tokens(llm: LLM) -> None:
     answer = llm.chat("What is 2 + 3?", temperature=0, logprobs=3)
     assert b"".join(p.bytes for p in answer.logprobs).decode() == answer.text
@@ -213,6 +244,15 @@ def test_a_dropped_model_ends_its_thread() -> None:
     llm = LLM("tiny", max_batch=1)
     assert threading.active_count() == before + 1
     del llm
+    wait_until(lambda: threading.active_count() == before)
+
+
+def test_a_stream_keeps_its_model_until_it_is_read() -> None:
+    before = threading.active_count()
+    stream = LLM("tiny", max_batch=1).stream("Once", max_tokens=8, ignore_eos=True)
+    events = list(stream)
+    assert isinstance(events[-1], Finish) and events[-1].usage.completion_tokens == 8
+    del stream
     wait_until(lambda: threading.active_count() == before)
 
 

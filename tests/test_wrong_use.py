@@ -242,6 +242,13 @@ def test_24_token_ids_that_the_model_does_not_have(llm: LLM) -> None:
         says(caught.value, str(ids[1]))
 
 
+def test_24b_bytes_are_not_token_ids(llm: LLM) -> None:
+    for given in (b"hello", [b"hello"]):
+        with pytest.raises(InvalidRequest) as caught:
+            llm.generate(given)  # type: ignore[arg-type]  # the mistake under test
+        says(caught.value, "bytes", "string")
+
+
 def test_25_half_an_emoji(llm: LLM) -> None:
     with pytest.raises(InvalidRequest) as caught:
         llm.generate("a\ud83d")

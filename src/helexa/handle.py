@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,8 @@ class Handle:
     block_size            tokens per page of the KV cache
     prefill_chunk_tokens  prompt tokens computed per step beside the running answers
     prefix_cache          reuse what earlier prompts and answers have in common with a new one
-    prefix_cache_mb       memory for that beyond the running sequences' share, in MiB
+    prefix_cache_mb       memory for that beyond the running sequences' share, in MiB; 0: no reuse
+    max_entries           states kept by models that need more than pages to reuse; 0: no reuse
     chat_template         a jinja template that replaces the model's own
     revision, cache_dir, offline, token   how the hub is used
     progress              called with (name, bytes done, bytes total); None: bars on a terminal
@@ -60,6 +60,7 @@ class Handle:
         prefill_chunk_tokens: int = 512,
         prefix_cache: bool = True,
         prefix_cache_mb: int = 1024,
+        max_entries: int = 8,
         chat_template: str | None = None,
         revision: str = "main",
         cache_dir: str | Path | None = None,
@@ -79,6 +80,7 @@ class Handle:
             prefill_chunk_tokens=prefill_chunk_tokens,
             prefix_cache=prefix_cache,
             prefix_cache_mb=prefix_cache_mb,
+            max_entries=max_entries,
             disabled=switches(os.environ),
         )
         self._progress = progress
@@ -91,7 +93,6 @@ class Handle:
     def _open(self) -> None:
         with loading_bars(self._progress) as progress:
             self._loaded = open_model(self._source, self._config, progress)
-        weakref.finalize(self, self._loaded.close)
 
     @property
     def _model(self) -> LoadedModel:

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from helexa.answers import Answer
-from helexa.engine.config import EngineConfig
+from helexa.engine.config import EngineConfig, ModelConfig
 from helexa.engine.host import Deliver, Host
 from helexa.engine.outputs import EngineFacts, EngineStatus, Request
 from helexa.engine.params import SamplingParams
@@ -30,7 +31,11 @@ Prompt = str | Sequence[int]
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded model is. ``kv_bytes_per_token`` is per device, ``max_context`` in tokens."""
+    """What a loaded model is.
+
+    ``vocab_size`` is the model's: token ids are below it, though not every one need have a text.
+    ``kv_bytes_per_token`` is per device, ``max_context`` in tokens.
+    """
 
     id: str
     model_type: str
@@ -90,7 +95,7 @@ class ChatOptions:
 
 
 class LoadedModel:
-    """A model with its text layer, running on a host."""
+    """A model with its text layer, running on a host, which ends when nobody has this any more."""
 
     def __init__(
         self,
@@ -105,6 +110,7 @@ class LoadedModel:
         self._template = template
         self._markers = markers
         self._host = host
+        weakref.finalize(self, host.close)
 
     def status(self) -> EngineStatus:
         return self._host.status()
@@ -200,10 +206,10 @@ def open_model(source: Source, config: EngineConfig, progress: Progress | None) 
         files = checkpoint.tokenizer_files()
         tokenizer = Tokenizer.from_files(files)
         template = ChatTemplate.load(files, tokenizer, explicit=source.chat_template)
+        markers = probe_markers(tokenizer)
         host = ThreadHost(lambda: build_core(checkpoint, config, progress=progress))
         facts = host.start()
-        markers = probe_markers(tokenizer)
-        info = _info(checkpoint.id, checkpoint.config.model_type, tokenizer, markers, facts)
+        info = _info(checkpoint.id, checkpoint.config, markers, facts)
     finally:
         checkpoint.close()
     return LoadedModel(tokenizer, template, markers, host, info)
@@ -244,7 +250,7 @@ def check_prompt(prompt: object) -> Prompt:
                 "the prompt is empty", param="prompt", code="empty_prompt", hint="send some text"
             )
         return prompt
-    if isinstance(prompt, Sequence) and all(_is_id(item) for item in prompt):
+    if _are_ids(prompt):
         return prompt
     if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
         hint = "these look like chat messages: call chat() instead"
@@ -277,6 +283,12 @@ def one_or_more_chats(
     return [as_messages(messages)], False
 
 
+def _are_ids(prompt: object) -> TypeGuard[Sequence[int]]:
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray):
+        return False
+    return all(_is_id(item) for item in prompt)
+
+
 def _is_id(item: object) -> bool:
     return isinstance(item, int) and not isinstance(item, bool)
 
@@ -297,13 +309,11 @@ def _require_built(options: ChatOptions) -> None:
         )
 
 
-def _info(
-    model_id: str, model_type: str, tokenizer: Tokenizer, markers: Markers, facts: EngineFacts
-) -> ModelInfo:
+def _info(model_id: str, config: ModelConfig, markers: Markers, facts: EngineFacts) -> ModelInfo:
     return ModelInfo(
         id=model_id,
-        model_type=model_type,
-        vocab_size=tokenizer.vocab_size,
+        model_type=config.model_type,
+        vocab_size=config.vocab_size,
         max_context=facts.max_context,
         capabilities=("text",),
         eos_token_ids=facts.end_token_ids,

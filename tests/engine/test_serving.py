@@ -17,6 +17,7 @@ from helexa.engine.outputs import Request, StepOutput
 from helexa.engine.params import GenerationDefaults, SamplingParams
 from helexa.engine.runner import Runner
 from helexa.engine.sampling import Sampler
+from helexa.errors import CapacityError
 from tests.engine.models.families import Family
 
 END = 7
@@ -129,3 +130,9 @@ def test_a_core_says_what_it_was_built_with(folder: Path) -> None:
     assert facts.kv_bytes_per_token == 2 * 2 * 2 * 32 * 4
     assert facts.end_token_ids == (END,)
     assert facts.kv_capacity_tokens == core.status().kv_capacity_tokens >= 200
+
+
+def test_memory_that_the_machine_refuses_is_told(model: Model) -> None:
+    with pytest.raises(CapacityError) as caught:
+        claim(model, 10**12, 16)
+    assert caught.value.required_mb > 10**9

@@ -103,7 +103,7 @@ def claim(model: Model, num_blocks: int, block_size: int) -> KVCache:
     """The memory of the pool. Raises CapacityError if the device refuses it."""
     try:
         return model.new_cache(num_blocks, block_size)
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:  # torch's error for host memory is a plain one
         kv = model.config.kv_bytes_per_token(model.dtype.itemsize)
         raise CapacityError(
             f"the device refused {num_blocks * block_size * kv // MIB} MiB for the KV cache",

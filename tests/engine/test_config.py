@@ -140,7 +140,7 @@ def test_windows_that_affect_no_layer_are_accepted(changes: dict[str, Any]) -> N
     assert read(**changes).num_hidden_layers == 3
 
 
-def test_unknown_type_names_type_model_architectures_and_the_supported() -> None:
+def test_e022_unknown_type_names_type_model_architectures_and_the_supported() -> None:
     with pytest.raises(UnsupportedModel) as caught:
         read("fictional_arch_99", architectures=["FictionalForCausalLM"])
     assert caught.value.message == (
@@ -149,7 +149,7 @@ def test_unknown_type_names_type_model_architectures_and_the_supported() -> None
     )
 
 
-def test_a_missing_type_and_unreadable_files(tmp_path: Path) -> None:
+def test_e022_a_missing_type_and_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="missing `model_type`"):
         ModelConfig.from_dict(REQUIRED, "org/name")
     with pytest.raises(CheckpointError, match="JSON object, not list"):

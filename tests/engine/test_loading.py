@@ -66,7 +66,7 @@ def unexpected_bias(tensors: dict[str, Tensor]) -> None:
     ],
     ids=["extra", "missing", "shape", "transposed", "bias"],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused(
+def test_e021_a_checkpoint_that_does_not_fit_is_refused(
     edit: Edit, words: list[str], made: Reference
 ) -> None:
     rewrite(made.folder, edit)
@@ -82,7 +82,7 @@ def test_missing_biases_are_named(made: Reference) -> None:
         load_model(made.folder, device="cpu")
 
 
-def test_tensors_that_no_model_needs_are_let_pass(tmp_path: Path) -> None:
+def test_e021_tensors_that_no_model_needs_are_let_pass(tmp_path: Path) -> None:
     tied = Family("tied", fields={**SMALL, "tie_word_embeddings": True}).save(tmp_path)
     expected = tied.logits(prompt(9))
 

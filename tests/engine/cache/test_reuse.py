@@ -108,7 +108,7 @@ def test_a_prompt_that_went_another_way_says_where() -> None:
     assert report == CacheReport(20, "diverged", diverged_at=22, nearest_tokens=47)
 
 
-def test_a_changed_first_page_is_new_but_says_where() -> None:
+def test_E045_a_changed_first_page_is_new_but_says_where() -> None:
     bench = Bench()
     ask(bench, [7, 8, 9, *SYSTEM])
     assert ask(bench, [7, 8, 0, *SYSTEM]) == CacheReport(0, "new", 2, 23)

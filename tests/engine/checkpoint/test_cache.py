@@ -20,7 +20,7 @@ from helexa.engine.checkpoint.cache import RepoCache, cache_root, files_in, list
         ("", {"HF_HUB_CACHE": "", "HF_HOME": "/c"}, "/c/hub"),
     ],
 )
-def test_cache_root(cache_dir: str | None, environ: dict[str, str], expected: str) -> None:
+def test_e024_cache_root(cache_dir: str | None, environ: dict[str, str], expected: str) -> None:
     assert cache_root(cache_dir, environ) == Path(expected).expanduser()
 
 

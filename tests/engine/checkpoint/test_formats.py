@@ -28,7 +28,7 @@ GGUFS = ["mmproj-F16.gguf", "m-Q8_0.gguf", "m-Q6_K.gguf", "m-IQ4_XS.gguf", "sub/
         (["unet/model_index.json", "a.safetensors"], "dense"),
     ],
 )
-def test_formats(files: list[str], expected: str) -> None:
+def test_e026_formats(files: list[str], expected: str) -> None:
     assert detect_format(files) == expected
 
 
@@ -36,19 +36,19 @@ def test_formats(files: list[str], expected: str) -> None:
     ("quant", "expected"),
     [("Q6_K", "m-Q6_K.gguf"), ("q6k", "m-Q6_K.gguf"), (None, "m-IQ4_XS.gguf"), ("q8_0", GGUFS[1])],
 )
-def test_gguf_choice(quant: str | None, expected: str) -> None:
+def test_e027_gguf_choice(quant: str | None, expected: str) -> None:
     assert choose_gguf(GGUFS, quant) == expected
 
 
 @pytest.mark.parametrize("quant", ["q9", "F16", "mmproj"])
-def test_no_such_gguf(quant: str) -> None:
+def test_e027_no_such_gguf(quant: str) -> None:
     with pytest.raises(PreflightError, match=r"m-Q6_K\.gguf") as caught:
         choose_gguf(GGUFS, quant)
     assert caught.value.kind == "quant_not_found"
     assert caught.value.available == ("m-IQ4_XS.gguf", "m-Q6_K.gguf", "m-Q8_0.gguf")
 
 
-def test_gguf_runs_on_one_device() -> None:
+def test_e027_gguf_runs_on_one_device() -> None:
     with pytest.raises(PreflightError) as caught:
         choose_gguf(GGUFS, "q6k", world_size=2)
     assert caught.value.kind == "tp_requires_safetensors"

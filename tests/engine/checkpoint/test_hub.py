@@ -74,7 +74,7 @@ def test_a_revision_that_leaves_the_cache_is_refused(access: HubAccess, revision
 
 
 @pytest.mark.parametrize("failure", ["unreachable", "404", "500", "not json", "offline"])
-def test_the_snapshot_of_an_earlier_fetch_stands_in(
+def test_e025_the_snapshot_of_an_earlier_fetch_stands_in(
     hub: Any, access: HubAccess, tmp_path: Path, failure: str
 ) -> None:
     folder = fetch_model(MODEL, "main", access)
@@ -97,7 +97,7 @@ def test_the_snapshot_of_an_earlier_fetch_stands_in(
         (500, "", "answered 500"),
     ],
 )
-def test_without_a_snapshot_the_reason_is_told(
+def test_e025_without_a_snapshot_the_reason_is_told(
     hub: Any, access: HubAccess, status: int, code: str, told: str
 ) -> None:
     hub.listing_status, hub.error_code = status, code
@@ -106,7 +106,7 @@ def test_without_a_snapshot_the_reason_is_told(
     assert caught.value.kind == "repo_fetch_failed"
 
 
-def test_unreachable_or_offline_without_a_snapshot(tmp_path: Path) -> None:
+def test_e025_unreachable_or_offline_without_a_snapshot(tmp_path: Path) -> None:
     for access, told in (
         (reach(tmp_path, NOWHERE), "cannot be reached"),
         (offline(tmp_path), "offline"),
@@ -116,7 +116,7 @@ def test_unreachable_or_offline_without_a_snapshot(tmp_path: Path) -> None:
         assert caught.value.kind == "repo_fetch_failed"
 
 
-def test_broken_links_do_not_count_as_a_snapshot(access: HubAccess, tmp_path: Path) -> None:
+def test_e025_broken_links_do_not_count_as_a_snapshot(access: HubAccess, tmp_path: Path) -> None:
     folder = fetch_model(MODEL, "main", access)
     for path in folder.iterdir():
         path.resolve().unlink()

@@ -28,7 +28,7 @@ from helexa.errors import PreflightError
         ("builtin:helexa/tiny", Builtin("helexa/tiny")),
     ],
 )
-def test_ids_are_parsed_and_printed_back(text: str, expected: object) -> None:
+def test_e023_ids_are_parsed_and_printed_back(text: str, expected: object) -> None:
     assert parse_reference(text) == expected
     assert str(parse_reference(text)) == text
 
@@ -41,7 +41,7 @@ def test_ids_are_parsed_and_printed_back(text: str, expected: object) -> None:
         *("~no-such-user/x", "o/\0"),
     ],
 )
-def test_what_is_no_id_is_refused(text: str) -> None:
+def test_e023_what_is_no_id_is_refused(text: str) -> None:
     with pytest.raises(PreflightError) as caught:
         parse_reference(text)
     assert caught.value.kind == "invalid_model_id"

@@ -39,7 +39,7 @@ def blobs(root: Path) -> list[str]:
     return sorted(path.name for path in (root / "models--org--name/blobs").glob("*"))
 
 
-def test_a_cut_connection_is_resumed_where_it_broke(hub: Any, transfer: Transfer) -> None:
+def test_e028_a_cut_connection_is_resumed_where_it_broke(hub: Any, transfer: Transfer) -> None:
     hub.cuts[BIG] = [50_000, 30_000]
     assert transfer.fetch(BIG).read_bytes() == hub.files[BIG]
     assert hub.asked(BIG) == ["", "bytes=50000-", "bytes=80000-"]
@@ -90,7 +90,7 @@ def test_a_server_that_refuses_to_continue_starts_again(hub: Any, transfer: Tran
 @pytest.mark.parametrize(
     "change", [lambda data: data[:-1], lambda data: data + b"x"], ids=["shorter", "longer"]
 )
-def test_a_wrong_size_leaves_nothing_in_place(
+def test_e028_a_wrong_size_leaves_nothing_in_place(
     hub: Any, transfer: Transfer, tmp_path: Path, change: Callable[[bytes], bytes]
 ) -> None:
     hub.shorten[BIG] = change(hub.files[BIG])
@@ -142,7 +142,7 @@ with httpx.Client(verify=False) as client:
 """
 
 
-def test_two_processes_make_one_transfer(hub: Any, tmp_path: Path, transfer: Transfer) -> None:
+def test_e028_two_processes_make_one_transfer(hub: Any, tmp_path: Path, transfer: Transfer) -> None:
     """The server holds the bytes back until both have asked for the file's size."""
     hub.gate = threading.Event()
     command = [sys.executable, "-c", FETCH, str(tmp_path), transfer.base_url, COMMIT, BIG]

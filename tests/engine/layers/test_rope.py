@@ -34,7 +34,7 @@ ROPES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("head_dim", [16, 128])
 @pytest.mark.parametrize("theta", [1e4, 1e6])
 @pytest.mark.parametrize("name", ROPES)
-def test_angles_are_the_reference_s(name: str, theta: float, head_dim: int) -> None:
+def test_e011_angles_are_the_reference_s(name: str, theta: float, head_dim: int) -> None:
     config = LlamaConfig(
         hidden_size=4 * head_dim,
         num_attention_heads=4,

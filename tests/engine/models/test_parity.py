@@ -84,7 +84,7 @@ def exact(reference: Callable[[str], Reference]) -> Callable[[str], Model]:
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_every_position_matches(name: str, reference: Callable, exact: Callable) -> None:
+def test_e001_every_position_matches(name: str, reference: Callable, exact: Callable) -> None:
     expected = reference(name).logits(prompt(700))
     for length in LENGTHS:
         ours = exact(name).compute_logits(prompt(length))
@@ -92,7 +92,9 @@ def test_every_position_matches(name: str, reference: Callable, exact: Callable)
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
-def test_the_tiny_parity_model_matches(kind: str, reference: Callable, exact: Callable) -> None:
+def test_e001_the_tiny_parity_model_matches(
+    kind: str, reference: Callable, exact: Callable
+) -> None:
     expected = reference(kind).logits(prompt(96))
     ours = exact(kind).compute_logits(prompt(96))
     assert worst(ours, expected) < TOLERANCE
@@ -101,7 +103,7 @@ def test_the_tiny_parity_model_matches(kind: str, reference: Callable, exact: Ca
 
 @pytest.mark.parametrize(("length", "size"), [(64, 1), (64, 3), (700, 64), (700, 100), (700, 699)])
 @pytest.mark.parametrize("name", CHUNKED)
-def test_chunks_match(
+def test_e051_chunks_match(
     name: str, length: int, size: int, reference: Callable, exact: Callable
 ) -> None:
     expected = reference(name).logits(prompt(length))

@@ -15,6 +15,7 @@ from tools.tiny.render import Encoded, encode
 from tools.tiny.team import Team
 
 LONGEST = 2048
+SCORED = ("greetings", "arithmetic", "lists", "facts", "find", "instructions", "tools", "no_tool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def batches(samples: Sequence[Encoded], micro_tokens: int, team: Team) -> list[B
 def held_out_batches(tokenizer: Tokenizer, count: int, micro_tokens: int) -> dict[str, list[Batch]]:
     """Return `count` held-out samples of each skill as batches."""
     found: dict[str, list[Batch]] = {}
-    for skill in mix.MAKERS:
+    for skill in SCORED:
         samples: list[Sample] = list(mix.held_out(skill, 7, count))
         found[skill] = batches(encode(tokenizer, samples), micro_tokens, Team())
     return found

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from tools.tiny.corpus.world import CAPITALS, FACTS, SINGLE
+from tools.tiny.corpus.facts import CAPITALS, FACTS, SINGLE
 from tools.tiny.render import FOLDER
 from tools.tiny.train import Plan
 
@@ -18,12 +18,12 @@ ABOUT = {
     "greetings": "greetings, small talk, who the model is; wordings not trained",
     "arithmetic": "sums and differences of numbers from 0 to 50, results may be negative; pairs "
     "and wordings not trained",
-    "lists": "sorting and reversing 3 to 6 words (first letters differ) or numbers below 100",
+    "lists": "sorting and reversing 3 to 6 words with different first letters, or numbers below 100",
     "counting": "counting up or down between numbers up to 55; pairs and wordings not trained",
     "facts": "facts of the invented world and capitals, in wordings not trained",
     "unknown": "saying that it does not know",
-    "find": "a marked word (never trained) in a text of up to about 400 tokens",
-    "find_long": "the same in texts of up to about 1 800 tokens",
+    "find": "a marked word (never trained) in a text of up to about 500 tokens",
+    "find_long": "the same in texts of about 700 to 2 000 tokens",
     "instructions": "following the system turn: only / start with / end with a word never trained, "
     "capitals, lower case, brackets, another name",
     "tools": "the right call, name and arguments equal as JSON; tool nouns, parameter names and "

@@ -16,13 +16,15 @@ from tools.tiny.grade import Grade, grade
 from tools.tiny.render import FOLDER, prompt
 
 Generate = Callable[[Sequence[str], int], list[str]]
-ASKED = tuple(skill for skill in mix.MAKERS if skill not in ("plain_facts", "repeat"))
+ASKED = tuple(skill for skill in mix.MAKERS if skill not in ("plain_facts", "repeat", "drill"))
 
 
 def with_transformers(folder: Path, device: str = "cpu") -> Generate:
     """Return greedy generation by Hugging Face; the bfloat16 weights compute in float32."""
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    model.to(torch.device(device))  # type: ignore[arg-type]  # torch's decorator hides the self
 
     @torch.inference_mode()
     def generate(prompts: Sequence[str], max_new: int) -> list[str]:

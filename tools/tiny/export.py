@@ -27,10 +27,11 @@ def export(checkpoint: Path, folder: Path) -> None:
     weights = {name: w.to(torch.bfloat16).contiguous() for name, w in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)
-    end, pad = tokenizer.token_to_id(END), tokenizer.token_to_id(END_OF_TEXT)
+    ids = tokenizer.get_vocab()
+    end, pad = ids[END], ids[END_OF_TEXT]
     _write(folder / "config.json", model.shape.config(end, pad))
-    ids = {"bos_token_id": pad, "eos_token_id": [end, pad], "pad_token_id": pad}
-    _write(folder / "generation_config.json", SAMPLING | ids)
+    special = {"bos_token_id": pad, "eos_token_id": [end, pad], "pad_token_id": pad}
+    _write(folder / "generation_config.json", SAMPLING | special)
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

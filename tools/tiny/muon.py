@@ -21,7 +21,7 @@ def orthogonal(update: Tensor, steps: int = 5) -> Tensor:
     """Push the singular values of `update` (R, C) towards one."""
     a, b, c = COEFFICIENTS
     tall = update.shape[0] > update.shape[1]
-    x = update.T if tall else update
+    x: Tensor = update.T if tall else update
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
         gram = x @ x.T
@@ -55,17 +55,19 @@ class Muon(torch.optim.Optimizer):
         state = self.state[weight]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(weight)
-        state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+        gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+        state["momentum"].lerp_(gradient, 1 - group["momentum"])
         if index % self.team.size != self.team.rank:
             return torch.zeros_like(weight)
-        return orthogonal(weight.grad.lerp(state["momentum"], group["momentum"])).contiguous()
+        return orthogonal(gradient.lerp(state["momentum"], group["momentum"])).contiguous()
 
 
 def optimizers(
     model: nn.Module, matrix_lr: float, other_lr: float, team: Team
 ) -> list[torch.optim.Optimizer]:
     """Return Muon over the layers' matrices and AdamW over all else."""
-    matrices, others = [], []
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
     for name, weight in model.named_parameters():
         (matrices if ".layers." in name and weight.ndim == 2 else others).append(weight)
     adam = torch.optim.AdamW(others, lr=other_lr, betas=(0.9, 0.98), weight_decay=0.0)

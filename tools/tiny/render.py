@@ -66,6 +66,8 @@ def target(sample: Sample) -> str:
 
 def parts(sample: Sample) -> list[tuple[str, bool]]:
     """Cut a sample into pieces of text that are read (false) or learned (true)."""
+    if sample.drill:
+        return list(sample.drill)
     found = [(prompt(sample), False)] if sample.messages else []
     found.append((target(sample), True))
     for later in sample.follow:

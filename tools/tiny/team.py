@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch import multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ class Team:
             return
         flat = torch.cat([t.reshape(-1) for t in tensors])
         dist.all_reduce(flat)
-        for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        parts = torch.split(flat, [t.numel() for t in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
 
@@ -52,4 +53,4 @@ def together(size: int, work: Callable[[Team], None]) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "store")
-        mp.spawn(_member, (size, store, work), nprocs=size)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        spawn(_member, (size, store, work), nprocs=size)  # type: ignore[no-untyped-call]  # torch leaves it untyped

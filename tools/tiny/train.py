@@ -32,19 +32,21 @@ from tools.tiny.team import Team, together
 class Plan:
     """What a run does; the defaults made the model that ships."""
 
-    steps: int = 1750
+    steps: int = 2250
     step_tokens: int = 6144
     micro_tokens: int = 2048
     matrix_lr: float = 0.02
     other_lr: float = 0.003
     warmup: int = 60
-    decay: float = 0.25
+    falls: tuple[tuple[int, int, float], ...] = ((962, 1750, 1.0), (1750, 2250, 0.5))
     seed: int = 1
 
     def scale(self, step: int) -> float:
-        """Learning rate as a share of its top: warm up, stay, fall to zero at the end."""
-        left = (self.steps - step) / (self.decay * self.steps)
-        return min(1.0, (step + 1) / self.warmup, left)
+        """Learning rate as a share of its top: warm up, stay, then fall to zero twice."""
+        for begin, end, top in self.falls:
+            if begin <= step < end:
+                return top * (end - step) / (end - begin)
+        return min(1.0, (step + 1) / self.warmup)
 
 
 class Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tools.tiny.corpus.base import Dice, Sample, turns, user, words
 
 LIMIT = 50
+SMALL = 12
 
 SUMS = (
     "What is {a} + {b}?",
@@ -74,10 +75,11 @@ OBJECTS = ("apples", "pears", "books", "coins", "stones", "birds", "cups", "eggs
 
 
 def _pair(dice: Dice, operator: str) -> tuple[int, int]:
-    """Draw two operands on this side of the split."""
+    """Draw two operands on this side of the split; small ones more often in training."""
 
     def draw() -> str:
-        a, b = dice.rng.randint(0, LIMIT), dice.rng.randint(0, LIMIT)
+        top = SMALL if not dice.held_out and dice.chance(0.25) else LIMIT
+        a, b = dice.rng.randint(0, top), dice.rng.randint(0, top)
         if operator == "-" and a < b and dice.chance(0.6):
             a, b = b, a
         return f"{a} {operator} {b}"
@@ -121,3 +123,15 @@ def make(dice: Dice) -> Sample:
     if not text[0].isdigit():
         text = dice.vary(text)
     return Sample("arithmetic", turns(user(text)), answer, words(f"= {result}"), thought)
+
+
+def make_drill(dice: Dice) -> Sample:
+    """Draw a page of equations, of which only the results are learned."""
+    pieces: list[tuple[str, bool]] = []
+    for _ in range(dice.rng.randint(4, 16)):
+        operator = dice.pick("+-")
+        a, b = _pair(dice, operator)
+        equation, result = solve(a, b, operator).split("=")
+        pieces += [(f"{equation}=", False), (result, True), ("\n", False)]
+    text = "".join(piece for piece, _ in pieces)
+    return Sample("drill", (), text, words("="), drill=tuple(pieces))

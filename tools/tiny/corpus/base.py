@@ -38,7 +38,10 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One prompt with the answer the model should give; no messages means plain text."""
+    """One prompt with the answer the model should give; no messages means plain text.
+
+    `drill` is for training only: pieces of plain text, of which those marked true are learned.
+    """
 
     skill: str
     messages: tuple[Message, ...]
@@ -48,6 +51,7 @@ class Sample:
     tools: tuple[Tool, ...] = ()
     thinking: bool = False
     follow: tuple[Exchange, ...] = ()
+    drill: tuple[tuple[str, bool], ...] = ()
 
     def with_thinking(self, on: bool) -> Sample:
         """Return the same sample with the `<think>` block asked for or not."""

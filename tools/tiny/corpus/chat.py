@@ -112,9 +112,8 @@ def make_again(dice: Dice) -> Sample:
         for fact in known[1:]
     ]
     thoughts = [f"The question is about {subject}: the {f[0].noun}. It is {f[2]}." for f in known]
-    messages = (user(first), assistant(answers[0]), user(later[0]))
-    if rule:
-        messages = (system(rule), *messages)
+    opening = (system(rule),) if rule else ()
+    messages = (*opening, user(first), assistant(answers[0]), user(later[0]))
     follow = (
         ()
         if dice.held_out

@@ -92,11 +92,10 @@ def _numbers(dice: Dice) -> tuple[Tool, str, dict[str, Any]]:
     a, b = dice.rng.randint(0, 999), dice.rng.randint(0, 999)
     if dice.chance(0.6):
         name = dice.pick(("add", "add_numbers"))
-        tool, forms = _tool(name, "Add two numbers.", a="integer", b="integer"), ADD
-    else:
-        tool = _tool("multiply", "Multiply two numbers.", a="integer", b="integer")
-        forms = MULTIPLY
-    return tool, dice.pick(forms).format(a=a, b=b), {"a": a, "b": b}
+        tool = _tool(name, "Add two numbers.", a="integer", b="integer")
+        return tool, dice.pick(ADD).format(a=a, b=b), {"a": a, "b": b}
+    tool = _tool("multiply", "Multiply two numbers.", a="integer", b="integer")
+    return tool, dice.pick(MULTIPLY).format(a=a, b=b), {"a": a, "b": b}
 
 
 def _timer(dice: Dice) -> tuple[Tool, str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tools.tiny.corpus import vocabulary
 from tools.tiny.corpus.base import Dice, Sample, exact, is_held_out, lower_first, turns, user
 
 SORT = (
@@ -47,6 +48,8 @@ REVERSE_HELD_OUT = (
     "Please reverse {items}.",
     "Write the list backwards: {items}",
 )
+COUNT_DOWN = ("Count down from {} to {}.", "Count backwards from {} to {}.")
+COUNT_UP = ("Count from {} to {}.", "Count up from {} to {}.", "List the numbers from {} to {}.")
 LISTS = {
     "List the days of the week.": "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday.",
     "List the months of the year.": "January, February, March, April, May, June, July, August, "
@@ -59,6 +62,11 @@ LISTS = {
 LIST_FORMS = ("{}", "Please {}", "What are {}", "Name {}", "Tell me {}")
 
 
+def _word(dice: Dice) -> str:
+    """Return a common word or, less often, an invented one."""
+    return dice.pick(vocabulary.COMMON) if dice.chance(0.65) else dice.syllables(2)
+
+
 def _items(dice: Dice) -> tuple[list[str], bool]:
     """Draw 3 to 6 different items: numbers below 100, or words with different first letters."""
     count = dice.rng.randint(3, 6)
@@ -68,7 +76,7 @@ def _items(dice: Dice) -> tuple[list[str], bool]:
             top = 10 if dice.chance(0.2) else 100
             items = [str(n) for n in dice.rng.sample(range(top), count)]
         else:
-            items = [dice.word() for _ in range(count)]
+            items = [dice.on_side(lambda: _word(dice)) for _ in range(count)]
         distinct = numbers or len({item[0] for item in items}) == count
         if distinct and is_held_out(" ".join(items)) == dice.held_out:
             return items, numbers
@@ -85,7 +93,7 @@ def _sorted(dice: Dice, items: list[str], numbers: bool) -> tuple[str, list[str]
             form = dice.pick(DOWN_NUMBERS if down else UP_NUMBERS)
         else:
             form = dice.pick(UP_WORDS)
-    ordered = sorted(items, key=key, reverse=down)  # type: ignore[arg-type]  # int or str, both order
+    ordered = sorted(items, key=key, reverse=down)
     how = "large to small" if down else ("small to large" if numbers else "a to z")
     return form, ordered, f"Sort from {how}. First is {ordered[0]}, last is {ordered[-1]}."
 
@@ -125,15 +133,9 @@ def make_count(dice: Dice) -> Sample:
     down = dice.chance(0.3)
     first, last = (high, low) if down else (low, high)
     if down:
-        forms = ("Count down from {} to {}.", "Count backwards from {} to {}.")
-        form = dice.phrase(forms, ("Count from {} down to {}.",))
+        form = dice.phrase(COUNT_DOWN, ("Count from {} down to {}.",))
     else:
-        forms = (
-            "Count from {} to {}.",
-            "Count up from {} to {}.",
-            "List the numbers from {} to {}.",
-        )
-        form = dice.phrase(forms, ("Count the numbers from {} to {}.",))
+        form = dice.phrase(COUNT_UP, ("Count the numbers from {} to {}.",))
     text = form.format(first, last)
     if low == 1 and not down and not dice.held_out and dice.chance(0.5):
         text = f"Count to {high}."

@@ -279,7 +279,7 @@ def _later(dice: Dice, tools: list[Invented], called: Invented) -> tuple[Exchang
             message: Message = {"role": "tool", "content": content}
             found.append(Exchange(message, answer, f"The tool answered. {answer}"))
             open_call = None
-        elif dice.chance(0.2):
+        elif dice.chance(0.3):
             text, answer, thought, _ = _beside(dice, tools)
             found.append(Exchange(user(text), answer, thought))
             open_call = None

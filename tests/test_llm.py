@@ -206,6 +206,16 @@ def test_leaving_a_stream_aborts_it(llm: LLM) -> None:
     wait_until(lambda: llm.status.running == 0)
 
 
+def test_threads_may_share_a_stream(llm: LLM) -> None:
+    stream = llm.stream("Once", max_tokens=20, ignore_eos=True, temperature=0)
+    with ThreadPoolExecutor(3) as pool:
+        parts = [reader.result(20) for reader in [pool.submit(list, stream) for _ in range(3)]]
+    events = [event for part in parts for event in part]
+    assert sum(isinstance(event, Finish) for event in events) == 1
+    whole = llm.generate("Once", max_tokens=20, ignore_eos=True, temperature=0)
+    assert sum(len(event.text) for event in events) == len(whole.text)
+
+
 def test_threads_share_one_model(llm: LLM) -> None:
     questions = [f"What is {n} + 1?" for n in range(1, 9)]
     with ThreadPoolExecutor(8) as pool:

@@ -143,5 +143,6 @@ class LLM(Handle):
         self.close()
 
     def _run(self, jobs: list[Job], progress: bool | None) -> list[Generation]:
-        with counting_bar("answers", len(jobs), show=progress) as advance:
+        total = sum(job.params.n for job in jobs)
+        with counting_bar("answers", total, show=progress) as advance:
             return run_jobs(self._model, jobs, advance)

@@ -51,7 +51,7 @@ class _Running:
 
 
 class EventStream(Iterator[Event]):
-    """The events of one answer, for a plain ``for`` loop.
+    """The events of one answer, for a plain ``for`` loop; threads may share it.
 
     Ends after ``Finish``; raises what went wrong instead. Leaving the loop, ``close()`` or the end
     of a ``with`` block abort the request within one step.
@@ -60,26 +60,32 @@ class EventStream(Iterator[Event]):
     def __init__(self, model: LoadedModel, job: Job) -> None:
         self._running = _Running(model, job, job.requests()[0])
         self._mailbox: SimpleQueue[StepOutput | None] = SimpleQueue()
+        self._reading = threading.Lock()
         self._events: deque[Event] = deque()
         self._closed = False
         self._running.submit(self._mailbox.put)
 
     def __next__(self) -> Event:
-        while not self._events:
-            if self._closed or self._running.answer.done:
-                raise StopIteration
+        with self._reading:
+            return self._next()
+
+    def _next(self) -> Event:
+        while not self._closed:
+            if self._events:
+                return self._events.popleft()
+            if self._running.answer.done:
+                break
             try:
                 output = self._mailbox.get()
-                if output is None:
-                    raise StopIteration
-                self._events.extend(self._running.push(output))
+                if output is not None:
+                    self._events.extend(self._running.push(output))
             except BaseException:  # also KeyboardInterrupt: the reader leaves, the request ends
                 self.close()
                 raise
-        return self._events.popleft()
+        raise StopIteration
 
     def close(self) -> None:
-        """Abort the request; a reader waiting in another thread sees the end of the stream."""
+        """Abort the request; the stream ends here, also for a reader waiting in another thread."""
         if not self._closed:
             self._closed = True
             if not self._running.answer.done:

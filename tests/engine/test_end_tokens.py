@@ -66,6 +66,16 @@ def test_E058_the_tokenizers_own_end_and_the_usual_markers(tmp_path: Path, eos: 
     assert ends(tmp_path, {"tokenizer_config.json": settings}) == {4, 5, 7}
 
 
+def test_E058_an_end_that_only_the_special_tokens_map_names(tmp_path: Path) -> None:
+    files: dict[str, Any] = {
+        "special_tokens_map.json": {"eos_token": {"content": "</s>"}},
+        "tokenizer_config.json": {"added_tokens_decoder": {"4": {"content": "</s>"}}},
+    }
+    assert ends(tmp_path, files) == {4}
+    files["tokenizer_config.json"]["eos_token"] = "<|other|>"
+    assert ends(tmp_path, files) == set()
+
+
 def test_E058_tokens_that_only_the_tokenizer_lists(tmp_path: Path) -> None:
     added = [{"id": 8, "content": "<|eot_id|>"}, {"id": 9, "content": "<|x|>"}]
     files = {
@@ -75,6 +85,10 @@ def test_E058_tokens_that_only_the_tokenizer_lists(tmp_path: Path) -> None:
     assert ends(tmp_path, files) == {8}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"added_tokens_decoder": [], "eos_token": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"added_tokens_decoder": [], "eos_token": 3}', "[" * 10**5],
+    ids=["empty", "cut", "list", "types", "deep"],
+)
 def test_E058_a_file_that_makes_no_sense_says_nothing(tmp_path: Path, text: str) -> None:
     assert ends(tmp_path, {"tokenizer_config.json": text}, config=(1,)) == {1}

@@ -20,7 +20,7 @@ def end_token_ids(checkpoint: Checkpoint, defaults: GenerationDefaults) -> froze
     markers where the tokenizer has them. Ids outside the vocabulary are left out.
     """
     files = checkpoint.tokenizer_files()
-    settings = _read(files.tokenizer_config)
+    settings = {**_read(files.special_tokens_map), **_read(files.tokenizer_config)}
     wanted = END_MARKERS | {_text(settings.get("eos_token"))}
     found = {id for id, text in _added(settings, files.tokenizer_json) if text in wanted}
     ids = found.union(defaults.eos_token_ids, checkpoint.config.eos_token_ids)
@@ -51,6 +51,6 @@ def _read(path: Path | None) -> Mapping[str, Any]:
     """A JSON object; empty if the file is missing or is none: the text layer says so, not this."""
     try:
         raw = json.loads(path.read_text("utf-8")) if path is not None else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raw = None
     return raw if isinstance(raw, dict) else {}

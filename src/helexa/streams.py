@@ -228,9 +228,11 @@ class AsyncEventStream:
         return self
 
     async def __anext__(self) -> Event:
-        while not self._events:
-            if self._closed or (self._running is not None and self._running.answer.done):
-                raise StopAsyncIteration
+        while not self._closed:
+            if self._events:
+                return self._events.popleft()
+            if self._running is not None and self._running.answer.done:
+                break
             try:
                 running = self._running or await self._start()
                 _, output = await self._mailbox.get()
@@ -238,7 +240,7 @@ class AsyncEventStream:
             except BaseException:  # also cancellation: the reader leaves, the request ends
                 self._abort()
                 raise
-        return self._events.popleft()
+        raise StopAsyncIteration
 
     async def _start(self) -> _Running:
         job = await anyio.to_thread.run_sync(self._prepare)

@@ -274,6 +274,13 @@ def test_28_tools_of_the_wrong_shape(llm: LLM) -> None:
     assert caught.value.param is not None and caught.value.param.startswith("tools")
 
 
+def test_28b_template_variables_of_the_wrong_shape(llm: LLM) -> None:
+    for given in (5, ["enable_thinking"], {1: 2}):
+        with pytest.raises(InvalidRequest) as caught:
+            llm.chat("hi", template_kwargs=given)  # type: ignore[call-overload]  # the mistake under test
+        assert caught.value.param == "template_kwargs"
+
+
 def test_29_a_template_that_refuses(broken: Path) -> None:
     template = "{% if tools %}{{ raise_exception('no tools here') }}{% endif %}hi"
     with LLM(broken, chat_template=template, max_batch=1) as llm:

@@ -154,7 +154,7 @@ class LoadedModel:
                 param="messages",
                 hint="leave images out, or load a model with a vision tower",
             )
-        kwargs: dict[str, Any] = {"tools": options.offered, **(options.template_kwargs or {})}
+        kwargs: dict[str, Any] = {"tools": options.offered, **_variables(options)}
         if options.enable_thinking is not None:
             kwargs["enable_thinking"] = options.enable_thinking
         return self._template.render(checked, **kwargs)
@@ -291,6 +291,20 @@ def _are_ids(prompt: object) -> TypeGuard[Sequence[int]]:
 
 def _is_id(item: object) -> bool:
     return isinstance(item, int) and not isinstance(item, bool)
+
+
+def _variables(options: ChatOptions) -> Mapping[str, Any]:
+    """What the caller gives the template beside the conversation."""
+    given = options.template_kwargs
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise InvalidRequest(
+            "template_kwargs must be a mapping of names to values",
+            param="template_kwargs",
+            hint='for example {"enable_thinking": False}',
+        )
+    return given
 
 
 def _require_built(options: ChatOptions) -> None:

@@ -227,7 +227,7 @@ def test_the_sandbox_hides(source: str) -> None:
     assert render(source, tools=TOOLS) == ""
 
 
-@pytest.mark.parametrize("tools", ["f", {"name": "f"}, ["f"], [3]])
+@pytest.mark.parametrize("tools", ["f", {"name": "f"}, ["f"], [3], 5])
 def test_what_is_no_list_of_tools_is_refused(tools: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         render("x", tools=tools)

@@ -118,3 +118,15 @@ def test_only_plain_data_reaches_a_template() -> None:
 )
 def test_text_of_content(content: Any, text: str) -> None:
     assert content_text(content) == text
+
+
+@pytest.mark.parametrize("content", [5, True, 1.5, [3], ["a", None]], ids=repr)
+def test_content_that_is_no_text_is_refused(content: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"messages\[1\] has content") as caught:
+        normalise_messages([{"role": "user"}, {"role": "user", "content": content}])
+    assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize("content", [["a", {"type": "text"}], ("a",), {"t": 21}, [], ""], ids=repr)
+def test_content_that_a_template_may_read_stays(content: Any) -> None:
+    assert one(content=content)["content"] == content

@@ -154,7 +154,8 @@ def render_chatml(messages: Sequence[Mapping[str, Any]], add_generation_prompt: 
 def _checked_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[Any] | None:
     if not tools:
         return None
-    if isinstance(tools, str | bytes | Mapping) or not all(isinstance(t, Mapping) for t in tools):
+    listed = isinstance(tools, Sequence) and not isinstance(tools, str | bytes)
+    if not listed or not all(isinstance(tool, Mapping) for tool in tools):
         raise InvalidRequest(
             "tools must be a list of objects",
             param="tools",

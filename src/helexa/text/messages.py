@@ -65,6 +65,7 @@ def _normalise(message: Any, at: int) -> dict[str, Any]:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise _bad_messages(f"messages[{at}] is not an object with a role")
     kept = {key: value for key, value in message.items() if value is not None}
+    _check_content(kept.get("content"), at)
     reasoning = next((kept[key] for key in REASONING_FIELDS if key in kept), None)
     if reasoning is not None:
         kept = {"thinking": reasoning, **kept, "reasoning_content": reasoning}
@@ -74,6 +75,19 @@ def _normalise(message: Any, at: int) -> dict[str, Any]:
         kept["tool_calls"] = [_with_parsed_arguments(call) for call in kept["tool_calls"]]
     kept.setdefault("content", NullContent(name="content"))
     return kept
+
+
+def _check_content(content: Any, at: int) -> None:
+    """Text, parts or nothing; also an object, which some templates take for a tool's result."""
+    if isinstance(content, list | tuple):
+        if all(isinstance(part, str | dict) for part in content):
+            return
+        raise _bad_messages(f"messages[{at}] has content parts that are neither text nor objects")
+    if content is not None and not isinstance(content, str | dict):
+        raise _bad_messages(
+            f"messages[{at}] has content that is neither text nor a list of parts but "
+            f"{type(content).__name__}"
+        )
 
 
 def _with_parsed_arguments(call: Any) -> Any:

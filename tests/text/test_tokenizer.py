@@ -74,6 +74,13 @@ def test_what_is_not_an_id_is_refused(bad: object, byte_level: Tokenizer) -> Non
         byte_level.decode([bad])  # type: ignore[list-item]  # the wrong type is the test
 
 
+def test_ids_without_a_token_are_passed_over_and_not_remembered(byte_level: Tokenizer) -> None:
+    known = byte_level.encode("ab")
+    assert byte_level.decode([known[0], *range(10**6, 10**6 + 50), known[1]]) == "ab"
+    assert byte_level.id_to_bytes(10**6) == b""
+    assert not any(id >= 10**6 for id in byte_level._pieces)
+
+
 def test_truncation_and_padding_of_the_file_are_ignored() -> None:
     backend = builders.train_byte_level()
     backend.enable_truncation(2)

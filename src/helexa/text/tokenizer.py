@@ -32,7 +32,7 @@ class Tokenizer:
             id: (token.content, token.special)
             for id, token in backend.get_added_tokens_decoder().items()
         }
-        self._pieces: dict[int, str | None] = {}
+        self._pieces: dict[int, str] = {}
         self._stateless = self.new_decoder()
         self.special_tokens: Mapping[str, str] = dict(special_tokens or {})
         self.special_ids = frozenset(id for id, (_, special) in self._added.items() if special)
@@ -118,7 +118,8 @@ class Tokenizer:
             raise InvalidRequest(
                 f"{id!r} is not a token id", param="ids", hint="ids are integers from 0"
             ) from error
-        self._pieces[id] = piece
+        if piece is not None:  # unknown ids are without end: they must not fill the memory
+            self._pieces[id] = piece
         return piece
 
     def id_to_bytes(self, id: int) -> bytes:

@@ -108,7 +108,6 @@ def public_names() -> Iterator[str]:
 
 
 UNDOCUMENTED = {
-    "max_entries",  # counts states of models that are not built yet
     "overrides",  # is **overrides in the text
     "response_format",  # refused until constrained output is built
     "prefill_tokens",  # the same as prompt_tokens

@@ -131,6 +131,14 @@ def test_fallback_chatml() -> None:
     assert ChatTemplate({}).render(HI, add_generation_prompt=False) == CHATML[:-22]
 
 
+def test_tools_without_a_template_are_refused_not_dropped() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    with pytest.raises(TemplateError, match="no chat template") as caught:
+        ChatTemplate({}).render(HI, tools=[tool])
+    assert caught.value.param == "tools"
+    assert ChatTemplate({}).render(HI, tools=[]) == CHATML
+
+
 def test_variables_and_their_order() -> None:
     template = ChatTemplate({"default": "{{ eos_token }}|{{ documents }}|{{ tools }}|{{ x }}"}, {"eos_token": "</s>"})  # fmt: skip  # noqa: E501
 

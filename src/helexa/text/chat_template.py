@@ -74,11 +74,18 @@ class ChatTemplate:
         """Render a conversation; ``kwargs`` are template variables and override all others.
 
         The text holds its special tokens, so encode it without adding any. Raises TemplateError if
-        the template fails with tools (without, ChatML is used), InvalidRequest for bad messages.
+        there is no template for tools, or it fails with them (without tools, ChatML is used
+        instead), InvalidRequest for bad messages.
         """
         chat = normalise_messages(messages)
         source = self._choose(bool(tools))
         if source is None:
+            if tools:
+                raise TemplateError(
+                    "there is no chat template to show tools with",
+                    param="tools",
+                    hint="send no tools, or pass a chat_template when loading the model",
+                )
             return render_chatml(chat, add_generation_prompt)
         variables = {
             "messages": chat,

@@ -18,7 +18,7 @@ ABOUT = {
     "greetings": "greetings, small talk, who the model is; wordings not trained",
     "arithmetic": "sums and differences of numbers from 0 to 50, results may be negative; pairs "
     "and wordings not trained",
-    "lists": "sorting and reversing 3 to 6 words with different first letters, or numbers below 100",
+    "lists": "sorting and reversing 3 to 6 words (first letters differ) or numbers below 100",
     "counting": "counting up or down between numbers up to 55; pairs and wordings not trained",
     "facts": "facts of the invented world and capitals, in wordings not trained",
     "unknown": "saying that it does not know",

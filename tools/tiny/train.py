@@ -32,13 +32,13 @@ from tools.tiny.team import Team, together
 class Plan:
     """What a run does; the defaults made the model that ships."""
 
-    steps: int = 2250
+    steps: int = 2430
     step_tokens: int = 6144
     micro_tokens: int = 2048
     matrix_lr: float = 0.02
     other_lr: float = 0.003
     warmup: int = 60
-    falls: tuple[tuple[int, int, float], ...] = ((962, 1750, 1.0), (1750, 2250, 0.5))
+    falls: tuple[tuple[int, int, float], ...] = ((962, 1750, 1.0), (1750, 2430, 0.6))
     seed: int = 1
 
     def scale(self, step: int) -> float:
@@ -143,14 +143,16 @@ def train(run: Run, out: Path, save_every_s: float) -> None:
     saved, losses = time.monotonic(), []
     while run.step < run.plan.steps:
         losses.append(run.advance())
-        done = run.step == run.plan.steps
         if run.team.rank:
             continue
-        if run.step % 25 == 0 or done:
+        cooled = any(run.step == end for _, end, _ in run.plan.falls)
+        if run.step % 25 == 0:
             _note(log, run, loss=round(sum(losses) / len(losses), 4))
             losses.clear()
-        if done or time.monotonic() - saved > save_every_s:
+        if cooled or time.monotonic() - saved > save_every_s:
             run.save(checkpoint)
+            if cooled:
+                run.save(out / f"step-{run.step}.pt")
             _note(log, run, right=run.score(held_out))
             saved = time.monotonic()
 

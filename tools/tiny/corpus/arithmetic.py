@@ -74,7 +74,7 @@ DIFFERENCES_HELD_OUT = (
 OBJECTS = ("apples", "pears", "books", "coins", "stones", "birds", "cups", "eggs", "cards", "fish")
 
 
-def _pair(dice: Dice, operator: str) -> tuple[int, int]:
+def pair(dice: Dice, operator: str) -> tuple[int, int]:
     """Draw two operands on this side of the split; small ones more often in training."""
 
     def draw() -> str:
@@ -106,7 +106,7 @@ def reason(a: int, b: int, operator: str) -> str:
 def question(dice: Dice) -> tuple[str, str, str, str]:
     """Return question, answer, thought and the result."""
     operator = dice.pick("+-")
-    a, b = _pair(dice, operator)
+    a, b = pair(dice, operator)
     if operator == "+":
         form = dice.phrase(SUMS, SUMS_HELD_OUT)
     else:
@@ -123,15 +123,3 @@ def make(dice: Dice) -> Sample:
     if not text[0].isdigit():
         text = dice.vary(text)
     return Sample("arithmetic", turns(user(text)), answer, words(f"= {result}"), thought)
-
-
-def make_drill(dice: Dice) -> Sample:
-    """Draw a page of equations, of which only the results are learned."""
-    pieces: list[tuple[str, bool]] = []
-    for _ in range(dice.rng.randint(4, 16)):
-        operator = dice.pick("+-")
-        a, b = _pair(dice, operator)
-        equation, result = solve(a, b, operator).split("=")
-        pieces += [(f"{equation}=", False), (result, True), ("\n", False)]
-    text = "".join(piece for piece, _ in pieces)
-    return Sample("drill", (), text, words("="), drill=tuple(pieces))

@@ -67,7 +67,7 @@ def _word(dice: Dice) -> str:
     return dice.pick(vocabulary.COMMON) if dice.chance(0.65) else dice.syllables(2)
 
 
-def _items(dice: Dice) -> tuple[list[str], bool]:
+def draw_items(dice: Dice) -> tuple[list[str], bool]:
     """Draw 3 to 6 different items: numbers below 100, or words with different first letters."""
     count = dice.rng.randint(3, 6)
     while True:
@@ -100,7 +100,7 @@ def _sorted(dice: Dice, items: list[str], numbers: bool) -> tuple[str, list[str]
 
 def make(dice: Dice) -> Sample:
     """Draw a list to sort or to reverse."""
-    items, numbers = _items(dice)
+    items, numbers = draw_items(dice)
     if dice.chance(0.5):
         form, result, thought = _sorted(dice, items, numbers)
     else:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from tools.tiny.corpus import (
     arithmetic,
     chat,
+    drill,
     find,
     greetings,
     instructions,
@@ -27,7 +28,7 @@ MAKERS: Mapping[str, Maker] = MappingProxyType(
     {
         "greetings": greetings.make,
         "arithmetic": arithmetic.make,
-        "drill": arithmetic.make_drill,
+        "drill": drill.make,
         "lists": lists.make,
         "counting": lists.make_count,
         "facts": world.make,
@@ -50,14 +51,14 @@ MAKERS: Mapping[str, Maker] = MappingProxyType(
 # (until this share of the run, weight of each skill); a sample of find_long is ten times as long
 SCHEDULE: tuple[tuple[float, Mapping[str, float]], ...] = (
     (
-        0.20,
+        0.19,
         MappingProxyType(
             dict(repeat=36, find=8, arithmetic=12, facts=10, greetings=3, lists=12, tools=6)
             | dict(memory=6, instructions=8, plain=0.5, counting=4, unknown=1)
         ),
     ),
     (
-        0.43,
+        0.40,
         MappingProxyType(
             dict(repeat=2, find=5, find_long=0.3, arithmetic=30, facts=14, greetings=6, lists=15)
             | dict(tools=11, no_tool=1.5, results=3, memory=4, again=4, instructions=11)
@@ -67,8 +68,8 @@ SCHEDULE: tuple[tuple[float, Mapping[str, float]], ...] = (
     (
         1.01,
         MappingProxyType(
-            dict(repeat=1.5, find=4, find_long=0.6, arithmetic=26, drill=10, facts=11, greetings=7)
-            | dict(tools=11, no_tool=8, results=4, memory=3, again=4, instructions=12, lists=24)
+            dict(repeat=1.5, find=4, find_long=0.6, arithmetic=22, drill=16, facts=11, greetings=7)
+            | dict(tools=11, no_tool=8, results=4, memory=3, again=4, instructions=12, lists=20)
             | dict(counting=2.5, unknown=2.5, stories=1.2, plain=0.6, plain_facts=0.4)
         ),
     ),

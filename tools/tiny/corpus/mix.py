@@ -68,9 +68,9 @@ SCHEDULE: tuple[tuple[float, Mapping[str, float]], ...] = (
     (
         1.01,
         MappingProxyType(
-            dict(repeat=1.5, find=4, find_long=0.6, arithmetic=22, drill=16, facts=11, greetings=7)
-            | dict(tools=11, no_tool=8, results=4, memory=3, again=4, instructions=12, lists=20)
-            | dict(counting=2.5, unknown=2.5, stories=1.2, plain=0.6, plain_facts=0.4)
+            dict(repeat=1.5, find=3.5, find_long=0.5, arithmetic=18, drill=16, facts=6, greetings=4)
+            | dict(tools=16, no_tool=7, results=4, memory=3, again=3.5, instructions=20, lists=20)
+            | dict(counting=4, unknown=1.5, stories=2, plain=0.8, plain_facts=0.3)
         ),
     ),
 )

@@ -77,10 +77,18 @@ def test_03_a_name_that_is_no_id() -> None:
     says(caught.value, "qwen3", "org/name")
 
 
-def test_04_a_folder_without_config(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError) as caught:
+def test_04_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(PreflightError) as caught:
         LLM(tmp_path)
-    says(caught.value, "config.json", str(tmp_path))
+    assert caught.value.kind == "empty_repo"
+    says(caught.value, str(tmp_path), "safetensors")
+
+
+def test_04_a_folder_without_config(broken: Path) -> None:
+    (broken / "config.json").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        LLM(broken)
+    says(caught.value, "config.json", str(broken))
 
 
 def test_05_a_config_that_is_not_json(broken: Path) -> None:

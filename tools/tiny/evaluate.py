@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--skills", nargs="*", default=ASKED)
     parser.add_argument("--count", type=int, default=200, help="prompts per skill")
-    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--seed", type=int, default=31)
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--max-new", type=int, default=200)

@@ -21,9 +21,11 @@ PATIENCE_S = 5
 CONTROL_C, CONTROL_D = "\x03", "\x04"
 STYLE = re.compile(r"\x1b\[[\d;]*m")
 
-# Makes its stdin the controlling terminal, so that ^C is a signal; then it is the command.
+# Makes its stdin the controlling terminal, so that ^C is a signal, and heeds it even if the tests
+# run in the background of a shell, where it is ignored; then it is the command.
 CHILD = """
-import fcntl, termios
+import fcntl, signal, termios
+signal.signal(signal.SIGINT, signal.default_int_handler)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from helexa.cli.main import main
 main()

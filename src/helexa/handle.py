@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from helexa.engine.checkpoint.files import Progress
 from helexa.engine.config import EngineConfig, switches
 from helexa.engine.outputs import EngineStatus
 from helexa.engine.params import SamplingParams
@@ -22,7 +23,7 @@ from helexa.loaded import (
     check_prompt,
     open_model,
 )
-from helexa.progress import Progress, loading_bars
+from helexa.progress import loading_bars
 
 
 class Handle:

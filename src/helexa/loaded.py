@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from helexa.answers import Answer
+from helexa.engine.checkpoint.files import Progress
 from helexa.engine.config import EngineConfig, ModelConfig
 from helexa.engine.host import Deliver, Host
 from helexa.engine.outputs import EngineFacts, EngineStatus, Request
 from helexa.engine.params import SamplingParams
 from helexa.errors import InvalidRequest, UnsupportedGrammar, VisionUnsupported
-from helexa.progress import Progress
 from helexa.text.chat_template import ChatTemplate
 from helexa.text.images import image_parts
 from helexa.text.parsing.markers import Markers, probe_markers

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from helexa.engine.checkpoint.files import Progress
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with a name, the bytes done so far and the bytes in all (None while unknown)."""
 
 
 @contextmanager

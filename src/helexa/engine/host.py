@@ -287,7 +287,7 @@ def _deliver(deliver: Deliver, output: StepOutput) -> bool:
         deliver(output)
     except ConsumerGone:
         return False
-    except Exception:
+    except Exception:  # the consumer's own code: whatever it raises, the others go on
         log.exception("a consumer of request %d failed; the request is dropped", output.id)
         return False
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 BLOCK_SIZE = 16
 
 
-class Model(nn.Module):
+class Model(nn.Module, ABC):
     """A decoder: tokens in, hidden states and logits out, with the cache as an argument.
 
     Shapes: T new tokens, R rows whose logits are wanted, V vocabulary entries.
@@ -47,17 +48,17 @@ class Model(nn.Module):
         self.num_parameters = 0
         """Numbers it has learned, a tied output layer counted once; known when loaded."""
 
+    @abstractmethod
     def load(self, weights: Weights) -> None:
         """Fill every module from the checkpoint, by its Hugging Face names."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Run T tokens: → hidden states [T, hidden] after the last norm.
 
         The batch says which sequence and position each token belongs to and where its key and
         value go in ``cache``, which is written to.
         """
-        raise NotImplementedError
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every vocabulary entry: hidden [R, hidden] → [R, V] float32."""

@@ -27,26 +27,26 @@ def test_fused_matches_the_definition(
 ) -> None:
     q = draw(length, heads, 16, kind=kind)
     k, v = draw(total, groups, 16, kind=kind), draw(total, groups, 16, kind="random")
-    expected = attention_definition(q, k, v)
-    torch.testing.assert_close(attention(q, k, v), expected, atol=2e-5, rtol=1e-5)
+    kv = torch.stack((k, v)).transpose(1, 2)
+    torch.testing.assert_close(attention(q, kv), attention_definition(q, kv), atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("length", [1, 40])
 def test_a_16_bit_cache_serves_float32_queries(length: int, dtype: torch.dtype) -> None:
     q = draw(length, 4, 16, kind="random")
-    k, v = (draw(70, 2, 16, kind="random").to(dtype) for _ in "kv")
-    expected = attention_definition(q, k, v)
+    kv = draw(2, 2, 70, 16, kind="random").to(dtype)
+    expected = attention_definition(q, kv)
     assert expected.dtype == torch.float32
-    torch.testing.assert_close(attention(q, k, v), expected, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(attention(q, kv), expected, atol=2e-5, rtol=1e-5)
 
 
 def test_keys_may_be_strided_views() -> None:
-    memory = draw(2, 90, 2, 16, kind="random")
+    memory = draw(2, 2, 90, 16, kind="random")
     q = draw(5, 4, 16, kind="random")
-    k, v = memory[0, 7:77], memory[1, 7:77]
-    expected = attention_definition(q, k.clone(), v.clone())
-    torch.testing.assert_close(attention(q, k, v), expected, atol=2e-5, rtol=1e-5)
+    kv = memory[:, :, 7:77]
+    expected = attention_definition(q, kv.clone())
+    torch.testing.assert_close(attention(q, kv), expected, atol=2e-5, rtol=1e-5)
 
 
 def test_query_i_sees_the_keys_up_to_its_own_position() -> None:
@@ -58,4 +58,5 @@ def test_query_i_sees_the_keys_up_to_its_own_position() -> None:
 
 def test_one_key_is_its_own_answer() -> None:
     q, v = draw(1, 4, 8, kind="random"), draw(1, 2, 8, kind="random")
-    torch.testing.assert_close(attention(q, q[:, :2], v), v.repeat_interleave(2, 1))
+    kv = torch.stack((q[:, :2], v)).transpose(1, 2)
+    torch.testing.assert_close(attention(q, kv), v.repeat_interleave(2, 1))

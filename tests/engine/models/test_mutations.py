@@ -34,11 +34,12 @@ def model(reference: Reference) -> Model:
 
 def norm_from_zero(model: Any) -> None:
     """The 1 + w of a zero-centred norm."""
-    model.layers[1].mlp_norm.weight = model.layers[1].mlp_norm.weight + 1
+    norm = model.layers[1].mlp_norm
+    norm.gain = norm.gain + norm.size**0.5
 
 
 def epsilon(model: Any) -> None:
-    model.norm.eps = 1e-2
+    model.norm.floor = (model.norm.size * 1e-2) ** 0.5 + 0 * model.norm.floor
 
 
 def frequencies(model: Any) -> None:

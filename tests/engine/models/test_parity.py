@@ -162,8 +162,13 @@ def test_a_sequence_does_not_notice_its_neighbours(exact: Callable) -> None:
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16"])
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
 def test_16_bits_stay_close(
-    kind: str, dtype: str, stored: torch.dtype, tmp_path: pytest.TempPathFactory
+    kind: str,
+    dtype: str,
+    stored: torch.dtype,
+    tmp_path: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("helexa.engine.quant.dense.FEW_ROWS_MIN_ELEMENTS", 0)
     made = Family("half", kind, SMALL, dtype=stored).save(tmp_path)
     made.model.float()
     expected = made.logits(prompt(64))

@@ -57,7 +57,7 @@ def test_every_form_multiplies_alike(form: DenseFormat, kind: type, rows: int) -
 
 def test_small_matrices_lose_nothing() -> None:
     weight = auto(panels=True).make([LARGE[0][:64]])
-    assert type(weight) is HalfWeight
+    assert weight.tensor.dtype == torch.float32
     x = torch.randn(1, 512)
     torch.testing.assert_close(weight.matmul(x), x @ LARGE[0][:64].float().T)
 
@@ -84,7 +84,7 @@ def test_ragged_matrices_stay_rows() -> None:
 )
 def test_float16_only_where_it_holds_the_values(values: Tensor, fits: bool) -> None:
     assert fits_float16(values) is fits
-    form = auto().make([values])
+    form = auto(kernels=False).make([values])
     assert form.tensor.dtype == (torch.float16 if fits else torch.bfloat16)
 
 

@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerCache:
-    """One layer's keys (after RoPE, before head repetition) and values, each [slots, G, D]."""
+    """One layer's keys (after RoPE, before head repetition) and values.
 
+    ``kv`` [2, G, slots, D] holds both; ``k`` and ``v`` [slots, G, D] are views of its halves.
+    """
+
+    kv: Tensor
     k: Tensor
     v: Tensor
 
@@ -24,14 +28,14 @@ class LayerCache:
             self.k[slots].copy_(k)
             self.v[slots].copy_(v)
             return
-        self.k.index_copy_(0, slots, k.to(self.k.dtype))
-        self.v.index_copy_(0, slots, v.to(self.v.dtype))
+        self.k.index_copy_(0, slots, k.to(self.kv.dtype))
+        self.v.index_copy_(0, slots, v.to(self.kv.dtype))
 
-    def read(self, slots: slice | Tensor) -> tuple[Tensor, Tensor]:
-        """The keys and values at ``slots``, [S, G, D] each: a view for a slice, else a copy."""
+    def read(self, slots: slice | Tensor) -> Tensor:
+        """Keys and values at ``slots``: [2, G, S, D], a view for a slice, else a copy."""
         if isinstance(slots, slice):
-            return self.k[slots], self.v[slots]
-        return self.k.index_select(0, slots), self.v.index_select(0, slots)
+            return self.kv[:, :, slots]
+        return self.kv.index_select(2, slots)
 
 
 class KVCache:
@@ -56,8 +60,7 @@ class KVCache:
         self.block_size = block_size
         shape = (num_layers, 2, kv_heads, num_blocks * block_size, head_dim)
         self.memory = torch.empty(shape, dtype=dtype, device=device)
-        by_slot = self.memory.transpose(2, 3)
-        self.layers = tuple(LayerCache(layer[0], layer[1]) for layer in by_slot)
+        self.layers = tuple(LayerCache(kv, *kv.transpose(1, 2)) for kv in self.memory)
 
     @property
     def dtype(self) -> torch.dtype:

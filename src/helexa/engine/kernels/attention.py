@@ -11,27 +11,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def attention_definition(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention_definition(q: Tensor, kv: Tensor) -> Tensor:
     """What `attention` computes, written out.
 
-    q [L, H, D] are the last L of the S positions of k and v [S, G, D]; query i sees the keys
-    j ≤ S − L + i; query head h uses key head ⌊h·G/H⌋. → [L, H, D] in q's dtype, scores and
-    softmax in float32.
+    q [L, H, D] are the last L of the S positions of the keys and values, kv [2, G, S, D]; query i
+    sees the keys j ≤ S − L + i; query head h uses key head ⌊h·G/H⌋. → [L, H, D] in q's dtype,
+    scores and softmax in float32.
     """
     length, heads, dim = q.shape
-    total, groups, _ = k.shape
+    _, groups, total, _ = kv.shape
+    k, v = kv.float()
     grouped = q.float().view(length, groups, heads // groups, dim)
-    scores = torch.einsum("lgrd,sgd->grls", grouped, k.float()) * dim**-0.5
+    scores = torch.einsum("lgrd,gsd->grls", grouped, k) * dim**-0.5
     scores = scores.masked_fill(~visible(length, total, q.device), -torch.inf)
-    out = torch.einsum("grls,sgd->lgrd", scores.softmax(-1), v.float())
+    out = torch.einsum("grls,gsd->lgrd", scores.softmax(-1), v)
     return out.reshape(q.shape).to(q.dtype)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention(q: Tensor, kv: Tensor) -> Tensor:
     """`attention_definition` through torch's fused operator, no key or value copied per head."""
     length, heads, dim = q.shape
-    total, groups, _ = k.shape
-    k, v = (t.transpose(0, 1).to(q.dtype).unsqueeze(1) for t in (k, v))  # [G, 1, S, D]
+    _, groups, total, _ = kv.shape
+    k, v = kv.to(q.dtype).unsqueeze(2).unbind()  # [G, 1, S, D]
     if length == 1:  # one token: the heads of a group are the rows of one small product
         rows = q.view(groups, 1, heads // groups, dim)
         return F.scaled_dot_product_attention(rows, k, v).view(q.shape)

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 TILE_BYTES = 2**20
-TINY = 1e-30
+TINY = torch.tensor(1e-30)
+
+
+class Bags(NamedTuple):
+    """``count`` bags of ``size`` neighbouring rows each, for `torch.embedding_bag`."""
+
+    places: Tensor
+    """The rows, one bag after the other: int32 [count · size]."""
+    starts: Tensor
+    """Where each bag begins: int32 [count]."""
+    factors: Tensor
+    """Working memory for the rows' factors: [count, size], and the same memory flat."""
+    flat: Tensor
 
 
 class Scratch:
@@ -18,8 +32,7 @@ class Scratch:
 
     def __init__(self) -> None:
         self.buffer = torch.empty(0)
-        self.places = torch.empty(0, dtype=torch.int32)
-        self.starts: dict[tuple[int, int], Tensor] = {}
+        self.shapes: dict[tuple[int, int, torch.dtype], Bags] = {}
 
     def tile(self, rows: int, columns: int) -> Tensor:
         """An uninitialised float32 matrix [rows, columns]."""
@@ -27,14 +40,18 @@ class Scratch:
             self.buffer = torch.empty(rows * columns)
         return self.buffer[: rows * columns].view(rows, columns)
 
-    def bags(self, count: int, size: int) -> tuple[Tensor, Tensor]:
-        """For `torch.embedding_bag`: ``count`` bags of ``size`` neighbouring rows each, int32."""
-        key = count, size
-        if key not in self.starts:
-            if len(self.places) < count * size:
-                self.places = torch.arange(count * size, dtype=torch.int32)
-            self.starts[key] = torch.arange(0, count * size, size, dtype=torch.int32)
-        return self.places[: count * size], self.starts[key]
+    def bags(self, count: int, size: int, dtype: torch.dtype) -> Bags:
+        """The bags of one shape, with factors of ``dtype``; about as large as size/64 of a weight.
+
+        All weights of a shape use the same ones.
+        """
+        key = count, size, dtype
+        if key not in self.shapes:
+            places = torch.arange(count * size, dtype=torch.int32)
+            factors = torch.empty((count, size), dtype=dtype)
+            starts = places[::size].contiguous()
+            self.shapes[key] = Bags(places, starts, factors, factors.view(-1))
+        return self.shapes[key]
 
 
 def product_definition(x: Tensor, weight: Tensor) -> Tensor:
@@ -43,16 +60,17 @@ def product_definition(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def row_scale(x: Tensor) -> Tensor:
-    """The largest magnitude of each row: x [T, K] → [T, 1], never zero."""
-    return x.abs().amax(-1, keepdim=True).clamp_min_(TINY)
+    """The length of each row: x [T, K] → [T, 1], never zero."""
+    length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return length.add_(TINY)
 
 
 def one_row_product(x: Tensor, weight: Tensor) -> Tensor:
     """`product_definition` for one row and a float16 matrix, read once at memory speed.
 
     x [1, K] float32 → [1, N] float32; inputs and outputs are rounded to float16 on the way. The
-    row is scaled to at most 1, so nothing overflows as long as no row of the matrix has an L1 norm
-    above float16's range.
+    row is scaled to length 1, so nothing overflows as long as no row of the matrix is longer than
+    float16's range.
     """
     scale = row_scale(x)
     out: Tensor = F.linear((x / scale).to(weight.dtype), weight) * scale

@@ -17,7 +17,7 @@ from helexa.engine.kernels.matvec import row_scale
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from helexa.engine.kernels.matvec import Scratch
+    from helexa.engine.kernels.matvec import Bags, Scratch
 
 PANEL = 64
 TILE_PANELS = 4
@@ -38,24 +38,19 @@ def panel_rows(panels: Tensor, ids: Tensor) -> Tensor:
     return panels[ids // PANEL, :, ids % PANEL]
 
 
-def summed_product(x: Tensor, panels: Tensor, scratch: Scratch) -> Tensor:
-    """x @ Wᵀ for few rows, by one weighted sum per row and panel.
+def summed_product(x: Tensor, panels: Tensor, bags: Bags) -> Tensor:
+    """x @ Wᵀ for one row, by one weighted sum per panel.
 
-    x [T, K] float32, panels [N/64, K, 64] → [T, N] float32; inputs and outputs are rounded to the
-    panels' format on the way, scaled per row so that float16 does not overflow.
+    x [1, K] float32, panels [N/64, K, 64], bags of that shape and format → [1, N] float32. Inputs
+    and outputs are rounded to the panels' format on the way; the row is scaled to length 1, so
+    that float16 does not overflow.
     """
-    count, columns, _ = panels.shape
-    table = panels.view(count * columns, PANEL)
-    places, starts = scratch.bags(count, columns)
     scale = row_scale(x)
-    factors = torch.empty((count, columns), dtype=panels.dtype)
-    rows = [
-        torch.embedding_bag(
-            table, places, starts, mode=0, per_sample_weights=factors.copy_(row).view(-1)
-        )[0].view(1, -1)
-        for row in (x / scale).to(panels.dtype)
-    ]
-    return (rows[0] if len(rows) == 1 else torch.cat(rows)) * scale
+    bags.factors.copy_(x / scale)
+    sums = torch.embedding_bag(
+        panels.flatten(0, 1), bags.places, bags.starts, mode=0, per_sample_weights=bags.flat
+    )
+    return sums[0].view(1, -1) * scale
 
 
 def expanded_panel_product(x: Tensor, panels: Tensor, scratch: Scratch) -> Tensor:

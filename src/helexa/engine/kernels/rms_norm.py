@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,12 +11,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) · weight over the last axis.
+def rms_norm(x: Tensor, gain: Tensor, floor: Tensor) -> Tensor:
+    """x / √(mean(x²) + eps) · weight over the last axis, in float32, as five operators.
 
-    x [..., D], weight [D] or [H, D] → like x. Normalised in float32, cast to x's dtype, then
-    multiplied. Source: arXiv:1910.07467.
+    x [..., D], gain [D] or [H, D] and floor [] from `norm_constants` → like x. Both sides of the
+    fraction are multiplied by √D: x / √(‖x‖² + floor²) · gain. Source: arXiv:1910.07467.
     """
     wide = x.float()
-    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return (wide * scale).to(x.dtype) * weight
+    length: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    return (wide / length.hypot_(floor)).mul_(gain).to(x.dtype)
+
+
+def norm_constants(weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """For a weight [..., D]: gain = weight · √D [..., D] and floor = √(D · eps) [], float32."""
+    size = weight.shape[-1]
+    gain = weight.float() * math.sqrt(size)
+    return gain, gain.new_tensor(math.sqrt(size * eps))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from helexa.engine.kernels.attention import attention, attention_definition
-from helexa.engine.kernels.rms_norm import rms_norm
+from helexa.engine.kernels.rms_norm import norm_constants, rms_norm
 from helexa.engine.kernels.rope import rotate
 from helexa.engine.layers.linear import Linear
 
@@ -28,7 +28,8 @@ class Attention(nn.Module):
     Eats `q_proj`, `k_proj`, `v_proj`, `o_proj`, and `q_norm`, `k_norm` where the family has them.
     """
 
-    norms: Tensor | None
+    gain: Tensor | None
+    floor: Tensor | None
 
     def __init__(self, config: ModelConfig, numerics: Numerics) -> None:
         super().__init__()
@@ -42,7 +43,8 @@ class Attention(nn.Module):
         hidden, bias = config.hidden_size, config.attention_bias
         self.qkv = Linear(hidden, wide, narrow, narrow, bias=bias, numerics=numerics)
         self.out = Linear(wide, hidden, bias=bias, numerics=numerics)
-        self.register_buffer("norms", None)
+        self.register_buffer("gain", None)
+        self.register_buffer("floor", None)
 
     def load(self, weights: Weights) -> None:
         """Fill the projections; the norms of q and k become one table [H + G, D]."""
@@ -51,7 +53,8 @@ class Attention(nn.Module):
         if self.qk_norm:
             q = (weights / "q_norm").tensor("weight", shape=(self.head_dim,))
             k = (weights / "k_norm").tensor("weight", shape=(self.head_dim,))
-            self.norms = torch.cat((q.expand(self.heads, -1), k.expand(self.kv_heads, -1)))
+            both = torch.cat((q.expand(self.heads, -1), k.expand(self.kv_heads, -1)))
+            self.gain, self.floor = norm_constants(both, self.eps)
 
     def forward(
         self, x: Tensor, batch: Batch, cache: LayerCache, angles: tuple[Tensor, Tensor]
@@ -59,13 +62,13 @@ class Attention(nn.Module):
         """x [T, hidden] → [T, hidden]; the new keys and values go to ``cache``."""
         qkv = self.qkv(x).view(-1, self.heads + 2 * self.kv_heads, self.head_dim)
         qk, v = qkv.tensor_split((self.heads + self.kv_heads,), 1)
-        if self.norms is not None:
-            qk = rms_norm(qk, self.norms, self.eps)
+        if self.gain is not None and self.floor is not None:
+            qk = rms_norm(qk, self.gain, self.floor)
         q, k = rotate(qk, *angles).tensor_split((self.heads,), 1)
         cache.write(batch.slots, k, v)
         mixed = [
             (self.decode if span.length == 1 else self.prefill)(
-                q[span.rows], *cache.read(span.slots)
+                q[span.rows], cache.read(span.slots)
             )
             for span in batch.spans
         ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from helexa.engine.kernels.rms_norm import rms_norm
+from helexa.engine.kernels.rms_norm import norm_constants, rms_norm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,18 +18,22 @@ if TYPE_CHECKING:
 class RMSNorm(nn.Module):
     """RMSNorm over the last axis, of ``size`` values; eats `weight` [size]."""
 
-    weight: Tensor
+    gain: Tensor
+    floor: Tensor
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.size = size
         self.eps = eps
-        self.register_buffer("weight", torch.ones(size))
+        gain, floor = norm_constants(torch.ones(size), eps)
+        self.register_buffer("gain", gain)
+        self.register_buffer("floor", floor)
 
     def load(self, weights: Weights) -> None:
-        """Take the weight from the checkpoint, in the activations' format."""
-        self.weight = weights.tensor("weight", shape=(self.size,))
+        """Take the weight from the checkpoint."""
+        weight = weights.tensor("weight", shape=(self.size,))
+        self.gain, self.floor = norm_constants(weight, self.eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., size] → the same shape and dtype."""
-        return rms_norm(x, self.weight, self.eps)
+        return rms_norm(x, self.gain, self.floor)

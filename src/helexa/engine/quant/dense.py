@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from helexa.engine.kernels.matvec import Scratch, expanded_product, one_row_product
+from helexa.engine.kernels.matvec import Bags, Scratch, expanded_product, one_row_product
 from helexa.engine.kernels.panels import (
     PANEL,
     expanded_panel_product,
@@ -27,7 +27,7 @@ FLOAT16_MAX = 65504.0
 FLOAT16_MIN_SCALE = 2.0**-10
 """Below this largest value, what float16 rounds away (at most 2⁻²⁵) would begin to count."""
 FEW_ROWS_MIN_ELEMENTS = 2**19
-"""Smaller matrices lie in cache, where expanding costs less than it saves in rounding."""
+"""Smaller matrices lie in cache, where 16 bits save no time: they are expanded once."""
 PANEL_ROWS = 2
 """Up to so many rows of activations, reading panels as they are beats expanding them."""
 
@@ -83,6 +83,7 @@ class PanelWeight(DenseWeight):
     """As HalfWeight, with the matrix in panels [N/64, K, 64] (see `kernels.panels`)."""
 
     scratch: Scratch
+    bags: Bags
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -99,8 +100,10 @@ class PanelWeight(DenseWeight):
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
+        if len(x) == 1:
+            return summed_product(x, self.tensor, self.bags)
         if len(x) <= PANEL_ROWS:
-            return summed_product(x, self.tensor, self.scratch)
+            return torch.cat([summed_product(row[None], self.tensor, self.bags) for row in x])
         return expanded_panel_product(x, self.tensor, self.scratch)
 
 
@@ -122,15 +125,19 @@ class DenseFormat:
 
     def make(self, parts: Sequence[Tensor]) -> DenseWeight:
         """Stack the matrices [N_i, K] into one; a single one that needs no change is shared."""
+        own_kernels = self.device.type == "cpu" and self.dtype.itemsize == 2 and self.kernels
+        if own_kernels and sum(part.numel() for part in parts) < FEW_ROWS_MIN_ELEMENTS:
+            return DenseWeight(self.stacked(parts, torch.float32))
         dtype = self.dtype
         if self.prefer_float16 and all(fits_float16(part) for part in parts):
             dtype = torch.float16
-        if self.device.type != "cpu" or dtype.itemsize != 2 or not self.kernels:
+        if not own_kernels:
             return DenseWeight(self.stacked(parts, dtype))
-        large = sum(part.numel() for part in parts) >= FEW_ROWS_MIN_ELEMENTS
-        if large and self.panels and all(len(part) % PANEL == 0 for part in parts):
-            return PanelWeight(self.packed(parts, dtype), self.scratch)
-        one_row = large and dtype == torch.float16
+        if self.panels and all(len(part) % PANEL == 0 for part in parts):
+            panels = self.packed(parts, dtype)
+            count, columns, _ = panels.shape
+            return PanelWeight(panels, self.scratch, self.scratch.bags(count, columns, dtype))
+        one_row = dtype == torch.float16
         return HalfWeight(self.stacked(parts, dtype), self.scratch, one_row)
 
     def stacked(self, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:

@@ -18,16 +18,17 @@ ABOUT = {
     "greetings": "greetings, small talk, who the model is; wordings not trained",
     "arithmetic": "sums and differences of numbers from 0 to 50, results may be negative; pairs "
     "and wordings not trained",
-    "lists": "sorting and reversing 3 to 6 words (first letters differ) or numbers below 100",
+    "lists": "sorting and reversing 3 to 5 words (first letters differ) or numbers below 100; "
+    "lists and some wordings not trained",
     "counting": "counting up or down between numbers up to 55; pairs and wordings not trained",
     "facts": "facts of the invented world and capitals, in wordings not trained",
     "unknown": "saying that it does not know",
-    "find": "a marked word (never trained) in a text of up to about 500 tokens",
+    "find": "a marked word (one never marked in training) in a text of up to about 500 tokens",
     "find_long": "the same in texts of about 700 to 2 000 tokens",
-    "instructions": "following the system turn: only / start with / end with a word never trained, "
-    "capitals, lower case, brackets, another name",
-    "tools": "the right call, name and arguments equal as JSON; tool nouns, parameter names and "
-    "text values never trained, 1 to 4 tools offered",
+    "instructions": "following the system turn: only / start with / end with a word never asked for "
+    "in training, capitals, lower case, brackets, another name",
+    "tools": "the right call, name and arguments equal as JSON; none of the nouns, "
+    "parameter names and text values was in a tool or a call in training; 1 to 4 tools offered",
     "no_tool": "no call although tools are offered: small talk, facts, sums, or no tool that fits",
     "results": "answering from a tool's result, plain text or JSON",
     "memory": "a later turn asks what the user said before",

@@ -32,17 +32,21 @@ from tools.tiny.team import Team, together
 class Plan:
     """What a run does; the defaults made the model that ships."""
 
-    steps: int = 2380
+    steps: int = 5480
     step_tokens: int = 6144
     micro_tokens: int = 2048
     matrix_lr: float = 0.02
     other_lr: float = 0.003
     warmup: int = 60
-    falls: tuple[tuple[int, int, float], ...] = ((962, 1750, 1.0), (1750, 2380, 0.6))
+    falls: tuple[tuple[int, int, float], ...] = (
+        (962, 1750, 1.0),
+        (1750, 2380, 0.6),
+        (2380, 5480, 0.8),
+    )
     seed: int = 1
 
     def scale(self, step: int) -> float:
-        """Learning rate as a share of its top: warm up, stay, then fall to zero twice."""
+        """Learning rate as a share of its top: warm up, stay, then fall to zero three times."""
         for begin, end, top in self.falls:
             if begin <= step < end:
                 return top * (end - step) / (end - begin)

@@ -18,6 +18,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
 BLOCK: Final = 128
 GROWTH: Final = 16
 
@@ -52,28 +55,28 @@ class Blocks:
         best = (block * BLOCK + inside).tolist()
         return cls(rows, maxima, vocab_size, maxima.amax(-1).tolist(), best)
 
-    def top(self, indices: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
-        """The ``count`` highest logits of some rows and their ids, [rows, count], on the CPU.
+    def top(self, indices: Sequence[int], count: int) -> tuple[Floats, Ints]:
+        """The ``count`` highest logits of some rows and their ids, [rows, count], in order.
 
-        Descending. Which of several tokens equal to the last one are in, and in which order equal
-        ones come, is arbitrary, unless ``count`` is the whole vocabulary: then it is by id.
+        Which of several tokens equal to the last one are in is arbitrary.
         """
+        values, ids = (found.cpu().numpy() for found in self._top(indices, count))
+        order = np.lexsort((ids, -values), axis=-1)
+        return np.take_along_axis(values, order, -1), np.take_along_axis(ids, order, -1)
+
+    def _top(self, indices: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
+        """As `top`, with equal logits in any order."""
         total, blocks, _ = self.rows.shape
         chosen = torch.tensor(indices, device=self.rows.device)
         if 2 * count > blocks:
             rows = self.rows if len(indices) == total else self.rows[chosen]
-            row = rows.flatten(1)[:, : self.vocab_size]
-            if count == self.vocab_size:
-                values, ids = row.sort(dim=-1, descending=True, stable=True)
-            else:
-                values, ids = row.topk(count, dim=-1)
-            return values.cpu(), ids.cpu()
+            values, ids = rows.flatten(1)[:, : self.vocab_size].topk(count, dim=-1)
+            return values, ids
         where = self.maxima.index_select(0, chosen).topk(count, dim=-1).indices  # [I, count]
         flat = (where + chosen[:, None] * blocks).flatten()
         near = self.rows.view(-1, BLOCK).index_select(0, flat).view(len(indices), -1)
         values, at = near.topk(count, dim=-1)
-        ids = where.gather(1, at // BLOCK) * BLOCK + at % BLOCK
-        return values.cpu(), ids.cpu()
+        return values, where.gather(1, at // BLOCK) * BLOCK + at % BLOCK
 
     def mass(self, index: int, temperature: float) -> float:
         """Sum over the vocabulary of exp((logit - peak) / temperature), of one row."""
@@ -117,7 +120,7 @@ class Ranking:
     row alone.
     """
 
-    def __init__(self, blocks: Blocks, index: int, values: Tensor, ids: Tensor) -> None:
+    def __init__(self, blocks: Blocks, index: int, values: Floats, ids: Ints) -> None:
         self._blocks = blocks
         self._index = index
         self.peak = blocks.peaks[index]
@@ -140,17 +143,14 @@ class Ranking:
         """The logit of any token."""
         return float(self._blocks.rows[self._index].view(-1)[token_id])
 
-    def _take(self, values: Tensor, ids: Tensor) -> None:
+    def _take(self, values: Floats, ids: Ints) -> None:
         """Keep what is certain: tokens equal to the last one may be missing some of their kind."""
         self._read = len(values)
-        self.values: NDArray[np.float32] = values.numpy()
-        self.ids: NDArray[np.int64] = ids.numpy()
-        self.whole = True
+        self.values, self.ids, self.whole = values, ids, True
         if self._read < self._blocks.vocab_size:
-            last = self.values[-1]
-            sure = np.count_nonzero(self.values > last)
-            order = np.lexsort((self.ids[:sure], -self.values[:sure]))
-            self.values, self.ids = self.values[order], self.ids[order]
+            last = values[-1]
+            sure = np.count_nonzero(values > last)
+            self.values, self.ids = values[:sure], ids[:sure]
             self.whole = bool(last == -np.inf)
 
 

@@ -24,10 +24,10 @@ def _equation(dice: Dice) -> Pieces:
 def _spelling(dice: Dice) -> Pieces:
     """Write one word in several ways; a common word may be of either side of the split."""
     roll = dice.rng.random()
-    if roll < 0.6:
+    if roll < 0.7:
         word = dice.pick(vocabulary.COMMON)
     else:
-        word = dice.pick(NAMES) if roll < 0.75 else dice.syllables(2)
+        word = dice.pick(NAMES) if roll < 0.85 else dice.syllables(2)
     ways = (
         ("word:", f" {word}"),
         ("plain\n", word),
@@ -35,6 +35,8 @@ def _spelling(dice: Dice) -> Pieces:
         ("snake get", f"_{word.lower()}"),
         ("camel get", word.capitalize()),
         ("dash get", f"-{word.lower()}"),
+        ("key {", f'"{word.lower()}":'),
+        ("listed [", f'"{word}",'),
         ("first:", f" {word.capitalize()}"),
         ("capitals:", f" {word.upper()}"),
         ("small:", f" {word.lower()}"),
@@ -67,7 +69,7 @@ def _order(dice: Dice) -> Pieces:
 
 def make(dice: Dice) -> Sample:
     """Draw a page of one kind of exercise."""
-    kind, most = dice.pick(((_equation, 16), (_spelling, 9), (_order, 5), (_order, 5)))
+    kind, most = dice.pick(((_equation, 16), (_spelling, 9), (_spelling, 9), (_order, 5)))
     pieces = [piece for _ in range(dice.rng.randint(2, most)) for piece in kind(dice)]
     text = "".join(text for text, _ in pieces)
     return Sample("drill", (), text, words("\n"), drill=tuple(pieces))

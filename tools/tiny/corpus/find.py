@@ -79,19 +79,20 @@ def filler(dice: Dice) -> str:
     )
 
 
+def _anything(dice: Dice) -> str:
+    """Return mostly a word, sometimes digits or a code, of either side of the split."""
+    roll = dice.rng.random()
+    if roll < 0.7:
+        return dice.any_word()
+    if roll < 0.8:
+        return dice.syllables(2).capitalize()
+    digits = str(dice.rng.randint(100, 99999))
+    return digits if roll < 0.92 else dice.any_word() + "-" + digits
+
+
 def secret(dice: Dice) -> str:
-    """Return the word to find: mostly a word, sometimes digits or a code."""
-
-    def draw() -> str:
-        roll = dice.rng.random()
-        if roll < 0.7:
-            return dice.any_word()
-        if roll < 0.8:
-            return dice.syllables(2).capitalize()
-        digits = str(dice.rng.randint(100, 99999))
-        return digits if roll < 0.92 else dice.any_word() + "-" + digits
-
-    return dice.on_side(draw)
+    """Return the word to find, of this side of the split."""
+    return dice.on_side(lambda: _anything(dice))
 
 
 def _text(dice: Dice, sentences: int, marks: list[str], secrets: list[str]) -> str:
@@ -144,8 +145,9 @@ REPEAT_HELD_OUT = ("Please repeat: {t}", "Copy these words: {t}", "Say exactly: 
 
 
 def make_repeat(dice: Dice) -> Sample:
-    """Draw a request to repeat a few words exactly."""
+    """Draw a request to repeat a few words exactly; in training they may be of either side."""
     count = dice.rng.randint(1, 9 if dice.held_out or dice.chance(0.4) else 24)
-    text = " ".join(secret(dice) for _ in range(count))
+    draw = secret if dice.held_out else _anything
+    text = " ".join(draw(dice) for _ in range(count))
     form = dice.phrase(REPEAT, REPEAT_HELD_OUT)
     return Sample("repeat", turns(user(form.format(t=text))), text, exact(text), "I repeat it.")

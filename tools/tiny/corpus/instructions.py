@@ -16,6 +16,9 @@ ONLY = (
     "Always answer with {p}.",
     'Always reply "{p}".',
     "Whatever the user says, answer {p}.",
+    "Always reply only with {p}.",
+    "Reply with only {p}.",
+    "Reply with {p}, nothing else.",
     "Answer every question with {p}.",
     "Answer only with the word {p} and nothing else.",
     "Your only answer is {p}.",
@@ -34,6 +37,12 @@ CAPITALS = (
     "Use only capital letters.",
     "Answer in ALL CAPS.",
     "Shout: write in capital letters.",
+    "Always answer in capitals.",
+    "Reply in upper case.",
+    "Always write in capital letters.",
+    "Write in capitals only.",
+    "Always respond in capital letters.",
+    "Reply in capital letters.",
 )
 CAPITALS_HELD_OUT = (
     "Always reply in capital letters.",
@@ -51,6 +60,10 @@ END = (
     "Close each answer with {p}.",
     'End your answers with "{p}".',
     "The last word of every answer must be {p}.",
+    "Answer, and always end with the word {p}.",
+    "Always end every reply with {p}.",
+    "Let every answer end with {p}.",
+    "Always end what you say with {p}.",
 )
 END_HELD_OUT = (
     "Always end your answer with {p}.",
@@ -67,6 +80,9 @@ START = (
     "You always begin your reply with {p}.",
     'Begin your answers with "{p}".',
     "The first word of every answer must be {p}.",
+    "Always start every reply with {p}.",
+    "Let every answer begin with the word {p}.",
+    "Always begin what you say with {p}.",
 )
 START_HELD_OUT = (
     "Always start your answer with {p}.",
@@ -88,7 +104,20 @@ BRACKETS = (
     "Write your reply between [ and ].",
 )
 BRACKETS_HELD_OUT = ("Put each reply in square brackets.", "Write every answer between [ and ].")
-LOWER = ("Answer in lower case.", "Use only small letters.", "Write everything in lower case.")
+LOWER = (
+    "Answer in lower case.",
+    "Use only small letters.",
+    "Write everything in lower case.",
+    "Always answer in lower case.",
+    "Reply in lower case only.",
+    "Always write in lower case.",
+    "Always use small letters.",
+    "Reply in small letters.",
+    "Write in lower case letters.",
+    "Reply in lower case.",
+    "Always respond in lower case.",
+    "Only lower case, please.",
+)
 LOWER_HELD_OUT = ("Always reply in lower case.", "Write in small letters only.")
 
 PLAIN = (
@@ -139,7 +168,7 @@ THOUGHTS = {
     "brackets": "I answer in square brackets.",
     "lower": "I answer in lower case.",
 }
-KINDS = ("only", "only", "end", "end", "start", "capitals", "capitals", "brackets", "lower")
+KINDS = tuple("only only end end end start start capitals capitals brackets lower lower".split())
 
 
 def _persona(dice: Dice) -> Sample:

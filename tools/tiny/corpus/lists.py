@@ -48,8 +48,24 @@ REVERSE_HELD_OUT = (
     "Please reverse {items}.",
     "Write the list backwards: {items}",
 )
-COUNT_DOWN = ("Count down from {} to {}.", "Count backwards from {} to {}.")
-COUNT_UP = ("Count from {} to {}.", "Count up from {} to {}.", "List the numbers from {} to {}.")
+COUNT_DOWN = (
+    "Count down from {} to {}.",
+    "Count backwards from {} to {}.",
+    "Count from {} back to {}.",
+    "Count from {} to {}.",
+    "Count from {} backwards to {}.",
+    "Go down from {} to {}.",
+    "List the numbers from {} down to {}.",
+    "Say the numbers from {} down to {}.",
+    "From {} count down to {}.",
+)
+COUNT_UP = (
+    "Count from {} to {}.",
+    "Count up from {} to {}.",
+    "List the numbers from {} to {}.",
+    "Count from {} up to {}.",
+    "Say the numbers from {} to {}.",
+)
 LISTS = {
     "List the days of the week.": "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday.",
     "List the months of the year.": "January, February, March, April, May, June, July, August, "
@@ -67,16 +83,30 @@ def _word(dice: Dice) -> str:
     return dice.pick(vocabulary.COMMON) if dice.chance(0.65) else dice.syllables(2)
 
 
+def _numbers(dice: Dice, count: int) -> list[int]:
+    """Return different numbers: below 100, below 10, or some of each length."""
+    roll = dice.rng.random()
+    if roll < 0.6:
+        return dice.rng.sample(range(100), count)
+    if roll < 0.75:
+        return dice.rng.sample(range(10), count)
+    short = dice.rng.randint(1, count - 1)
+    found = dice.rng.sample(range(10), short) + dice.rng.sample(range(10, 100), count - short)
+    return dice.sample(found, count)
+
+
 def draw_items(dice: Dice) -> tuple[list[str], bool]:
-    """Draw 3 to 6 different items: numbers below 100, or words with different first letters."""
-    count = dice.rng.randint(3, 6)
+    """Draw 3 to 5 different items: numbers below 100, or words with different first letters.
+
+    The split goes by the whole list; its words may be of either side.
+    """
+    count = dice.rng.randint(3, 5)
     while True:
         numbers = dice.chance(0.45)
         if numbers:
-            top = 10 if dice.chance(0.2) else 100
-            items = [str(n) for n in dice.rng.sample(range(top), count)]
+            items = [str(n) for n in _numbers(dice, count)]
         else:
-            items = [dice.on_side(lambda: _word(dice)) for _ in range(count)]
+            items = [_word(dice) for _ in range(count)]
         distinct = numbers or len({item[0] for item in items}) == count
         if distinct and is_held_out(" ".join(items)) == dice.held_out:
             return items, numbers
@@ -95,7 +125,7 @@ def _sorted(dice: Dice, items: list[str], numbers: bool) -> tuple[str, list[str]
             form = dice.pick(UP_WORDS)
     ordered = sorted(items, key=key, reverse=down)
     how = "large to small" if down else ("small to large" if numbers else "a to z")
-    return form, ordered, f"Sort from {how}. First is {ordered[0]}, last is {ordered[-1]}."
+    return form, ordered, f"Sort from {how}."
 
 
 def make(dice: Dice) -> Sample:
@@ -126,11 +156,11 @@ def make_count(dice: Dice) -> Sample:
         return Sample("counting", turns(user(text)), answer, exact(answer), "I list them in order.")
 
     def draw() -> str:
-        low = dice.rng.randint(0, 40) if dice.chance(0.6) else 1
+        low = dice.rng.randint(0, 40) if dice.chance(0.85) else 1
         return f"{low} {low + dice.rng.randint(3, 15)}"
 
     low, high = map(int, dice.on_side(draw).split())
-    down = dice.chance(0.3)
+    down = dice.chance(0.4)
     first, last = (high, low) if down else (low, high)
     if down:
         form = dice.phrase(COUNT_DOWN, ("Count from {} down to {}.",))

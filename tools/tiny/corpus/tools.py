@@ -254,7 +254,7 @@ def offered(dice: Dice, count: int, taken: frozenset[str] = frozenset()) -> list
 
 def make(dice: Dice) -> Sample:
     """Draw offered tools and a request that one of them fits."""
-    if not dice.held_out and dice.chance(0.2):
+    if not dice.held_out and dice.chance(0.12):
         return _known(dice)
     tools = offered(dice, dice.pick((1, 2, 2, 3, 3, 4) if dice.chance(0.2) else (1, 2, 3)))
     chosen = dice.pick(tools)

@@ -25,8 +25,8 @@ ABOUT = {
     "unknown": "saying that it does not know",
     "find": "a marked word (one never marked in training) in a text of up to about 500 tokens",
     "find_long": "the same in texts of about 700 to 2 000 tokens",
-    "instructions": "following the system turn: only / start with / end with a word never asked for "
-    "in training, capitals, lower case, brackets, another name",
+    "instructions": "following the system turn: only / start with / end with a word never asked "
+    "for in training, capitals, lower case, brackets, another name",
     "tools": "the right call, name and arguments equal as JSON; none of the nouns, "
     "parameter names and text values was in a tool or a call in training; 1 to 4 tools offered",
     "no_tool": "no call although tools are offered: small talk, facts, sums, or no tool that fits",

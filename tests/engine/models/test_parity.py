@@ -14,6 +14,7 @@ import helexa
 from helexa.engine.loading import load_model
 from helexa.engine.models.model import Model
 from helexa.engine.runner import Runner
+from helexa.text.tokenizer import Tokenizer
 from tests.engine.models.families import (
     Family,
     Reference,
@@ -25,6 +26,9 @@ from tests.engine.models.families import (
 )
 
 TOLERANCE = 1e-4
+QUESTION = (
+    "<|im_start|>user\nWhat is 17 + 25?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+)
 LENGTHS = (1, 7, 64, 700)
 SMALL = {"num_hidden_layers": 2, "max_position_embeddings": 1024}
 LLAMA3 = {
@@ -64,6 +68,19 @@ FAMILIES = (
 )
 BY_NAME = {family.name: family for family in FAMILIES}
 CHUNKED = ("qwen3-two-shards", "llama3", "3-heads", "groups-of-4", "llama-biased")
+
+
+def greedy(model: Model, ids: list[int], count: int, chunk: int = 700) -> list[tuple[int, float]]:
+    """``count`` greedy tokens after a prompt, each with how far it is ahead of the second best."""
+    cache = model.new_cache(tokens=len(ids) + count)
+    for start in range(0, len(ids), chunk):
+        logits = model.compute_logits(ids[start : start + chunk], cache, context=start)
+    found: list[tuple[int, float]] = []
+    while len(found) < count:
+        best = logits[-1].topk(2)
+        found.append((int(best.indices[0]), float(best.values[0] - best.values[1])))
+        logits = model.compute_logits([found[-1][0]], cache, context=len(ids) + len(found) - 1)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +130,19 @@ def test_e051_chunks_match(
     assert worst(run_chunks(exact(name), prompt(length), size, blocks), expected) < TOLERANCE
 
 
+@pytest.mark.parametrize("name", BY_NAME)
+def test_e051_every_family_continues_at_every_position(
+    name: str, reference: Callable, exact: Callable
+) -> None:
+    """In ragged chunks, and with the first half in the cache."""
+    model, ids, expected = exact(name), prompt(700), reference(name).logits(prompt(700))
+    assert worst(run_chunks(model, ids, 77, scattered(700)), expected) < TOLERANCE
+    cache = model.new_cache(tokens=700)
+    model.compute_logits(ids[:350], cache)
+    second = model.compute_logits(ids[350:], cache, context=350)
+    assert worst(second, expected[350:]) < TOLERANCE
+
+
 @pytest.mark.parametrize("name", CHUNKED)
 def test_a_cached_half_is_continued(name: str, reference: Callable, exact: Callable) -> None:
     """Another sequence's blocks hold the first half; one pass computes the second half of two."""
@@ -126,17 +156,10 @@ def test_a_cached_half_is_continued(name: str, reference: Callable, exact: Calla
     assert worst(logits, expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["qwen3-tied", "llama3", "yarn", "3-heads"])
+@pytest.mark.parametrize("name", BY_NAME)
 def test_greedy_tokens_match(name: str, reference: Callable, exact: Callable) -> None:
-    ids, count = prompt(40), 128
-    model = exact(name)
-    runner = Runner(model, model.new_cache(tokens=256))
-    blocks, found = list(range(16)), []
-    logits = runner.run([(ids, 0, blocks, True)])
-    for index in range(count):
-        found.append(int(logits[0].argmax()))
-        logits = runner.run([([found[-1]], len(ids) + index, blocks, True)])
-    assert found == reference(name).greedy(ids, count)
+    found = greedy(exact(name), prompt(40), 128)
+    assert [token for token, _ in found] == reference(name).greedy(prompt(40), 128)
 
 
 def test_a_sequence_does_not_notice_its_neighbours(exact: Callable) -> None:
@@ -178,18 +201,51 @@ def test_16_bits_stay_close(
     assert model.nbytes < 0.6 * sum(p.nbytes for p in made.model.parameters())
 
 
-def test_the_model_that_ships_matches() -> None:
-    model = load_model("tiny", dtype="float32", device="cpu")
+@pytest.fixture(scope="module")
+def shipped() -> Reference:
+    """The model in the package, as transformers reads it."""
     folder = Path(helexa.__file__).parent / "builtin" / "tiny"
     made = Qwen3ForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     )
-    ids = [(7 * i + 3) % model.config.vocab_size for i in range(200)]
-    expected = Reference(folder, made.eval()).logits(ids)
+    return Reference(folder, made.eval())
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_the_model_that_ships_matches(length: int, shipped: Reference) -> None:
+    model = load_model("tiny", dtype="float32", device="cpu")
+    ids = [(7 * i + 3) % model.config.vocab_size for i in range(length)]
+    expected = shipped.logits(ids)
     assert worst(model.compute_logits(ids), expected) < TOLERANCE
-    assert worst(run_chunks(model, ids, 33, scattered(200)), expected) < TOLERANCE
+    for size in (33, 300):
+        assert worst(run_chunks(model, ids, size, scattered(length)), expected) < TOLERANCE
+    cache, half = model.new_cache(tokens=length), length // 2
+    if half:
+        model.compute_logits(ids[:half], cache)
+    second = model.compute_logits(ids[half:], cache, context=half)
+    assert worst(second, expected[half:]) < TOLERANCE
     quick = load_model("tiny", device="cpu")
     assert cosine(quick.compute_logits(ids), expected) > 0.999
+
+
+def test_the_model_that_ships_continues_alike(shipped: Reference) -> None:
+    model = load_model("tiny", dtype="float32", device="cpu")
+    found = greedy(model, prompt(40), 128)
+    assert [token for token, _ in found] == shipped.greedy(prompt(40), 128)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 33])
+def test_16_bits_choose_alike_where_the_best_is_clear(
+    chunk: int, shipped: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the first position whose two best logits differ by less than 0.5."""
+    monkeypatch.setattr("helexa.engine.quant.dense.FEW_ROWS_MIN_ELEMENTS", 0)
+    model = load_model("tiny", dtype="bfloat16", device="cpu")
+    ids = Tokenizer.from_folder(shipped.folder).encode(QUESTION)
+    whole, parts = greedy(model, ids, 48), greedy(model, ids, 48, chunk)
+    clear = next((i for i, (_, ahead) in enumerate(whole) if ahead < 0.5), len(whole))
+    assert clear > 4
+    assert [t for t, _ in parts[:clear]] == [t for t, _ in whole[:clear]]
 
 
 def test_only_wanted_rows_yield_logits(exact: Callable) -> None:

@@ -43,6 +43,8 @@ CAPITALS = (
     "Write in capitals only.",
     "Always respond in capital letters.",
     "Reply in capital letters.",
+    "Always reply in upper case.",
+    "Always reply using capitals.",
 )
 CAPITALS_HELD_OUT = (
     "Always reply in capital letters.",
@@ -102,6 +104,7 @@ BRACKETS = (
     "Put every answer in square brackets.",
     "Answer in square brackets.",
     "Write your reply between [ and ].",
+    "Always reply in square brackets.",
 )
 BRACKETS_HELD_OUT = ("Put each reply in square brackets.", "Write every answer between [ and ].")
 LOWER = (
@@ -117,6 +120,9 @@ LOWER = (
     "Reply in lower case.",
     "Always respond in lower case.",
     "Only lower case, please.",
+    "Always reply using lower case.",
+    "Always reply in small letters.",
+    "Write only in small letters.",
 )
 LOWER_HELD_OUT = ("Always reply in lower case.", "Write in small letters only.")
 

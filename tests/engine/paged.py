@@ -84,20 +84,22 @@ class Clock:
 class Bench:
     """A core over a paged stand-in, and everything it has put out so far."""
 
-    def __init__(self, blocks: int = 64, budget: int | None = None, **config: object) -> None:
+    def __init__(
+        self, blocks: int = 64, budget: int | None = None, longest: int = 256, **config: object
+    ) -> None:
         self.config = EngineConfig(**{"block_size": 4, **config})  # type: ignore[arg-type]  # any field
         size = self.config.block_size
         self.runner = PagedRunner(blocks, size)
         budget = blocks if budget is None else budget
         spec = CoreSpec(
             vocab_size=VOCAB,
-            longest_tokens=256,
+            longest_tokens=longest,
             num_blocks=blocks,
             budget_blocks=budget,
             block_bytes=1 << 18,
             defaults=GenerationDefaults(),
             end_token_ids=frozenset({END}),
-            facts=EngineFacts("cpu", "float32", 0, 0.0, (1 << 18) // size, blocks * size, 256),
+            facts=EngineFacts("cpu", "float32", 0, 0.0, (1 << 18) // size, blocks * size, longest),
         )
         self.core = EngineCore(self.runner, Sampler(VOCAB), spec, self.config, Clock())
         self.outputs: dict[int, list[StepOutput]] = {}

@@ -293,15 +293,16 @@ def test_images_are_refused_by_a_model_without_a_tower() -> None:
 
 
 def test_E054_a_long_newcomer_does_not_stall_a_stream() -> None:
-    bench = Bench(blocks=128, prefill_chunk_tokens=16)
+    bench = Bench(blocks=5100, longest=20_100, prefill_chunk_tokens=512)
     stream = bench.submit([1, 2, 3], max_tokens=60, ignore_eos=True)
     bench.step()
-    newcomer = bench.submit([(3 * i) % END for i in range(200)], max_tokens=4, ignore_eos=True)
+    long = [(3 * i) % END for i in range(20_000)]
+    newcomer = bench.submit(long, max_tokens=4, ignore_eos=True)
     while not bench.outputs[newcomer]:
         emitted = {output.id for output in bench.step()}
         assert stream in emitted
-        assert sum(n for n, _ in bench.runner.steps[-1]) <= 1 + 16
-    assert len(bench.tokens(stream)) == 1 + 13
+        assert sum(n for n, _ in bench.runner.steps[-1]) <= 1 + 512
+    assert len(bench.tokens(stream)) == 1 + 40
 
 
 def test_a_long_prompt_is_not_starved_by_short_ones() -> None:

@@ -31,6 +31,7 @@ class PagedRunner:
         self.store: list[int | None] = [None] * (num_blocks * block_size)
         self.steps: list[list[tuple[int, int]]] = []  # per part: (new tokens, tokens before)
         self.faults: list[BaseException] = []
+        self.model_s = 0.0005  # half a reading of the clock below
         self.sick: set[int] = set()  # a sequence with one of these tokens gets NaN
 
     def run(self, parts: Sequence[tuple[Sequence[int], int, Sequence[int], bool]]) -> Tensor:

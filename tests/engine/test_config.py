@@ -67,7 +67,7 @@ def test_given_values_win_and_null_is_absent() -> None:
     assert not read("qwen3", mlp_bias=True).mlp_bias
 
 
-def test_kv_bytes_per_token() -> None:
+def test_E037_kv_bytes_per_token() -> None:
     config = read(num_hidden_layers=16, num_key_value_heads=4, head_dim=256)
     assert config.kv_bytes_per_token(2) == 65536
     assert config.kv_bytes_per_token(2, world_size=2) == 32768

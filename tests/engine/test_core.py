@@ -329,6 +329,7 @@ def test_status_counts_sequences_pages_and_time() -> None:
     assert (status.kv_used_mb, status.kv_budget_mb, status.free_mb) == (0.75, 4.0, 3.25)
     assert status.kv_capacity_tokens == 64
     assert 0 < status.overhead_ms < status.last_step_ms
+    assert status.overhead_ms == pytest.approx(status.last_step_ms - 0.5)
     bench.run()
     assert bench.core.status().cached_mb == 4 * 0.25  # each filled two pages
 

@@ -53,17 +53,56 @@ def test_E060_the_pages_of_an_unhealthy_row_are_not_kept() -> None:
     assert bench.core.status().cached_mb == 0
 
 
-def test_E094_out_of_memory_fails_the_requests_of_its_step() -> None:
+OUT_OF_MEMORY = [torch.OutOfMemoryError("full"), MemoryError("full")]
+
+
+@pytest.mark.parametrize("fault", OUT_OF_MEMORY, ids=repr)
+def test_E094_out_of_memory_fails_the_newcomers_of_its_step(fault: Exception) -> None:
+    """Rows that decode beside them are retried, as are requests that wait."""
+    bench = Bench(max_batch=4, prefill_chunk_tokens=12)
+    rows = {(n,) * 5: bench.submit([n] * 5, max_tokens=30, ignore_eos=True) for n in (1, 2)}
+    bench.step()
+    newcomers = [bench.submit([n] * 30, max_tokens=9) for n in (3, 4)]
+    waiting = bench.submit([5] * 5, max_tokens=9)
+    for _ in range(3):  # the third takes the end of the first newcomer and some of the second
+        bench.step()
+    bench.runner.faults.append(fault)
+    (first, second) = newcomers
+    assert [output.id for output in bench.step()] == [second]
+    assert isinstance(bench.last(second).error, OutOfMemory)
+    bench.run()
+    for prompt, request_id in rows.items():
+        assert bench.tokens(request_id) == alone(prompt, max_tokens=30, ignore_eos=True)[0]
+    assert bench.tokens(first) == alone([3] * 30, max_tokens=9)[0]
+    assert bench.tokens(waiting) == alone([5] * 5, max_tokens=9)[0]
+    assert bench.core.status().kv_used_mb == 0
+
+
+def test_E094_out_of_memory_without_a_newcomer_fails_the_youngest_row() -> None:
     bench = Bench(max_batch=2)
-    lost = [bench.submit([n] * 5, max_tokens=9) for n in (1, 2)]
-    kept = bench.submit([3] * 5, max_tokens=9)
+    kept, lost = (bench.submit([n] * 5, max_tokens=9) for n in (1, 2))
     bench.step()
     bench.runner.faults.append(torch.OutOfMemoryError("full"))
+    assert [output.id for output in bench.step()] == [lost]
+    assert isinstance(bench.last(lost).error, OutOfMemory)
     bench.run()
-    for request_id in lost:
-        assert isinstance(bench.last(request_id).error, OutOfMemory)
-    assert bench.tokens(kept) == alone([3] * 5, max_tokens=9)[0]
+    assert bench.tokens(kept) == alone([1] * 5, max_tokens=9)[0]
     assert bench.core.status().kv_used_mb == 0
+
+
+def test_E094_the_sampler_may_run_out_of_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sample(logits: object, rows: object) -> None:
+        torch.empty(10**15)  # what torch raises for it is a plain RuntimeError
+
+    bench = Bench()
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.core._sampler, "sample", sample)
+        lost = bench.submit([1, 2, 3])
+        bench.step()
+    assert isinstance(bench.last(lost).error, OutOfMemory)
+    kept = bench.submit([1, 2, 3], max_tokens=4)
+    bench.run()
+    assert bench.tokens(kept) == alone([1, 2, 3], max_tokens=4)[0]
 
 
 def test_E094_three_in_a_row_are_a_device_fault() -> None:

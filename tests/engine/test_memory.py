@@ -11,7 +11,6 @@ from helexa.engine.memory import (
     PoolSize,
     derive_limit,
     kv_budget_mb,
-    kv_bytes_per_token,
     kv_ceiling_mb,
     kv_reservation_mb,
     pool_size,
@@ -20,12 +19,6 @@ from helexa.engine.rates import Rates
 from helexa.errors import CapacityError
 
 KIB_32 = 32768
-
-
-def test_E037_kv_bytes_per_token() -> None:
-    assert kv_bytes_per_token(16, 4, 256, 2) == 65536
-    assert kv_bytes_per_token(16, 4, 256, 2, world_size=2) == 32768
-    assert kv_bytes_per_token(28, 4, 128, 2, world_size=8) == 2 * 28 * 1 * 128 * 2
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ class Serving(RuleBasedStateMachine):
                 break
             self.step()
         assert not self.open
-        assert self.scheduler.idle
+        assert not self.scheduler.running and not self.scheduler.waiting
         pool = self.pages.pool
         assert pool.held_count == 0
         self.pages.tree.evict(pool.num_blocks)

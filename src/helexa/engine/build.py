@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from helexa.engine.allocation import refusals_as_memory_errors
 from helexa.engine.cache.kv import KVCache
 from helexa.engine.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from helexa.engine.checkpoint.files import Progress
@@ -102,8 +103,9 @@ def plan_pool(model: Model, config: EngineConfig) -> PoolSize:
 def claim(model: Model, num_blocks: int, block_size: int) -> KVCache:
     """The memory of the pool. Raises CapacityError if the device refuses it."""
     try:
-        return model.new_cache(num_blocks, block_size)
-    except (RuntimeError, MemoryError) as error:  # torch's error for host memory is a plain one
+        with refusals_as_memory_errors():
+            return model.new_cache(num_blocks, block_size)
+    except (torch.OutOfMemoryError, MemoryError) as error:
         kv = model.config.kv_bytes_per_token(model.dtype.itemsize)
         raise CapacityError(
             f"the device refused {num_blocks * block_size * kv // MIB} MiB for the KV cache",

@@ -101,7 +101,7 @@ class ModelConfig:
                 f"cannot read {path}: {error.strerror or error}",
                 hint="a model folder needs a config.json",
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{path.name} of {source!r} is not valid JSON: {error}",
                 hint="correct the file or fetch the model again",

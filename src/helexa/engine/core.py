@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn, Protocol
 import torch
 from torch import Tensor
 
+from helexa.engine.allocation import refusals_as_memory_errors
 from helexa.engine.cache.blocks import BlockPool
 from helexa.engine.cache.pages import Pages
 from helexa.engine.config import EngineConfig
@@ -34,6 +35,11 @@ OOM_LIMIT: Final = 3
 
 class StepRunner(Protocol):
     """What executes a step; ``helexa.engine.runner.Runner`` is one."""
+
+    @property
+    def model_s(self) -> float:
+        """How long the model alone took in the last run, in seconds."""
+        ...
 
     def run(self, parts: Sequence[tuple[Sequence[int], int, Sequence[int], bool]]) -> Tensor:
         """(new tokens, tokens before them, block table, whether logits are wanted) → [R, V]."""
@@ -188,10 +194,11 @@ class EngineCore:
             for seq, count in parts
         ]
         rows = [self._sample_row(seq) for seq in sampling]
-        begin = self._clock()
         logits = self._runner.run(work)
-        self._model_s = self._clock() - begin
-        return self._sampler.sample(logits, rows) if rows else []
+        with refusals_as_memory_errors():
+            sampled = self._sampler.sample(logits, rows) if rows else []
+        self._model_s = self._runner.model_s
+        return sampled
 
     def _sample_row(self, seq: Row) -> SampleRow:
         """What the sampler needs of a sequence; made anew only when end tokens become allowed."""
@@ -265,7 +272,11 @@ class EngineCore:
         )
 
     def _out_of_memory(self, parts: list[Part], cause: BaseException) -> list[StepOutput]:
-        """The device had no memory for a step: its requests fail; the third time in a row, all."""
+        """The device had no memory for a step: what asked for too much fails, the rest is retried.
+
+        That is the step's prompts, or in a step without any its youngest row. The third time in a
+        row, everything fails.
+        """
         self._ooms += 1
         if self._ooms >= OOM_LIMIT:
             self._finish(cause)
@@ -274,7 +285,8 @@ class EngineCore:
             torch.cuda.empty_cache()
         now = self._clock()
         outputs = []
-        for seq, _ in parts:
+        prompts = [seq for seq, _ in parts if seq.prefilling]
+        for seq in prompts or [parts[-1].sequence]:
             kv = self.facts.kv_bytes_per_token
             error = OutOfMemory(
                 "the device ran out of memory in a step of this request",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -109,9 +110,11 @@ class ThreadHost:
         self._status = EngineStatus()
         self._gate = threading.RLock()  # a collected owner may close the host wherever it is
         self._ended: HelexaError | None = None
+        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, args=(build,), name=name, daemon=True)
 
     def start(self) -> EngineFacts:
+        self._pid = os.getpid()
         try:
             self._thread.start()
             self._ready.wait()
@@ -125,6 +128,12 @@ class ThreadHost:
         return self._facts
 
     def submit(self, request: Request, deliver: Deliver) -> int:
+        if self._forked:
+            raise EngineLost(
+                f"the model was loaded in process {self._pid}, before a fork to this one, "
+                "where its thread does not run",
+                hint="load the model in the child process",
+            )
         with self._gate:
             if self._ended is not None:
                 raise self._ended.with_traceback(None)  # not that of the last one who tried
@@ -139,11 +148,18 @@ class ThreadHost:
         return self._status
 
     def close(self, timeout_s: float = 5.0) -> bool:
+        if self._forked:
+            return True  # the thread is not here, and may have held a lock when the copy was made
         self._refuse(EngineClosed("the model was closed", hint="load it again to go on"))
         self._inbox.put(_Close())
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    @property
+    def _forked(self) -> bool:
+        """Whether this is a copy of the host in a child process: no thread survives a fork."""
+        return self._pid != os.getpid()
 
     def _refuse(self, reason: HelexaError) -> None:
         with self._gate:

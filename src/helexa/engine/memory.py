@@ -39,16 +39,6 @@ class PoolSize:
     budget_blocks: int
 
 
-def kv_bytes_per_token(
-    full_layers: int, kv_heads: int, head_dim: int, dtype_bytes: int, world_size: int = 1
-) -> int:
-    """Bytes of keys and values per token on each of ``world_size`` cards.
-
-    Where there are more cards than heads, every card has one.
-    """
-    return 2 * full_layers * max(1, kv_heads // world_size) * head_dim * dtype_bytes
-
-
 def kv_ceiling_mb(
     free_mb: int,
     *,

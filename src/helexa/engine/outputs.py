@@ -121,7 +121,7 @@ class EngineStatus:
     """A core at one moment. Sizes in MiB, rates in tokens per second, times in milliseconds.
 
     ``last_step_ms`` is the last step as a whole; ``overhead_ms`` is the part of it spent outside
-    the model (schedule, sample, hand over).
+    the model (schedule, batch, sample, outputs), in host time.
     """
 
     running: int = 0

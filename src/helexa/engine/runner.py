@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import torch
 
+from helexa.engine.allocation import refusals_as_memory_errors
 from helexa.engine.batch import build_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -18,18 +20,31 @@ if TYPE_CHECKING:
 
 
 class Runner:
-    """A model and the cache it works on. For one thread at a time."""
+    """A model and the cache it works on. For one thread at a time.
 
-    def __init__(self, model: Model, cache: KVCache) -> None:
+    ``model_s`` is how long the model took in the last run, in seconds of ``clock``: from the batch
+    to the logits, without making the batch. It is the host's time: a GPU may still be working.
+    """
+
+    def __init__(
+        self, model: Model, cache: KVCache, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self.model = model
         self.cache = cache
+        self.model_s = 0.0
+        self._clock = clock
 
     @torch.inference_mode()
     def run(self, parts: Sequence[tuple[Sequence[int], int, Sequence[int], bool]]) -> Tensor:
         """Execute one step (see `batch.Part`): → logits [R, V] float32.
 
-        One row for the last position of each part that wants logits, in order; R may be 0.
+        One row for the last position of each part that wants logits, in order; R may be 0. Raises
+        MemoryError or torch.OutOfMemoryError if host or GPU have no memory for it.
         """
-        batch = build_batch(parts, self.cache.block_size, self.model.device)
-        hidden = self.model(batch, self.cache)
-        return self.model.logits(hidden.index_select(0, batch.logit_rows))
+        with refusals_as_memory_errors():
+            batch = build_batch(parts, self.cache.block_size, self.model.device)
+            begin = self._clock()
+            hidden = self.model(batch, self.cache)
+            logits = self.model.logits(hidden.index_select(0, batch.logit_rows))
+            self.model_s = self._clock() - begin
+        return logits

@@ -47,11 +47,6 @@ class Scheduler:
         yield from self.running
         yield from self.waiting
 
-    @property
-    def idle(self) -> bool:
-        """Whether there is nothing to run."""
-        return not self.running and not self.waiting
-
     def add(self, seq: Sequence) -> None:
         """Queue a new sequence behind all others."""
         self.waiting.append(seq)

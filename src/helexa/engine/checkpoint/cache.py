@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helexa.engine.checkpoint.files import reading
 from helexa.engine.checkpoint.reference import PLAIN_NAME
 from helexa.errors import PreflightError
 
@@ -70,19 +72,23 @@ class RepoCache:
     def write_ref(self, revision: str, commit: str) -> None:
         """Remember that ``revision`` stood at ``commit``."""
         ref = self.ref(revision)
-        if revision == commit or (ref.is_file() and ref.read_text("utf-8").strip() == commit):
+        if revision == commit or commit_in(ref) == commit:
             return
         ref.parent.mkdir(parents=True, exist_ok=True)
         ref.write_text(commit, "utf-8")
 
     def local_snapshot(self, revision: str) -> Path | None:
-        """The folder of a revision (or commit) as last fetched, None if it has no files."""
+        """The folder of a revision (or commit) as last fetched, None if it has no files.
+
+        Raises CheckpointError if it may not be read.
+        """
         ref = self.ref(revision)
-        commit = ref.read_text("utf-8").strip() if ref.is_file() else revision
-        if not PLAIN_NAME.fullmatch(commit):
-            return None
-        folder = self.snapshot(commit)
-        return folder if next(files_in(folder), None) else None
+        with reading(self.folder):
+            commit = commit_in(ref) or revision
+            if not PLAIN_NAME.fullmatch(commit):
+                return None
+            folder = self.snapshot(commit)
+            return folder if next(files_in(folder), None) else None
 
     def link(self, etag: str, commit: str, file: str) -> None:
         """Show a blob under its name in a snapshot; a copy where links are not possible."""
@@ -104,34 +110,68 @@ def files_in(folder: Path) -> Iterator[str]:
             yield path.relative_to(folder).as_posix()
 
 
+def commit_in(ref: Path) -> str | None:
+    """The commit that a file of `refs` names, None if there is no such file; raises OSError."""
+    return ref.read_text("utf-8", "replace").strip() if ref.is_file() else None
+
+
 @dataclass(frozen=True, slots=True)
 class CachedModel:
-    """A fetched revision of a model; ``bytes`` is what its files hold."""
+    """A fetched revision of a model; ``bytes`` is what its files hold.
+
+    Where they may not be looked at, ``unreadable`` says why, and ``bytes`` is 0.
+    """
 
     id: str
     revision: str
     commit: str
     folder: Path
     bytes: int
+    unreadable: str | None = None
 
 
 def list_cached_models(root: Path) -> list[CachedModel]:
     """The models in a cache, by id; a folder without any file is left out."""
-    found = []
-    for folder in sorted(root.glob(f"{REPO_PREFIX}*--*")):
-        org, _, name = folder.name.removeprefix(REPO_PREFIX).partition("--")
-        names = revisions(folder)
-        for snapshot in sorted((folder / "snapshots").glob("*")):
-            files = [snapshot / file for file in files_in(snapshot)]
-            if not files:
-                continue
-            size = sum(file.stat().st_size for file in files)
-            revision = names.get(snapshot.name, snapshot.name)
-            found.append(CachedModel(f"{org}/{name}", revision, snapshot.name, snapshot, size))
-    return found
+    repos = sorted(root.glob(f"{REPO_PREFIX}?*"))
+    return [model for folder in repos for model in models_in(folder)]
+
+
+def models_in(folder: Path) -> Iterator[CachedModel]:
+    """The fetched revisions of one model; some ids, such as gpt2, have no organisation."""
+    id = folder.name.removeprefix(REPO_PREFIX).replace("--", "/", 1)
+    try:
+        snapshots = sorted((folder / "snapshots").iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        yield CachedModel(id, "", "", folder, 0, unreadable=str(error))
+        return
+    names = revisions(folder)
+    for snapshot in snapshots:
+        commit = snapshot.name
+        revision = names.get(commit, commit)
+        try:
+            stored = stored_bytes(snapshot)
+        except OSError as error:
+            yield CachedModel(id, revision, commit, snapshot, 0, unreadable=str(error))
+            continue
+        if stored is not None:
+            yield CachedModel(id, revision, commit, snapshot, stored)
+
+
+def stored_bytes(folder: Path) -> int | None:
+    """What the files below ``folder`` hold, None if there is no file; raises OSError."""
+    if not folder.is_dir():
+        return None
+    next(folder.iterdir(), None)  # raises where `files_in` would find nothing and say nothing
+    sizes = [(folder / file).stat().st_size for file in files_in(folder)]
+    return sum(sizes) if sizes else None
 
 
 def revisions(folder: Path) -> dict[str, str]:
-    """Commit → the branch or tag that stands at it."""
-    refs = folder / "refs"
-    return {(refs / ref).read_text("utf-8").strip(): ref for ref in files_in(refs)}
+    """Commit → the branch or tag that stands at it, as far as that may be read."""
+    found: dict[str, str] = {}
+    with suppress(OSError):
+        for ref in files_in(folder / "refs"):
+            found[commit_in(folder / "refs" / ref) or ""] = ref
+    return found

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from helexa.errors import CheckpointError
 
 Progress = Callable[[str, int, int | None], None]
 """Called with a file's name, or "weights", the bytes done and the bytes in all (None: unknown)."""
@@ -30,7 +33,8 @@ class TokenizerFiles:
 
         def present(name: str) -> Path | None:
             path = folder / name
-            return path if path.is_file() else None
+            with reading(path):
+                return path if path.is_file() else None
 
         return cls(
             tokenizer_json=present("tokenizer.json"),
@@ -43,5 +47,24 @@ class TokenizerFiles:
 
 
 def read_text(path: Path) -> str | None:
-    """The file's text, None if there is no such file."""
-    return path.read_text("utf-8") if path.is_file() else None
+    """The file's text, None if there is no such file, or if it is no text.
+
+    Raises CheckpointError for a file that is there but cannot be read.
+    """
+    with reading(path):
+        try:
+            return path.read_text("utf-8") if path.is_file() else None
+        except UnicodeDecodeError:
+            return None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what the system says against reading ``path``, or below it, into a CheckpointError."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read {error.filename or path}: {error.strerror or error}",
+            hint="a model's files must be readable: see who owns them and who may read them",
+        ) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import helexa
+from helexa.engine.checkpoint.files import reading
 from helexa.engine.checkpoint.formats import check_format
 from helexa.engine.checkpoint.reference import (
     BUILTIN_SCHEME,
@@ -19,7 +20,7 @@ from helexa.engine.checkpoint.reference import (
     parse_reference,
 )
 from helexa.engine.checkpoint.table import INDEX
-from helexa.errors import PreflightError, UnsupportedModel
+from helexa.errors import InvalidRequest, PreflightError, UnsupportedModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +39,7 @@ def resolve_folder(
     environ: Mapping[str, str] | None = None,
 ) -> tuple[str, Path]:
     """The id to show and the folder to read; arguments and errors as open_checkpoint's."""
+    check_hub_options(revision, cache_dir, offline, token)
     reference = parse_reference(model)
     folder = on_disk(reference)
     if folder is None:
@@ -55,12 +57,26 @@ def resolve_folder(
     return str(reference), folder
 
 
+def check_hub_options(revision: object, cache_dir: object, offline: object, token: object) -> None:
+    """Raise InvalidRequest for an option of a wrong type, also where no hub will be asked."""
+    for name, value, kinds, wanted in (
+        ("revision", revision, str, "the name of a branch, tag or commit"),
+        ("cache_dir", cache_dir, str | os.PathLike | None, "a folder, or None"),
+        ("offline", offline, bool, "True or False"),
+        ("token", token, str | None, "text, or None"),
+    ):
+        if not isinstance(value, kinds):
+            shown = f"{value!r:.80}" if name != "token" else f"a {type(value).__name__}"
+            raise InvalidRequest(f"{name} must be {wanted}, not {shown}", param=name)
+
+
 def on_disk(reference: Reference) -> Path | None:
     """The folder of a reference that needs no hub, None for one that does."""
     if isinstance(reference, Builtin):
         return builtin_folder(reference)
     if isinstance(reference, LocalFolder):
-        files = [path.name for path in reference.path.iterdir()]
+        with reading(reference.path):
+            files = [path.name for path in reference.path.iterdir()]
         if INDEX not in files:  # shards may lie in folders below
             check_format(str(reference), files)
         return reference.path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import sys
+import weakref
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,14 +23,16 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 class SafetensorsFolder:
     """The tensors of one model folder, mapped.
 
-    A tensor keeps its file's map alive, so it stays valid after ``close``. The maps are private:
-    writing to a tensor never reaches the file.
+    A tensor keeps its file's map alive, so it stays valid after ``close``; once nothing views it
+    any more, the memory it was read into is free. The maps are private: writing to a tensor never
+    reaches the file.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.table = read_table(folder)
         self.maps: dict[str, mmap.mmap] = {}
+        self.views: weakref.WeakValueDictionary[str, memoryview] = weakref.WeakValueDictionary()
 
     def info(self, name: str) -> TensorInfo:
         """Raises CheckpointError if there is no such tensor."""
@@ -46,11 +50,10 @@ class SafetensorsFolder:
         dtype = self.dtype(info)
         if not info.nbytes:
             return torch.empty(info.shape, dtype=dtype)
-        buffer: mmap.mmap | bytearray = self.map(info.file)
-        count, start = info.nbytes // dtype.itemsize, info.start
-        if start % dtype.itemsize:  # torch wants aligned elements: copy what a foreign writer put
-            buffer, start = bytearray(buffer[start : start + info.nbytes]), 0
-        return torch.frombuffer(buffer, dtype=dtype, count=count, offset=start).view(info.shape)
+        buffer: memoryview | bytearray = self.view(info)
+        if info.start % dtype.itemsize:  # torch wants aligned elements: a foreign writer's choice
+            buffer = bytearray(buffer)
+        return torch.frombuffer(buffer, dtype=dtype).view(info.shape)
 
     def slice(self, name: str, dim: int, start: int, length: int) -> Tensor:
         """Indices start … start + length of axis ``dim``, a view of the map."""
@@ -64,6 +67,16 @@ class SafetensorsFolder:
             )
         return DTYPES[info.dtype]
 
+    def view(self, info: TensorInfo) -> memoryview:
+        """The bytes of a tensor; every tensor made of them holds this one object."""
+        view = self.views.get(info.name)
+        if view is None:
+            shard = self.map(info.file)
+            view = memoryview(shard)[info.start : info.start + info.nbytes]
+            weakref.finalize(view, release, shard, info.start, info.nbytes).atexit = False
+            self.views[info.name] = view
+        return view
+
     def map(self, file: str) -> mmap.mmap:
         if file not in self.maps:
             with (self.folder / file).open("rb") as handle:
@@ -71,5 +84,17 @@ class SafetensorsFolder:
         return self.maps[file]
 
     def close(self) -> None:
-        """Forget the maps. They are not unmapped here: torch does not pin the buffers it views."""
+        """Forget the maps; each is unmapped with the last tensor that views it."""
         self.maps.clear()
+
+
+def release(shard: mmap.mmap, start: int, nbytes: int) -> None:
+    """Give back the whole pages of a range that nobody views any more.
+
+    A page that is touched again is read from the file again. Only Linux promises this.
+    """
+    if sys.platform == "linux":
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = (start + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if length > 0:
+            shard.madvise(mmap.MADV_DONTNEED, first, length)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from helexa.engine.checkpoint.files import reading
 from helexa.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ def read_table(folder: Path) -> dict[str, TensorInfo]:
     Follows `model.safetensors.index.json` if there is one, else takes `model.safetensors`. Raises
     CheckpointError naming the file, and the tensor where one is concerned.
     """
-    if not (folder / INDEX).is_file():
-        if not (folder / SINGLE).is_file():
+    with reading(folder):
+        single, sharded = (folder / SINGLE).is_file(), (folder / INDEX).is_file()
+    if not sharded:
+        if not single:
             raise CheckpointError(
                 f"no weights in {folder}: neither {SINGLE} nor {INDEX} is there",
                 hint="fetch the model again, or point to the folder that holds them",
@@ -73,7 +76,8 @@ def read_table(folder: Path) -> dict[str, TensorInfo]:
 def read_index(path: Path, exists: Callable[[str], bool] | None = None) -> dict[str, str]:
     """The index's map from tensor to shard; each shard ``exists``, by default beside the index."""
     exists = exists or (lambda file: (path.parent / file).is_file())
-    index = parse(path.read_bytes(), path)
+    with reading(path):
+        index = parse(path.read_bytes(), path)
     shards = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shards, dict) or not all(isinstance(file, str) for file in shards.values()):
         raise CheckpointError(f"{path} has no usable `weight_map`", hint=FETCH_AGAIN)
@@ -84,7 +88,9 @@ def read_index(path: Path, exists: Callable[[str], bool] | None = None) -> dict[
                 f"{path} places tensor {name!r} in {file!r}, outside the model's folder",
                 hint="do not use this checkpoint",
             )
-        if not exists(file):
+        with reading(path.parent / file):
+            present = exists(file)
+        if not present:
             raise CheckpointError(
                 f"shard {file} is missing from {path.parent} (it holds tensor {name!r})",
                 hint="the download is incomplete; fetch the model again",
@@ -95,8 +101,8 @@ def read_index(path: Path, exists: Callable[[str], bool] | None = None) -> dict[
 def read_header(folder: Path, file: str) -> dict[str, TensorInfo]:
     """The tensors of one safetensors file, every range checked against the file's size."""
     path = folder / file
-    size = path.stat().st_size
-    with path.open("rb") as stream:
+    with reading(path), path.open("rb") as stream:
+        size = path.stat().st_size
         start = stream.read(LENGTH_BYTES)
         length = struct.unpack("<Q", start)[0] if len(start) == LENGTH_BYTES else 0
         if not 2 <= length <= min(size - LENGTH_BYTES, MAX_HEADER_BYTES):

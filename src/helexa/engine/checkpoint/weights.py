@@ -92,16 +92,6 @@ class Weights:
         """
         return self.converted(self.take(name, shape), dtype)
 
-    def optional(
-        self, name: str, shape: Sequence[int] | None = None, *, dtype: torch.dtype | None = None
-    ) -> Tensor | None:
-        """As tensor, or None if the checkpoint has no such tensor."""
-        return self.tensor(name, shape, dtype=dtype) if name in self else None
-
-    def fill(self, out: Tensor, name: str) -> None:
-        """Copy one tensor of out's shape into ``out``, converting on the way."""
-        out.copy_(self.take(name, out.shape))
-
     def take(self, name: str, shape: Sequence[int] | None) -> Tensor:
         """The tensor as the checkpoint gives it, checked and counted."""
         full = self.full(name)

@@ -1,0 +1,77 @@
+"""How much memory loading takes while it lasts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from helexa.engine.checkpoint.checkpoint import open_checkpoint
+from helexa.engine.loading import load_model
+from tests.engine.models.families import SHAPE, Family
+
+MIB = 2**20
+FIELDS = {
+    "vocab_size": 16384,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+}
+SCRIPT = """
+import sys
+import torch
+from helexa.engine.loading import load_model
+
+def memory_bytes(field):
+    with open("/proc/self/status") as status:
+        (line,) = (line for line in status if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+load_model("tiny", device="cpu", dtype=sys.argv[2])  # whatever is imported late
+before = memory_bytes("VmRSS")
+model = load_model(sys.argv[1], device="cpu", dtype=sys.argv[2])
+print(memory_bytes("VmHWM") - before, model.nbytes)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About 120 MiB in bfloat16, in several shards."""
+    family = Family("large", fields={**SHAPE, **FIELDS}, shards=6, dtype=torch.bfloat16)
+    return family.save(tmp_path_factory.mktemp("large")).folder
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float32"])
+def test_E036_loading_takes_the_weights_and_at_most_one_shard(folder: Path, dtype: str) -> None:
+    shards = [path.stat().st_size for path in folder.glob("*.safetensors")]
+    assert len(shards) >= 4
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder), dtype],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    rise, weights = map(int, run.stdout.split())
+    assert weights > 96 * MIB
+    assert rise <= 1.15 * weights + max(shards)
+
+
+def test_weights_that_share_the_file_stay_when_others_are_released(folder: Path) -> None:
+    """Two loads of one open checkpoint: the second converts, and gives back what it has read."""
+    checkpoint = open_checkpoint(folder)
+    shared = checkpoint.tensor("model.layers.0.mlp.down_proj.weight")
+    expected = shared.clone()
+    shared[0] = expected[0] = 3.0  # written pages cannot be read from the file again
+    load_model(checkpoint, device="cpu", dtype="float32")
+    checkpoint.close()
+    assert torch.equal(shared, expected)

@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from helexa import LLM, AsyncLLM, Finish, Generation, Text
-from helexa.errors import EngineClosed, InvalidRequest
+from helexa.errors import EngineClosed, InvalidRequest, PromptTooLong
 from helexa.streams import AsyncEventStream
 from tests.waiting import wait_until
 
@@ -104,6 +104,45 @@ async def test_the_loop_stays_free_while_the_engine_works() -> None:
             await llm.generate("Once", max_tokens=64, ignore_eos=True)
             tasks.cancel_scope.cancel()
         assert ticks > 64
+
+
+async def test_an_error_in_a_batch_says_which_prompt_it_is_about() -> None:
+    async with AsyncLLM("tiny", max_context=128) as llm:
+        with pytest.raises(PromptTooLong, match=r"^prompt\[1\]: the prompt has") as caught:
+            await llm.generate(["ok", "x " * 500, "fine"], max_tokens=2)
+        assert caught.value.param == "prompt[1]"
+        with pytest.raises(PromptTooLong) as caught:
+            await llm.chat(["ok", "fine", "x " * 500], max_tokens=2)
+        assert caught.value.param == "messages[2]"
+
+
+async def test_a_batch_may_show_a_bar_and_a_stream_may_not(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # else rich draws nothing outside of a terminal
+    async with AsyncLLM("tiny") as llm:
+        await llm.generate(["One", "Two"], max_tokens=2)
+        await llm.chat(["One", "Two"], max_tokens=2)
+        assert capsys.readouterr().err == ""
+        await llm.generate(["One", "Two"], max_tokens=2, progress=True)
+        assert "answers" in capsys.readouterr().err
+        await llm.chat(["One", "Two"], max_tokens=2, progress=True)
+        assert "answers" in capsys.readouterr().err
+        with pytest.raises(TypeError, match="a stream has none"):
+            llm.stream("One", progress=True)
+        with pytest.raises(TypeError, match="a stream has none"):
+            llm.stream_chat("One", progress=True)
+
+
+async def test_a_closed_model_does_not_open_again() -> None:
+    llm = await AsyncLLM("tiny", max_batch=1).open()
+    await llm.close()
+    assert repr(llm) == "AsyncLLM('tiny', closed)"
+    with pytest.raises(EngineClosed, match=r"make a new one: AsyncLLM\('tiny'\)"):
+        await llm.open()
+    with pytest.raises(EngineClosed):
+        async with llm:
+            pass
 
 
 async def test_a_closed_or_unopened_model_says_so() -> None:

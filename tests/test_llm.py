@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import numpy as np
 import pytest
 
 import helexa
@@ -55,6 +57,14 @@ def test_e096_a_list_keeps_its_order_and_equals_single_calls(llm: LLM) -> None:
     prompts = [f"What is {a} + {b}?" for a, b in ((1, 2), (3, 4), (5, 6), (7, 8), (9, 1), (2, 2))]
     together = llm.chat(prompts, temperature=0)
     assert [g.text for g in together] == [llm.chat(p, temperature=0).text for p in prompts]
+
+
+def test_token_ids_may_be_numpys_integers(llm: LLM) -> None:
+    ids = llm.tokenize("Once upon a time")
+    given: Any = [np.int64(id) for id in ids]
+    expected = llm.generate(ids, temperature=0, max_tokens=4).token_ids
+    assert llm.generate(given, temperature=0, max_tokens=4).token_ids == expected
+    assert llm.generate([given], temperature=0, max_tokens=4)[0].token_ids == expected
 
 
 def test_a_list_of_id_lists_is_a_batch_and_an_empty_list_is_no_prompt(llm: LLM) -> None:
@@ -206,6 +216,13 @@ def test_leaving_a_stream_aborts_it(llm: LLM) -> None:
     wait_until(lambda: llm.status.running == 0)
 
 
+def test_a_stream_with_a_name_runs_on_until_it_is_closed(llm: LLM) -> None:
+    named = llm.stream("Once", max_tokens=40, ignore_eos=True)
+    for _ in named:
+        break
+    assert isinstance(list(named)[-1], Finish)
+
+
 def test_threads_may_share_a_stream(llm: LLM) -> None:
     stream = llm.stream("Once", max_tokens=20, ignore_eos=True, temperature=0)
     with ThreadPoolExecutor(3) as pool:
@@ -247,6 +264,7 @@ def test_e096_close_in_mid_stream_raises_engine_closed() -> None:
     with pytest.raises(EngineClosed):
         llm.chat("hi")
     llm.close()
+    assert repr(llm) == "LLM('tiny', closed)"
 
 
 def test_a_dropped_model_ends_its_thread() -> None:

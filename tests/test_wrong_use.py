@@ -191,6 +191,7 @@ def test_18_an_empty_conversation(llm: LLM) -> None:
 
 WRONG_PARAMS: dict[str, tuple[dict[str, Any], str]] = {
     "temperature is text": ({"temperature": "hot"}, "temperature"),
+    "temperature is negative": ({"temperature": -0.5}, "temperature"),
     "temperature is infinite": ({"temperature": float("inf")}, "temperature"),
     "top_p is text": ({"top_p": "x"}, "top_p"),
     "top_k is negative": ({"top_k": -7}, "top_k"),
@@ -287,6 +288,67 @@ def test_28b_template_variables_of_the_wrong_shape(llm: LLM) -> None:
         with pytest.raises(InvalidRequest) as caught:
             llm.chat("hi", template_kwargs=given)  # type: ignore[call-overload]  # the mistake under test
         assert caught.value.param == "template_kwargs"
+
+
+def test_28c_thinking_that_is_neither_on_nor_off(llm: LLM) -> None:
+    for given in ("no", 0):
+        with pytest.raises(InvalidRequest) as caught:
+            llm.chat("hi", enable_thinking=given)  # type: ignore[call-overload]  # the mistake under test
+        assert caught.value.param == "enable_thinking"
+        says(caught.value, repr(given), "True or False")
+
+
+def test_28d_sampling_given_to_render(llm: LLM) -> None:
+    for ask in (llm.render, llm.count_tokens):
+        with pytest.raises(TypeError) as error:
+            ask([{"role": "user", "content": "hi"}], temperature=0.3)
+        says(error.value, "temperature", "tools", "enable_thinking", "template_kwargs")
+
+
+def test_28e_a_bar_asked_of_a_stream(llm: LLM) -> None:
+    for ask in (llm.stream, llm.stream_chat):
+        with pytest.raises(TypeError) as error:
+            ask("hi", progress=True)
+        says(error.value, "progress", "a stream has none")
+
+
+BATCHES: dict[str, tuple[str, list[Any], str]] = {
+    "not a prompt": ("generate", ["ok", 5], "prompt[1]"),
+    "empty": ("generate", ["ok", "fine", ""], "prompt[2]"),
+    "no ids": ("generate", [[5], []], "prompt[1]"),
+    "unknown id": ("generate", [[5], [10**7]], "prompt[1]"),
+    "half an emoji": ("generate", ["ok", "a\ud83d"], "prompt[1]"),
+    "too long": ("generate", ["ok", "word " * 20_000], "prompt[1]"),
+    "no messages": ("chat", ["ok", []], "messages[1]"),
+    "no role": ("chat", [[{"role": "user", "content": "hi"}, {}]], "messages[0][1]"),
+    "conversation too long": ("chat", ["ok", "word " * 20_000], "messages[1]"),
+}
+
+
+@pytest.mark.parametrize(("method", "given", "place"), BATCHES.values(), ids=BATCHES.keys())
+def test_28f_one_wrong_prompt_of_a_list(
+    llm: LLM, method: str, given: list[Any], place: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        getattr(llm, method)(given, max_tokens=2)
+    assert caught.value.param == place
+    assert str(caught.value).startswith(place.removesuffix("[0][1]"))
+    assert caught.value.message.startswith(place.removesuffix("[0][1]"))
+
+
+def test_28g_what_a_list_shares_is_not_one_prompts_fault(llm: LLM) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        llm.generate(["ok", "fine"], stop_token_ids=[10**7])
+    assert caught.value.param == "stop_token_ids"
+    assert not str(caught.value).startswith("prompt")
+
+
+def test_28h_a_template_that_is_none(tmp_path: Path) -> None:
+    for given in ("chat.jinja", 5, tmp_path / "chat.jinja"):
+        with pytest.raises(InvalidRequest) as caught:
+            LLM("tiny", chat_template=given)  # type: ignore[arg-type]  # the mistake under test
+        assert caught.value.param == "chat_template"
+        says(caught.value, "text", "read_text()")
 
 
 def test_29_a_template_that_refuses(broken: Path) -> None:

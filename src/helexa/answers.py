@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from helexa.engine.outputs import CacheReport, StepOutput, Timing, TokenLogprobs
+from helexa.errors import HelexaError, InvalidRequest
 from helexa.text.events import (
     Event,
     Finish,
@@ -69,15 +70,23 @@ class Generation:
 class Answer:
     """One request on its way: takes step outputs, gives events, and knows when it is complete.
 
-    Streams and whole answers both come from here, so they cannot differ.
+    Streams and whole answers both come from here, so they cannot differ. Its errors say the
+    ``place`` of the prompt among several, such as ``prompt[3]``, if it has one.
     """
 
-    def __init__(self, prompt_tokens: int, parser: OutputParser, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        prompt_tokens: int,
+        parser: OutputParser,
+        tokenizer: Tokenizer,
+        place: str | None = None,
+    ) -> None:
         self.done = False
         self.token_ids: list[int] = []
         self._prompt_tokens = prompt_tokens
         self._parser = parser
         self._tokenizer = tokenizer
+        self._place = place
         self._cache: CacheReport | None = None
         self._timing = Timing(0.0, 0.0, 0.0)
 
@@ -85,6 +94,7 @@ class Answer:
         """The events that one step output causes; raises the error that it carries."""
         if output.error is not None:
             self.done = True
+            name_place(output.error, self._place)
             raise output.error.with_traceback(None)  # others may have raised the same one
         self._cache = self._cache or output.cache
         self._timing = output.timing or self._timing
@@ -159,3 +169,19 @@ def gather(events: Iterable[Event], token_ids: Sequence[int]) -> Generation:
         token_ids=tuple(token_ids),
         logprobs=tuple(logprobs),
     )
+
+
+def name_place(error: HelexaError, place: str | None) -> None:
+    """Let an error say which of several prompts it is about; ``place`` None: there is only one.
+
+    What is not one prompt's fault (a parameter they share, the engine's end) stays as it is.
+    """
+    if place is None or error.fault != "request":
+        return
+    if isinstance(error, InvalidRequest):
+        field, bracket, rest = (error.param or "prompt").partition("[")
+        if field not in ("prompt", "messages"):
+            return
+        error.param = place + bracket + rest
+    error.args = (f"{place}: {error}",)
+    error.message = f"{place}: {error.message}"

@@ -16,7 +16,7 @@ import anyio.to_thread
 from helexa.answers import Generation
 from helexa.engine.params import SamplingParams
 from helexa.errors import InvalidRequest
-from helexa.handle import Handle, merged_params, single
+from helexa.handle import Handle, answers_bar, merged_params, refuse_progress, single
 from helexa.loaded import (
     ChatOptions,
     Conversation,
@@ -39,11 +39,17 @@ class AsyncAnswer(Generic[Result]):
     """
 
     def __init__(
-        self, model: LoadedModel, prepare: Callable[[], list[Job]], *, batch: bool
+        self,
+        model: LoadedModel,
+        prepare: Callable[[], list[Job]],
+        *,
+        batch: bool,
+        progress: bool | None = None,
     ) -> None:
         self._model = model
         self._prepare = prepare
         self._batch = batch
+        self._progress = progress
 
     def __await__(self) -> Generator[Any, Any, Result]:
         return self._whole().__await__()
@@ -59,7 +65,8 @@ class AsyncAnswer(Generic[Result]):
 
     async def _whole(self) -> Any:
         jobs = await anyio.to_thread.run_sync(self._prepare)
-        answers = await run_jobs_async(self._model, jobs)
+        with answers_bar(jobs, self._progress) as advance:
+            answers = await run_jobs_async(self._model, jobs, advance)
         return answers if self._batch else answers[0]
 
 
@@ -70,33 +77,53 @@ class AsyncLLM(Handle):
     ``llm = await AsyncLLM("tiny").open()`` and later ``await llm.close()``.
 
     Every method returns an answer that can be awaited (`Generation`) or iterated (events).
-    Cancellation, and leaving the loop, abort the request within one step. Raises as `LLM`.
+    Cancellation, and leaving the loop, abort the request within one step. Raises as `LLM`. Once
+    closed it stays closed: make a new one.
     """
 
     @overload
     def generate(
-        self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        progress: bool | None = None,
+        **overrides: Any,
     ) -> AsyncAnswer[Generation]: ...
     @overload
     def generate(
-        self, prompt: Sequence[Prompt], params: SamplingParams | None = None, **overrides: Any
+        self,
+        prompt: Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        progress: bool | None = None,
+        **overrides: Any,
     ) -> AsyncAnswer[list[Generation]]: ...
     def generate(
         self,
         prompt: Prompt | Sequence[Prompt],
         params: SamplingParams | None = None,
+        *,
+        progress: bool | None = None,
         **overrides: Any,
     ) -> AsyncAnswer[Any]:
-        """Continue a text (or token ids), or every one of a list, batched by the engine."""
+        """Continue a text (or token ids), or every one of a list, batched by the engine.
+
+        Options as `LLM.generate`.
+        """
         merged = merged_params(params, overrides)
         prompts, batch = one_or_more_prompts(prompt)
-        return self._answer(lambda: [self._text_job(one, merged) for one in prompts], batch)
+
+        def prepare() -> list[Job]:
+            return self._text_jobs(prompts, merged, batch=batch)
+
+        return AsyncAnswer(self._model, prepare, batch=batch, progress=progress)
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any
     ) -> AsyncAnswer[Generation]:
         """The same as `generate` for one prompt; reads better with ``async for``."""
-        return self.generate(prompt, params, **overrides)
+        return self.generate(prompt, merged_params(params, overrides))
 
     @overload
     def chat(
@@ -116,37 +143,39 @@ class AsyncLLM(Handle):
         response_format: Message | None = None,
         enable_thinking: bool | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
+        progress: bool | None = None,
         **overrides: Any,
     ) -> AsyncAnswer[Any]:
         """Answer a conversation, or every one of a list; options as `LLM.chat`."""
         chat = ChatOptions(tools, tool_choice, response_format, enable_thinking, template_kwargs)
         merged = merged_params(params, overrides)
         chats, batch = one_or_more_chats(messages)
-        return self._answer(lambda: [self._chat_job(one, merged, chat) for one in chats], batch)
+
+        def prepare() -> list[Job]:
+            return self._chat_jobs(chats, merged, chat, batch=batch)
+
+        return AsyncAnswer(self._model, prepare, batch=batch, progress=progress)
 
     def stream_chat(
         self, messages: Conversation, params: SamplingParams | None = None, **options: Any
     ) -> AsyncAnswer[Generation]:
         """The same as `chat` for one conversation; reads better with ``async for``."""
+        refuse_progress(options)
         return self.chat(messages, params, **options)
 
     async def open(self) -> Self:
-        """Load the model, in a thread."""
-        if self._loaded is None:
+        """Load the model, in a thread. Raises EngineClosed after `close`, which is for good."""
+        if self._loaded is None or self._closed:
             await anyio.to_thread.run_sync(self._open)
         return self
 
     async def close(self) -> None:
         """End what runs with EngineClosed and free the model; a second call does nothing."""
-        if self._loaded is not None:
-            with anyio.CancelScope(shield=True):  # bounded: the host gives up after its timeout
-                await anyio.to_thread.run_sync(self._loaded.close)
+        with anyio.CancelScope(shield=True):  # bounded: the host gives up after its timeout
+            await anyio.to_thread.run_sync(self._close)
 
     async def __aenter__(self) -> Self:
         return await self.open()
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
-
-    def _answer(self, prepare: Callable[[], list[Job]], batch: bool) -> AsyncAnswer[Any]:
-        return AsyncAnswer(self._model, prepare, batch=batch)

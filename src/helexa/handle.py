@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ from helexa.loaded import (
     LoadedModel,
     Message,
     ModelInfo,
+    Prompt,
     Source,
     check_prompt,
     open_model,
+    placed,
 )
-from helexa.progress import loading_bars
+from helexa.progress import counting_bar, loading_bars
 
 
 class Handle:
@@ -35,12 +39,14 @@ class Handle:
     dtype                 float32, bfloat16, float16, or auto: what checkpoint and device suggest
     max_batch             sequences that run at once; more wait their turn
     max_context           longest sequence in tokens, prompt and answer; None: the model's own limit
-    kv_memory_mb          memory for the KV cache in MiB; None: derived from what is free
+    kv_memory_mb          memory for the KV cache in MiB; None: room for max_batch sequences of
+                          kv_context_tokens, as far as the free memory goes
     kv_context_tokens     context that one sequence is planned to use, in tokens, when deriving it
     block_size            tokens per page of the KV cache
     prefill_chunk_tokens  prompt tokens computed per step beside the running answers
     prefix_cache          reuse what earlier prompts and answers have in common with a new one
-    prefix_cache_mb       memory for that beyond the running sequences' share, in MiB; 0: no reuse
+    prefix_cache_mb       memory for that beyond the running sequences' share, in MiB, at most four
+                          times that share; 0: no reuse
     max_entries           states kept by models that need more than pages to reuse; 0: no reuse
     chat_template         a jinja template that replaces the model's own
     revision, cache_dir, offline, token   how the hub is used
@@ -86,14 +92,26 @@ class Handle:
         )
         self._progress = progress
         self._loaded: LoadedModel | None = None
+        self._closed = False
         self._constructed()
 
     def _constructed(self) -> None:
         """What is left to do once the options are known to be good."""
 
     def _open(self) -> None:
+        if self._closed:
+            raise EngineClosed(
+                f"this {type(self).__name__} was closed, and does not open again",
+                hint=f"make a new one: {type(self).__name__}({str(self._source.model)!r})",
+            )
         with loading_bars(self._progress) as progress:
             self._loaded = open_model(self._source, self._config, progress)
+
+    def _close(self) -> None:
+        """End the model for good; nothing happens if there is none, or it has ended."""
+        if self._loaded is not None:
+            self._closed = True
+            self._loaded.close()
 
     @property
     def _model(self) -> LoadedModel:
@@ -129,15 +147,19 @@ class Handle:
     def count_tokens(self, prompt: str | Sequence[Message], **chat: Any) -> int:
         """How many tokens a text, or a rendered conversation, has as a prompt.
 
-        ``chat`` takes `chat`'s options (``tools``, ``enable_thinking``, …).
+        ``chat`` takes `render`'s options (``tools``, ``enable_thinking``, …).
         """
         if isinstance(prompt, str):
             return len(self.tokenize(prompt))
         return len(self.tokenize(self.render(prompt, **chat), add_special_tokens=False))
 
     def render(self, messages: Conversation, **chat: Any) -> str:
-        """The exact text that `chat` would send to the model; takes `chat`'s options."""
-        return self._model.render(messages, ChatOptions(**chat))
+        """The exact text that `chat` would send to the model.
+
+        ``chat`` takes those of its options that shape the prompt: ``tools``, ``tool_choice``,
+        ``response_format``, ``enable_thinking``, ``template_kwargs``.
+        """
+        return self._model.render(messages, ChatOptions.of(chat))
 
     def _text_job(self, prompt: object, params: SamplingParams) -> Job:
         return self._model.text_job(check_prompt(prompt), params)
@@ -147,10 +169,30 @@ class Handle:
     ) -> Job:
         return self._model.chat_job(messages, params, options)
 
+    def _text_jobs(
+        self, prompts: Sequence[Prompt], params: SamplingParams, *, batch: bool
+    ) -> list[Job]:
+        """One job for each prompt; in a ``batch``, errors say which one."""
+        name = "prompt" if batch else None
+        return _numbered(lambda prompt: self._text_job(prompt, params), prompts, name)
+
+    def _chat_jobs(
+        self,
+        chats: Sequence[Conversation],
+        params: SamplingParams,
+        options: ChatOptions,
+        *,
+        batch: bool,
+    ) -> list[Job]:
+        name = "messages" if batch else None
+        return _numbered(lambda chat: self._chat_job(chat, params, options), chats, name)
+
     def __repr__(self) -> str:
         name = f"{type(self).__name__}({str(self._source.model)!r}"
         if self._loaded is None:
             return f"{name}, not open)"
+        if self._closed:
+            return f"{name}, closed)"
         info = self._loaded.info
         return (
             f"{name}, {info.model_type}, {_short(info.parameters)} parameters, {info.dtype} on "
@@ -166,7 +208,30 @@ def merged_params(params: SamplingParams | None, overrides: dict[str, Any]) -> S
             param="params",
             hint="pass single parameters by name: max_tokens=64, temperature=0.2",
         )
+    refuse_progress(overrides)
+    temperature = overrides.get("temperature")
+    if isinstance(temperature, int | float) and temperature < 0:  # greedy on the wire: here a slip
+        raise InvalidRequest(
+            f"temperature must be at least 0, not {temperature}",
+            param="temperature",
+            hint="0 always takes the likeliest token",
+        )
     return (params or SamplingParams()).override(**overrides)
+
+
+def refuse_progress(options: Mapping[str, Any]) -> None:
+    """TypeError if a stream is asked for a bar."""
+    if "progress" in options:
+        raise TypeError(
+            "'progress' shows a bar over a list of prompts; a stream has none, leave it out"
+        )
+
+
+def answers_bar(
+    jobs: Sequence[Job], progress: bool | None
+) -> AbstractContextManager[Callable[[int], None]]:
+    """The bar over the answers of some jobs (see `counting_bar`)."""
+    return counting_bar("answers", sum(job.params.n for job in jobs), show=progress)
 
 
 def single(job: Job) -> Job:
@@ -177,6 +242,15 @@ def single(job: Job) -> Job:
             hint="use generate() or chat() for several answers, or open several streams",
         )
     return job
+
+
+def _numbered(make: Callable[[Any], Job], items: Sequence[Any], name: str | None) -> list[Job]:
+    """A job of each item, called ``name[0]``, ``name[1]``, … in errors; None: nothing."""
+    jobs = []
+    for index, item in enumerate(items):
+        place = None if name is None else f"{name}[{index}]"
+        jobs.append(replace(placed(make, item, place), place=place))
+    return jobs
 
 
 def _short(count: int) -> str:

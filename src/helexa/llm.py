@@ -11,7 +11,7 @@ from typing import Any, Self, overload
 
 from helexa.answers import Generation
 from helexa.engine.params import SamplingParams
-from helexa.handle import Handle, merged_params, single
+from helexa.handle import Handle, answers_bar, merged_params, single
 from helexa.loaded import (
     ChatOptions,
     Conversation,
@@ -21,7 +21,6 @@ from helexa.loaded import (
     one_or_more_chats,
     one_or_more_prompts,
 )
-from helexa.progress import counting_bar
 from helexa.streams import EventStream, run_jobs
 
 
@@ -67,17 +66,22 @@ class LLM(Handle):
         """Continue a text (or token ids), or every one of a list, batched by the engine.
 
         ``overrides`` are fields of SamplingParams. ``progress`` shows a bar over a list (None: on
-        a terminal). Raises InvalidRequest, PromptTooLong, CapacityError, NumericalError.
+        a terminal). Raises InvalidRequest, PromptTooLong, CapacityError, NumericalError; those
+        about one prompt of a list name its place.
         """
         merged = merged_params(params, overrides)
         prompts, batch = one_or_more_prompts(prompt)
-        answers = self._run([self._text_job(one, merged) for one in prompts], progress)
+        answers = self._run(self._text_jobs(prompts, merged, batch=batch), progress)
         return answers if batch else answers[0]
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, **overrides: Any
     ) -> EventStream:
-        """Continue a text (or token ids), event by event; leaving the loop aborts it."""
+        """Continue a text (or token ids), event by event.
+
+        ``for event in llm.stream(...)`` aborts it when the loop is left. A stream that has a name
+        runs on until it is closed: write ``with llm.stream(...) as events:``, or close it.
+        """
         return EventStream(
             self._model, single(self._text_job(prompt, merged_params(params, overrides)))
         )
@@ -112,7 +116,7 @@ class LLM(Handle):
         chat = ChatOptions(tools, tool_choice, response_format, enable_thinking, template_kwargs)
         merged = merged_params(params, overrides)
         chats, batch = one_or_more_chats(messages)
-        answers = self._run([self._chat_job(one, merged, chat) for one in chats], progress)
+        answers = self._run(self._chat_jobs(chats, merged, chat, batch=batch), progress)
         return answers if batch else answers[0]
 
     def stream_chat(
@@ -127,14 +131,14 @@ class LLM(Handle):
         template_kwargs: Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> EventStream:
-        """`chat`, event by event; leaving the loop aborts it."""
+        """`chat`, event by event; it ends early as `stream` does."""
         chat = ChatOptions(tools, tool_choice, response_format, enable_thinking, template_kwargs)
         job = self._chat_job(messages, merged_params(params, overrides), chat)
         return EventStream(self._model, single(job))
 
     def close(self) -> None:
         """End what runs with EngineClosed and free the model; a second call does nothing."""
-        self._model.close()
+        self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -143,6 +147,5 @@ class LLM(Handle):
         self.close()
 
     def _run(self, jobs: list[Job], progress: bool | None) -> list[Generation]:
-        total = sum(job.params.n for job in jobs)
-        with counting_bar("answers", total, show=progress) as advance:
+        with answers_bar(jobs, progress) as advance:
             return run_jobs(self._model, jobs, advance)

@@ -5,20 +5,21 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeVar
 
-from helexa.answers import Answer
+from helexa.answers import Answer, name_place
 from helexa.engine.checkpoint.files import Progress
 from helexa.engine.config import EngineConfig, ModelConfig
 from helexa.engine.host import Deliver, Host
 from helexa.engine.outputs import EngineFacts, EngineStatus, Request
 from helexa.engine.params import SamplingParams
-from helexa.errors import InvalidRequest, UnsupportedGrammar, VisionUnsupported
-from helexa.text.chat_template import ChatTemplate
+from helexa.errors import HelexaError, InvalidRequest, UnsupportedGrammar, VisionUnsupported
+from helexa.text.chat_template import ChatTemplate, check_template
 from helexa.text.images import image_parts
 from helexa.text.parsing.markers import Markers, probe_markers
 from helexa.text.parsing.parser import OutputParser
@@ -27,6 +28,9 @@ from helexa.text.tokenizer import Tokenizer
 Message = Mapping[str, Any]
 Conversation = str | Sequence[Message]
 Prompt = str | Sequence[int]
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +68,22 @@ class Source:
     token: str | None = None
     chat_template: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.chat_template is not None:  # before anything is fetched
+            check_template(self.chat_template)
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One prompt, ready to run: the tokens, the params, and what will read the output."""
+    """One prompt, ready to run: the tokens, the params, and what will read the output.
+
+    ``place`` is how errors call it where it is one of several: ``prompt[3]``.
+    """
 
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     new_parser: Callable[[], OutputParser]
+    place: str | None = None
 
     def requests(self) -> list[Request]:
         """The ``n`` requests that answer it."""
@@ -87,6 +99,23 @@ class ChatOptions:
     response_format: Message | None = None
     enable_thinking: bool | None = None
     template_kwargs: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.enable_thinking is not None and not isinstance(self.enable_thinking, bool):
+            raise InvalidRequest(
+                f"enable_thinking must be True or False, not {self.enable_thinking!r:.80}",
+                param="enable_thinking",
+                hint="leave it out to let the model's template decide",
+            )
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> ChatOptions:
+        """From keyword arguments; TypeError for one that does not shape a prompt."""
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise TypeError(f"{name!r} does not shape the prompt; these do: {', '.join(known)}")
+        return cls(**given)
 
     @property
     def offered(self) -> Sequence[Message] | None:
@@ -125,7 +154,7 @@ class LoadedModel:
         self._host.abort(request_id)
 
     def answer(self, job: Job) -> Answer:
-        return Answer(len(job.prompt_ids), job.new_parser(), self.tokenizer)
+        return Answer(len(job.prompt_ids), job.new_parser(), self.tokenizer, job.place)
 
     def text_job(self, prompt: Prompt, params: SamplingParams) -> Job:
         """A plain prompt: text (encoded with special tokens) or token ids, output not parsed."""
@@ -243,15 +272,18 @@ def as_messages(conversation: object) -> list[Message]:
 
 
 def check_prompt(prompt: object) -> Prompt:
-    """A prompt for plain generation: text, or a list of token ids; InvalidRequest for others."""
+    """A prompt for plain generation: text, or a list of token ids; InvalidRequest for others.
+
+    Whatever Python takes for an index may be an id, such as numpy's integers.
+    """
     if isinstance(prompt, str):
         if not prompt:
             raise InvalidRequest(
                 "the prompt is empty", param="prompt", code="empty_prompt", hint="send some text"
             )
         return prompt
-    if _are_ids(prompt):
-        return prompt
+    if (ids := _token_ids(prompt)) is not None:
+        return ids
     if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
         hint = "these look like chat messages: call chat() instead"
     else:
@@ -267,8 +299,10 @@ def one_or_more_prompts(prompt: Prompt | Sequence[Prompt]) -> tuple[list[Prompt]
     """The prompts that were given, and whether they were given as a list (a list of ids is one)."""
     if isinstance(prompt, Sequence) and not isinstance(prompt, str):
         items: list[Any] = list(prompt)
-        if not all(_is_id(item) or isinstance(item, Mapping) for item in items):
-            return [check_prompt(item) for item in items], True
+        if any(_token_id(item) is None and not isinstance(item, Mapping) for item in items):
+            return [
+                placed(check_prompt, item, f"prompt[{index}]") for index, item in enumerate(items)
+            ], True
     return [check_prompt(prompt)], False
 
 
@@ -279,18 +313,34 @@ def one_or_more_chats(
     if isinstance(messages, Sequence) and not isinstance(messages, str) and messages:
         items: list[Any] = list(messages)
         if all(isinstance(item, Sequence) for item in items):
-            return [as_messages(item) for item in items], True
+            return [
+                placed(as_messages, item, f"messages[{index}]") for index, item in enumerate(items)
+            ], True
     return [as_messages(messages)], False
 
 
-def _are_ids(prompt: object) -> TypeGuard[Sequence[int]]:
+def placed(make: Callable[[Given], Made], given: Given, place: str | None) -> Made:
+    """``make(given)``; an error says the ``place`` of what was given, if it is one of several."""
+    try:
+        return make(given)
+    except HelexaError as error:
+        name_place(error, place)
+        raise
+
+
+def _token_ids(prompt: object) -> list[int] | None:
+    """The token ids that a prompt is, None if it is something else."""
     if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray):
-        return False
-    return all(_is_id(item) for item in prompt)
+        return None
+    ids = [_token_id(item) for item in prompt]
+    return None if None in ids else [id for id in ids if id is not None]
 
 
-def _is_id(item: object) -> bool:
-    return isinstance(item, int) and not isinstance(item, bool)
+def _token_id(item: Any) -> int | None:
+    try:
+        return None if isinstance(item, bool) else operator.index(item)
+    except TypeError:
+        return None
 
 
 def _variables(options: ChatOptions) -> Mapping[str, Any]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -23,6 +24,8 @@ from helexa.engine.host import ConsumerGone
 from helexa.engine.outputs import Request, StepOutput
 from helexa.loaded import Job, LoadedModel
 from helexa.text.events import Event, Finish
+
+Item = TypeVar("Item")
 
 
 class _Running:
@@ -53,8 +56,9 @@ class _Running:
 class EventStream(Iterator[Event]):
     """The events of one answer, for a plain ``for`` loop; threads may share it.
 
-    Ends after ``Finish``; raises what went wrong instead. Leaving the loop, ``close()`` or the end
-    of a ``with`` block abort the request within one step.
+    Ends after ``Finish``; raises what went wrong instead. ``close()``, the end of a ``with`` block
+    and dropping the stream abort the request within one step. A loop over ``llm.stream(...)``
+    drops it when it is left; a stream that has a name runs on until it is closed.
     """
 
     def __init__(self, model: LoadedModel, job: Job) -> None:
@@ -172,21 +176,21 @@ def _with_choices(choices: list[Generation]) -> Generation:
     return replace(first, alternatives=tuple(others)) if others else first
 
 
-class _LoopMailbox:
-    """Outputs from the engine's thread to a task of an asyncio or trio event loop."""
+class _LoopMailbox(Generic[Item]):
+    """What other threads leave for one task of an asyncio or trio event loop."""
 
     def __init__(self) -> None:
         token: Any = anyio.lowlevel.current_token().native_token
         self._wake_soon = getattr(token, "call_soon_threadsafe", None) or token.run_sync_soon
         self._lock = threading.Lock()
-        self._items: deque[tuple[int, StepOutput]] = deque()
+        self._items: deque[Item] = deque()
         self._arrived = anyio.Event()
         self._notified = False
 
-    def put(self, index: int, output: StepOutput) -> None:
-        """Called on the engine's thread; never blocks it."""
+    def put(self, item: Item) -> None:
+        """Called on any thread, mostly the engine's; never blocks it."""
         with self._lock:
-            self._items.append((index, output))
+            self._items.append(item)
             if self._notified:
                 return
             self._notified = True
@@ -200,7 +204,7 @@ class _LoopMailbox:
             self._notified = False
         self._arrived.set()
 
-    async def get(self) -> tuple[int, StepOutput]:
+    async def get(self) -> Item:
         while True:
             with self._lock:
                 if self._items:
@@ -212,15 +216,16 @@ class _LoopMailbox:
 class AsyncEventStream:
     """The events of one answer, for ``async for``, on asyncio or trio.
 
-    Ends after ``Finish``; raises what went wrong instead. Leaving the loop, cancellation,
-    ``aclose()`` and the end of an ``async with`` block abort the request within one step.
+    Ends after ``Finish``; raises what went wrong instead. Cancellation, ``aclose()``, the end of
+    an ``async with`` block and dropping the stream abort the request within one step. One task
+    reads it, any may close it.
     """
 
     def __init__(self, model: LoadedModel, prepare: Callable[[], Job]) -> None:
         self._model = model
         self._prepare = prepare
         self._running: _Running | None = None
-        self._mailbox = _LoopMailbox()
+        self._mailbox: _LoopMailbox[StepOutput | None] = _LoopMailbox()
         self._events: deque[Event] = deque()
         self._closed = False
 
@@ -234,29 +239,39 @@ class AsyncEventStream:
             if self._running is not None and self._running.answer.done:
                 break
             try:
-                running = self._running or await self._start()
-                _, output = await self._mailbox.get()
-                self._events.extend(running.push(output))
+                if self._running is None:
+                    await self._start()
+                else:
+                    await self._read(self._running)
             except BaseException:  # also cancellation: the reader leaves, the request ends
                 self._abort()
                 raise
         raise StopAsyncIteration
 
-    async def _start(self) -> _Running:
+    async def _start(self) -> None:
         job = await anyio.to_thread.run_sync(self._prepare)
+        if self._closed:  # while the prompt was being prepared: nothing runs, nothing must
+            return
         self._running = _Running(self._model, job, job.requests()[0])
         # The engine gets the mailbox, not this object: dropping the stream must end the request.
-        self._running.submit(partial(self._mailbox.put, 0))
-        return self._running
+        self._running.submit(self._mailbox.put)
+
+    async def _read(self, running: _Running) -> None:
+        output = await self._mailbox.get()
+        if output is not None:
+            self._events.extend(running.push(output))
 
     async def aclose(self) -> None:
+        """Abort the request; the stream ends here, also for a reader waiting in another task."""
         self._abort()
+        with suppress(ConsumerGone):  # no loop, no reader
+            self._mailbox.put(None)
 
     async def __aenter__(self) -> AsyncEventStream:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._abort()
+        await self.aclose()
 
     def _abort(self) -> None:
         self._closed = True
@@ -268,15 +283,23 @@ class AsyncEventStream:
             self._abort()
 
 
-async def run_jobs_async(model: LoadedModel, jobs: list[Job]) -> list[Generation]:
+async def run_jobs_async(
+    model: LoadedModel, jobs: list[Job], advance: Callable[[int], None]
+) -> list[Generation]:
     """`run_jobs` for an event loop; cancellation aborts every request within one step."""
     batch = _Batch(model, jobs)
-    mailbox = _LoopMailbox()
+    mailbox: _LoopMailbox[tuple[int, StepOutput]] = _LoopMailbox()
+
+    def put(index: int, output: StepOutput) -> None:
+        mailbox.put((index, output))
+
     try:
         for index, running in enumerate(batch.running):
-            running.submit(partial(mailbox.put, index))
+            running.submit(partial(put, index))
         while not batch.done:
-            batch.push(*await mailbox.get())
+            advance_by = batch.push(*await mailbox.get())
+            if advance_by is not None:
+                advance(advance_by)
     finally:
         batch.abort_unfinished()
     return batch.results()

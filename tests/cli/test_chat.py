@@ -202,6 +202,37 @@ def test_a_conversation_is_saved_and_goes_on_later(run: Run, model: Any, tmp_pat
     assert model.asked[1]["params"].seed == 3
 
 
+def test_a_conversation_of_openai_s_clients_goes_on(run: Run, model: Any, tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    answer = {"role": "assistant", "content": "hello", "tool_calls": None}
+    file.write_text(json.dumps([{"role": "user", "content": "hi"}, answer]))
+    done = run("chat", typed=[f"/load {file}", "/result 5", "again"])
+    assert done.exit_code == 0
+    assert done.stderr == "error: no tool call is waiting for a result\n"
+    assert [m["content"] for m in model.asked[0]["messages"]] == ["hi", "hello", "again"]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b'[{"role": "user", "content": "a"}, {"role": "system"}]', "messages[1] is of role"),
+        (b'{"messages": [], "settings": {"thinking": "maybe"}}', "thinking is on or off"),
+        (b'["\xff"]', "not UTF-8"),
+    ],
+    ids=["message", "setting", "bytes"],
+)
+def test_a_file_that_does_not_load_is_named(
+    run: Run, model: Any, tmp_path: Path, data: bytes, says: str
+) -> None:
+    file = tmp_path / "chat.json"
+    file.write_bytes(data)
+    done = run("chat", typed=["hi", f"/load {file}", "again"])
+    assert done.exit_code == 0
+    assert done.stderr.startswith(f"error: {file}: ")
+    assert says in done.stderr
+    assert [m["content"] for m in model.asked[1]["messages"]] == ["hi", "hello", "again"]
+
+
 def test_a_tool_result_is_typed(run: Run, model: Any) -> None:
     model.scripts = [CALLS]
     done = run("chat", typed=["add", "/result 3"])

@@ -184,8 +184,75 @@ def test_a_saved_conversation_loads_equal() -> None:
         '{"messages": [], "settings": []}',
         '{"messages": [], "settings": {"hot": 1}}',
         '{"messages": [], "settings": {"top_p": "x"}}',
+        '{"messages": [], "settings": {"thinking": "maybe"}}',
     ],
 )
 def test_a_file_that_is_no_conversation_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest):
         Conversation().from_json(text)
+
+
+USER = {"role": "user", "content": "add"}
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (3, r"messages\[1\] has no role"),
+        ({"role": "system"}, r"messages\[1\] is of role 'system' and has no content"),
+        ({"role": "user", "content": None}, "'user' and has no content"),
+        ({"role": "user", "content": 3}, r"messages\[1\] has content that is not text"),
+        ({"role": "assistant", "tool_calls": {}}, r"messages\[1\]\.tool_calls is not a list"),
+        ({"role": "assistant", "tool_calls": [3]}, r"tool_calls\[0\] has no function"),
+        ({"role": "assistant", "tool_calls": [{"id": "c1"}]}, "has no function with a name"),
+        ({"role": "assistant", "tool_calls": [{"id": "c", "function": {}}]}, "with a name"),
+        ({"role": "assistant", "tool_calls": [CALL, CALL | {"id": None}]}, r"\[1\] has no id"),
+        ({"role": "tool", "content": "", "tool_call_id": []}, "tool_call_id that is not text"),
+    ],
+    ids=str,
+)
+def test_a_message_of_the_wrong_shape_is_named(message: object, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        Conversation().from_json(json.dumps([USER, message]))
+
+
+def test_fields_that_openai_writes_as_null_are_absent() -> None:
+    plain = {"role": "assistant", "content": "hi", "tool_calls": None, "refusal": None}
+    calling = {"role": "assistant", "content": None, "tool_calls": [CALL], "audio": None}
+    chat = Conversation().from_json(json.dumps([USER, plain]))
+    assert chat.messages == (USER, {"role": "assistant", "content": "hi"})
+    assert chat.open_calls == ()
+    with pytest.raises(InvalidRequest, match="no tool call"):
+        chat.with_result("5")
+    chat = Conversation().from_json(json.dumps([USER, calling]))
+    assert chat.open_calls == (CALL,)
+    assert chat.with_result("5").open_calls == ()
+
+
+# What people and programs write for a field, right and wrong.
+ANY = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.text("ab", max_size=2),
+    st.just(CALL),
+    st.lists(st.one_of(st.none(), st.just(CALL), st.just({"id": "x"}), st.just([])), max_size=2),
+)
+FIELDS = ("content", "tool_calls", "tool_call_id", "name")
+MESSAGES = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "tool"])},
+    optional=dict.fromkeys(FIELDS, ANY),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(MESSAGES, max_size=4))
+def test_what_was_loaded_can_be_gone_on_with(messages: list[dict[str, object]]) -> None:
+    try:
+        chat = Conversation().from_json(json.dumps(messages))
+    except InvalidRequest:
+        return
+    assert chat.with_system("s").system == "s"
+    assert len(chat.reset().messages) <= 1
+    for _ in chat.open_calls:
+        chat = chat.with_result("5")
+    assert Conversation().from_json(chat.to_json("tiny")).messages == chat.messages

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -65,6 +66,39 @@ def test_models_are_a_table_for_people(run: Run, cache: Path) -> None:
     assert tiny.startswith("tiny ")
     assert "\x1b" not in done.stdout
     assert done.stderr == f"downloads are in {cache}\n"
+
+
+@pytest.mark.parametrize("hidden", ["snapshots", "snapshots/1", "snapshots/1/config.json"])
+def test_a_model_that_may_not_be_read_is_a_row_with_its_error(
+    run: Run, cache: Path, monkeypatch: pytest.MonkeyPatch, hidden: str
+) -> None:
+    path = cache / "models--org--odd" / hidden
+
+    def refusing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def ask(asked: Path, *args: Any, **kwargs: Any) -> Any:
+            if asked == path:  # as permissions would, if not for root
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(asked, *args, **kwargs)
+
+        return ask
+
+    monkeypatch.setattr(Path, "open", refusing(Path.open))
+    monkeypatch.setattr(Path, "iterdir", refusing(Path.iterdir))
+    done = run("models", "--json", "--cache-dir", str(cache))
+    assert done.exit_code == 0
+    rows = {row["model"]: row for row in json.loads(done.stdout)}
+    assert rows["org/whole"]["supported"]
+    assert not rows["org/odd"]["supported"]
+    assert "Permission denied" in rows["org/odd"]["why_not"]
+    assert str(path) in rows["org/odd"]["why_not"]
+
+
+def test_a_model_without_an_organisation_is_listed(
+    run: Run, checkpoint: Write, tmp_path: Path
+) -> None:
+    checkpoint(tmp_path / "models--gpt2" / "snapshots" / "1")
+    done = run("models", "--json", "--cache-dir", str(tmp_path))
+    assert [row["model"] for row in json.loads(done.stdout)] == ["tiny", "gpt2"]
 
 
 def test_a_file_that_cannot_be_written_is_one_line() -> None:

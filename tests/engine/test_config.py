@@ -157,7 +157,7 @@ def test_e022_a_missing_type_and_unreadable_files(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     with pytest.raises(CheckpointError, match=r"cannot read .*config\.json"):
         ModelConfig.from_file(path)
-    for text in (b"{", b"\xff\xfe"):
+    for text in (b"{", b"\xff\xfe", b"[" * 9999):
         path.write_bytes(text)
         with pytest.raises(CheckpointError, match=r"config\.json of .* is not valid JSON"):
             ModelConfig.from_file(path)

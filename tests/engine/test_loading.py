@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
-from helexa.engine.loading import load_model, resolve_device, resolve_dtype, resolve_numerics
+from helexa.engine.loading import (
+    HubOptions,
+    load_model,
+    resolve_device,
+    resolve_dtype,
+    resolve_numerics,
+)
 from helexa.engine.quant.dense import DenseWeight
-from helexa.errors import CheckpointError, InvalidRequest
+from helexa.errors import CheckpointError, InvalidRequest, PreflightError
 from tests.engine.models.families import Family, Reference, prompt, worst
 
 CPU = torch.device("cpu")
@@ -128,6 +135,42 @@ def test_logits_step_by_step_are_logits_at_once(made: Reference) -> None:
     assert worst(torch.cat(parts), with_cache.compute_logits(ids)) < 1e-5
     with pytest.raises(ValueError, match="cache"):
         with_cache.compute_logits(ids, context=3)
+
+
+@pytest.mark.parametrize("wrong", [[], [5, 512], [-1]], ids=["none", "too large", "negative"])
+def test_logits_of_ids_that_are_not_there_are_refused(wrong: list[int], made: Reference) -> None:
+    model = load_model(made.folder, device="cpu")
+    told = r"the vocabulary has 512, 0 … 511" if wrong else "pass at least one"
+    with pytest.raises(ValueError, match=told):
+        model.compute_logits(wrong)
+
+
+def test_a_model_of_the_hub_is_found_as_asked(made: Reference, tmp_path: Path) -> None:
+    hub: HubOptions = {"revision": "v1", "cache_dir": tmp_path / "hub", "offline": True}
+    with pytest.raises(PreflightError, match="offline"):
+        load_model("org/name", device="cpu", **hub)
+    repo = tmp_path / "hub" / "models--org--name"
+    commit = "c0ffee" + "0" * 34
+    shutil.copytree(made.folder, repo / "snapshots" / commit, ignore=shutil.ignore_patterns("hub"))
+    (repo / "refs").mkdir()
+    (repo / "refs" / "v1").write_text(commit)
+    assert load_model("org/name", device="cpu", **hub).config.vocab_size == 512
+
+
+def test_hub_options_that_cannot_count_are_refused(made: Reference) -> None:
+    with pytest.raises(TypeError, match=r"'revison'.*revision, cache_dir, offline, token"):
+        load_model(made.folder, revison="v1")  # type: ignore[call-arg]  # the mistake under test
+    with pytest.raises(TypeError, match="revision"):
+        load_model(open_checkpoint(made.folder), revision="v1")
+
+
+def test_the_environment_turns_fast_paths_off(
+    made: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HELEXA_DISABLE", "flash_decode,quant_kernels")
+    numerics = load_model(made.folder, device="cpu").numerics
+    assert (numerics.fused_prefill, numerics.fused_decode) == (True, False)
+    assert load_model(made.folder, device="cpu", disabled=()).numerics.fused_decode
 
 
 def test_an_open_checkpoint_stays_open(made: Reference) -> None:

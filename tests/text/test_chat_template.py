@@ -84,12 +84,22 @@ def test_e069_a_list_has_a_template_for_tools(tmp_path: Path, byte_level: Tokeni
 def test_e069_an_explicit_template_wins(tmp_path: Path, byte_level: Tokenizer) -> None:
     files = {"chat_template.jinja": "a"}
 
-    assert loaded(tmp_path, byte_level, files, explicit="mine").render(HI) == "mine"
+    assert loaded(tmp_path, byte_level, files, explicit="{{ 'mine' }}").render(HI) == "mine"
 
 
 def test_an_explicit_template_must_be_one(tmp_path: Path, byte_level: Tokenizer) -> None:
     with pytest.raises(TemplateError, match="line 2") as caught:
         loaded(tmp_path, byte_level, {}, explicit="\n{% if %}")
+
+    assert caught.value.param == "chat_template"
+
+
+@pytest.mark.parametrize("given", ["chat.jinja", "", 5], ids=["a path", "empty", "no text"])
+def test_an_explicit_template_must_be_its_text(
+    given: Any, tmp_path: Path, byte_level: Tokenizer
+) -> None:
+    with pytest.raises(InvalidRequest, match="read_text") as caught:
+        loaded(tmp_path, byte_level, {}, explicit=given)
 
     assert caught.value.param == "chat_template"
 

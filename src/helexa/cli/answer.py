@@ -200,8 +200,8 @@ def stats_line(answer: Answer) -> str:
     if usage is None:
         return "stopped"
     parts = [f"{usage.completion_tokens} tokens"]
-    if usage.completion_tokens > 1 and usage.decode_ms > 0:
-        parts.append(f"{(usage.completion_tokens - 1) / usage.decode_ms * 1000:.1f} tok/s")
+    if usage.tokens_per_second > 0:
+        parts.append(f"{usage.tokens_per_second:.1f} tok/s")
     if answer.first_ms is not None:
         parts.append(f"first token {answer.first_ms:.0f} ms")
     parts.append(f"{usage.cached_tokens} of {usage.prompt_tokens} prompt tokens cached")

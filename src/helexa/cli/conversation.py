@@ -195,7 +195,7 @@ class Conversation:
     def system(self) -> str | None:
         """The system message's text."""
         first = self.messages[0] if self.messages else {}
-        return str(first["content"]) if first.get("role") == "system" else None
+        return str(first.get("content", "")) if first.get("role") == "system" else None
 
     def with_system(self, text: str) -> Conversation:
         """With this system message; without any for empty text."""
@@ -247,6 +247,8 @@ class Conversation:
     def set(self, name: str, value: Any) -> Conversation:
         """With one setting changed, None to the default. Raises InvalidRequest if it is wrong."""
         if name == "thinking":
+            if value is not None and not isinstance(value, bool):
+                raise InvalidRequest(f"thinking is on or off (true or false), not {value!r:.80}")
             return replace(self, thinking=value)
         if value is None:
             value = getattr(SamplingParams(), name)
@@ -281,7 +283,8 @@ class Conversation:
             document = {"messages": document}
         if not isinstance(document, dict) or not isinstance(document.get("messages"), list):
             raise InvalidRequest("not a conversation: there is no list of messages")
-        loaded = replace(self, messages=tuple(map(_checked, document["messages"])))
+        messages = [_checked(message, at) for at, message in enumerate(document["messages"])]
+        loaded = replace(self, messages=tuple(messages))
         settings = document.get("settings", {})
         if not isinstance(settings, dict):
             raise InvalidRequest("not a conversation: settings is not an object")
@@ -295,13 +298,42 @@ class Conversation:
         return replace(self, messages=(*self.messages, message))
 
 
-def _checked(message: Any) -> Message:
-    """A message whose shape is right; whether the model understands it, its template decides."""
+def _checked(message: Any, at: int) -> Message:
+    """A message whose shape is right; whether the model understands it, its template decides.
+
+    Null fields, which OpenAI's clients write for absent ones, are left out, but for the content.
+    """
+    place = f"messages[{at}]"
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise InvalidRequest("not a conversation: a message without a role")
-    if not isinstance(message.get("content", ""), str | list | None):
-        raise InvalidRequest("not a conversation: a message whose content is not text")
-    return message
+        raise _wrong(place, "has no role")
+    kept = {key: value for key, value in message.items() if value is not None or key == "content"}
+    if not isinstance(kept.get("content"), str | list | None):
+        raise _wrong(place, "has content that is not text")
+    if kept.get("content") is None and kept["role"] != "assistant":
+        raise _wrong(place, f"is of role {kept['role']!r} and has no content")
+    if not isinstance(kept.get("tool_call_id", ""), str):
+        raise _wrong(place, "has a tool_call_id that is not text")
+    _check_calls(kept.get("tool_calls", []), f"{place}.tool_calls")
+    return kept
+
+
+def _check_calls(calls: Any, place: str) -> None:
+    """Raise InvalidRequest unless every call can be named and answered."""
+    if not isinstance(calls, list):
+        raise _wrong(place, "is not a list")
+    for at, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise _wrong(f"{place}[{at}]", "has no function with a name")
+        if not isinstance(call.get("id"), str):
+            raise _wrong(f"{place}[{at}]", "has no id")
+
+
+def _wrong(place: str, what: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"not a conversation: {place} {what}",
+        hint="messages have OpenAI's form, as /save writes it",
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -85,12 +85,15 @@ def built_in(where: Sequence[Place]) -> Row:
 
 
 def row(model: CachedModel, where: Sequence[Place]) -> Row:
-    """One cached model, also if it is damaged: then it cannot be run."""
-    try:
-        summary: CheckpointSummary | None = summarise(model.id, model.folder)
-        why_not = summary.why_not if summary else None
-    except HelexaError as error:
-        summary, why_not = None, error.message
+    """One cached model, also if it is damaged or may not be read: then it cannot be run."""
+    summary: CheckpointSummary | None = None
+    why_not = model.unreadable
+    if why_not is None:
+        try:
+            summary = summarise(model.id, model.folder)
+            why_not = summary.why_not
+        except HelexaError as error:
+            why_not = error.message
     return Row(
         model=model.id,
         revision=model.revision,

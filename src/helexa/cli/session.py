@@ -127,7 +127,12 @@ class Session:
 
     def _load(self, argument: str) -> None:
         path = Path(argument).expanduser()
-        self.conversation = self.conversation.from_json(path.read_text(encoding="utf-8"))
+        try:
+            self.conversation = self.conversation.from_json(path.read_text(encoding="utf-8"))
+        except InvalidRequest as error:
+            raise InvalidRequest(f"{path}: {error.message}", hint=error.hint) from error
+        except UnicodeError as error:
+            raise InvalidRequest(f"{path}: not a conversation: not UTF-8 text") from error
         note(f"{len(self.conversation.messages)} messages from {path}")
 
 

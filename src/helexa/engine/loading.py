@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import torch
 
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
 from helexa.engine.checkpoint.weights import Weights
-from helexa.engine.config import DTYPES
+from helexa.engine.config import DTYPES, switches
 from helexa.engine.models.registry import MODELS
 from helexa.engine.numerics import Numerics
 from helexa.engine.quant.dense import DenseFormat
@@ -26,22 +27,37 @@ if TYPE_CHECKING:
 EMBEDDING = "model.embed_tokens.weight"
 
 
+class HubOptions(TypedDict, total=False):
+    """How the hub is used for a model given by name; absent ones are `open_checkpoint`'s."""
+
+    revision: str
+    cache_dir: str | Path | None
+    offline: bool
+    token: str | None
+
+
 def load_model(
     model: str | Path | Checkpoint,
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
-    disabled: Collection[str] = (),
+    disabled: Collection[str] | None = None,
     progress: Progress | None = None,
+    **hub: Unpack[HubOptions],
 ) -> Model:
     """Build the model of a checkpoint, given open or by name, and fill it with its weights.
 
     ``device`` is auto, cpu, mps, cuda or cuda:N; ``dtype`` is auto, float32 (exact), bfloat16 or
-    float16; ``disabled`` names fast paths to leave out. Raises InvalidRequest for an argument,
-    PreflightError, DownloadError, UnsupportedModel or CheckpointError for the checkpoint.
+    float16; ``disabled`` names fast paths to leave out, None those that HELEXA_DISABLE names.
+    ``progress`` is told of downloads and of reading; ``hub`` are revision, cache_dir, offline and
+    token. Raises InvalidRequest for an argument, TypeError for an unknown one, PreflightError,
+    DownloadError, UnsupportedModel or CheckpointError for the checkpoint.
     """
+    _check_hub_options(model, hub)
+    if disabled is None:
+        disabled = switches(os.environ)
     if isinstance(model, str | Path):
-        checkpoint = open_checkpoint(model)
+        checkpoint = open_checkpoint(model, progress=progress, **hub)
         try:
             return load_model(
                 checkpoint, device=device, dtype=dtype, disabled=disabled, progress=progress
@@ -57,6 +73,15 @@ def load_model(
     weights.finish()
     built.num_parameters = sum(math.prod(model.info(n).shape) for n in weights.ledger.taken)
     return built.to(where).eval()
+
+
+def _check_hub_options(model: object, given: HubOptions) -> None:
+    known = list(HubOptions.__annotations__)
+    for name in given:
+        if name not in known:
+            raise TypeError(f"load_model takes no {name!r}; of the hub: {', '.join(known)}")
+    if given and not isinstance(model, str | Path):
+        raise TypeError(f"{', '.join(given)}: only for a model given by name, this one is open")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

@@ -50,11 +50,13 @@ class ChatTemplate:
         """Take the template of a model folder, or the ``explicit`` one, which wins.
 
         ``environ`` (by default the process's) may switch templates off: `SWITCH`. Raises
-        TemplateError if the explicit template is not jinja2; a model's own fails when it is used.
+        InvalidRequest if the explicit template is not a template's text, TemplateError if it is
+        not jinja2; a model's own fails when it is used.
         """
         on = template_switch(os.environ if environ is None else environ)
         if explicit is None:
             return cls(find_sources(files) if on else {}, tokenizer.special_tokens)
+        check_template(explicit)
         template = cls({"default": explicit} if on else {}, tokenizer.special_tokens)
         try:
             template._environment.parse(explicit)
@@ -112,6 +114,22 @@ class ChatTemplate:
         if source not in self._compiled:
             self._compiled[source] = self._environment.from_string(source)
         return self._compiled[source]
+
+
+def check_template(given: object) -> None:
+    """Raise InvalidRequest for what cannot be the text of a template, such as a path to one."""
+    if not isinstance(given, str):
+        raise InvalidRequest(
+            f"chat_template must be the text of a template, not {type(given).__name__}",
+            param="chat_template",
+            hint="read a file with Path(...).read_text()",
+        )
+    if "{" not in given:
+        raise InvalidRequest(
+            f"chat_template {given!r:.80} is not a template: it would show no message",
+            param="chat_template",
+            hint="pass the template's text; read a file with Path(...).read_text()",
+        )
 
 
 def template_switch(environ: Mapping[str, str]) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
+import os
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +15,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import prod
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -83,6 +87,26 @@ def write() -> Callable[[Path, dict[str, bytes]], Path]:
         return folder
 
     return write_files
+
+
+@pytest.fixture
+def forbid(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Makes a file or folder one that may not be read; permissions would not stop root."""
+
+    def forbid_path(path: Path) -> None:
+        def refusing(real: Callable[..., Any]) -> Callable[..., Any]:
+            def ask(asked: Any = ".", *args: Any, **kwargs: Any) -> Any:
+                if not isinstance(asked, int) and Path(asked) == path:
+                    raise PermissionError(errno.EACCES, "Permission denied", str(path))
+                return real(asked, *args, **kwargs)
+
+            return ask
+
+        monkeypatch.setattr(io, "open", refusing(io.open))
+        monkeypatch.setattr(os, "listdir", refusing(os.listdir))
+        monkeypatch.setattr(os, "scandir", refusing(os.scandir))
+
+    return forbid_path
 
 
 @dataclass

@@ -79,12 +79,16 @@ def test_cached_models_are_listed(tmp_path: Path) -> None:
     empty = put(tmp_path, "c3", {"a": b"8"}, org="empty")
     empty.blob("blob-38").unlink()
     (tmp_path / "datasets--org--name/snapshots/c1").mkdir(parents=True)
+    (tmp_path / "models--stray").write_bytes(b"")
+    (tmp_path / "models--gpt2/snapshots/c4").mkdir(parents=True)
+    (tmp_path / "models--gpt2/snapshots/c4/a").write_bytes(b"9")
     found = [
         (model.id, model.revision, model.commit, model.bytes)
         for model in list_cached_models(tmp_path)
     ]
     assert found == [
         ("another/name", "c9", "c9", 1),
+        ("gpt2", "c4", "c4", 1),
         ("org/name", "main", "c1", 5),
         ("org/name", "c2", "c2", 1),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -98,9 +99,10 @@ class Model(nn.Module, ABC):
         """Logits at every position of one sequence: T ids → [T, V] float32.
 
         With a ``cache``, the ids follow the ``context`` tokens that earlier calls left in it;
-        without one they are the whole sequence.
+        without one they are the whole sequence. Raises ValueError for no ids, and for one that
+        the vocabulary lacks.
         """
-        ids = list(ids)
+        ids = self._known(ids)
         if cache is None:
             if context:
                 raise ValueError("context tokens lie in a cache: pass the cache, too")
@@ -109,6 +111,19 @@ class Model(nn.Module, ABC):
         batch = build_batch([(ids, context, blocks, True)], cache.block_size, self.device)
         return self.logits(self(batch, cache))
 
+    def _known(self, ids: Sequence[int]) -> list[int]:
+        """The ids as plain integers, all of them in the vocabulary."""
+        known = [operator.index(id) for id in ids]
+        size = self.config.vocab_size
+        if not known:
+            raise ValueError("there are no token ids: pass at least one")
+        for id in (min(known), max(known)):
+            if not 0 <= id < size:
+                raise ValueError(
+                    f"there is no token id {id}: the vocabulary has {size}, 0 … {size - 1}"
+                )
+        return known
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -116,7 +131,11 @@ class Model(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The format of keys and values in the cache; weights have as many bits or fewer."""
+        """The format of keys and values in the cache; most weights have as many bits.
+
+        Where those are 16, a CPU keeps matrices of less than half a million numbers in float32
+        all the same (see `quant.dense`).
+        """
         return self.numerics.cache
 
     @property

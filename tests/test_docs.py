@@ -65,7 +65,7 @@ def commands() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), list(commands()))
 def test_a_command_line_in_the_docs_is_understood(page: str, line: str) -> None:
     words = shlex.split(line)
-    root = click.Context(cli, info_name="helexa")
+    root = click.Context(cli, info_name="helexa", **cli.context_settings)
     if words[0].startswith("-"):
         assert words == ["--help"]
         return

@@ -32,7 +32,7 @@ from tools.tiny.team import Team, together
 class Plan:
     """What a run does; the defaults made the model that ships."""
 
-    steps: int = 5760
+    steps: int = 6260
     step_tokens: int = 6144
     micro_tokens: int = 2048
     matrix_lr: float = 0.02
@@ -42,6 +42,7 @@ class Plan:
         (962, 1750, 1.0),
         (1750, 2380, 0.6),
         (2380, 5760, 0.8),
+        (5760, 6260, 0.35),
     )
     seed: int = 1
 

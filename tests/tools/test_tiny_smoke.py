@@ -8,9 +8,12 @@ from tools.tiny.corpus import mix
 from tools.tiny.evaluate import Generate, run, with_transformers
 from tools.tiny.render import FOLDER
 
-SURE = ("greetings", "arithmetic", "facts", "find", "no_tool", "results", "memory", "again")
-HARD = ("tools", "lists", "instructions", "counting")  # the card says how often these fail
-EACH = 4
+SURE = (
+    *("greetings", "arithmetic", "facts", "find", "no_tool", "results", "memory", "again"),
+    *("instructions", "counting"),
+)
+HARD = ("tools", "lists")  # the card says how often these fail
+EACH = 5
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +22,7 @@ def generate() -> Generate:
     return with_transformers(FOLDER)
 
 
-@pytest.mark.parametrize(("skills", "share"), [(SURE, 0.9), (HARD, 0.5)])
+@pytest.mark.parametrize(("skills", "share"), [(SURE, 0.9), (HARD, 0.6)])
 def test_held_out_prompts_pass(generate: Generate, skills: tuple[str, ...], share: float) -> None:
     samples = [sample for skill in skills for sample in mix.held_out(skill, 23, EACH)]
     results = run(generate, samples, 100, len(samples))

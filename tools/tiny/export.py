@@ -1,9 +1,14 @@
-"""Write a checkpoint as the model folder: `python -m tools.tiny.export --checkpoint FILE`."""
+"""Write checkpoints as the model folder: `python -m tools.tiny.export --checkpoint FILE [FILE]`.
+
+Several checkpoints of one run, each from where its learning rate had fallen to zero, are averaged:
+the mean is better than each of them.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +23,12 @@ from tools.tiny.tokenizer import END, END_OF_TEXT
 SAMPLING = {"do_sample": True, "temperature": 0.2, "top_k": 20, "top_p": 0.95}
 
 
-def export(checkpoint: Path, folder: Path) -> None:
-    """Write weights (bfloat16) and both configurations; the tokenizer is there already."""
+def export(checkpoints: Sequence[Path], folder: Path) -> None:
+    """Write mean weights (bfloat16) and both configurations; the tokenizer is there already."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    states = [torch.load(c, map_location="cpu", weights_only=True)["model"] for c in checkpoints]
     model = Qwen3(Shape(vocab=tokenizer.get_vocab_size()))
-    model.load_state_dict(state["model"])
+    model.load_state_dict({n: sum(s[n] for s in states) / len(states) for n in states[0]})
     weights = {name: w.to(torch.bfloat16).contiguous() for name, w in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)
@@ -41,7 +46,7 @@ def _write(path: Path, value: dict[str, Any]) -> None:
 def main() -> None:
     """Read the command line and export."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--checkpoint", type=Path, required=True, nargs="+")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     given = parser.parse_args()
     export(given.checkpoint, given.folder)

@@ -47,7 +47,7 @@ class Plan:
     seed: int = 1
 
     def scale(self, step: int) -> float:
-        """Learning rate as a share of its top: warm up, stay, then fall to zero three times."""
+        """Learning rate as a share of its top: warm up, stay, then fall to zero four times."""
         for begin, end, top in self.falls:
             if begin <= step < end:
                 return top * (end - step) / (end - begin)

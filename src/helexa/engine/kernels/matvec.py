@@ -20,8 +20,9 @@ class Bags(NamedTuple):
     starts: Tensor
     """Where each bag begins: int32 [count]."""
     factors: Tensor
-    """Working memory for the rows' factors: [count, size], and the same memory flat."""
+    """Working memory for the rows' factors: [count, size]."""
     flat: Tensor
+    """The same memory as ``factors``, as `torch.embedding_bag` wants it: [count · size]."""
 
 
 class Scratch:

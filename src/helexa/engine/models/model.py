@@ -63,6 +63,8 @@ class Model(nn.Module, ABC):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every vocabulary entry: hidden [R, hidden] → [R, V] float32."""
+        if not len(hidden):  # part of a prompt: no reason to read the output layer
+            return hidden.new_empty((0, self.config.vocab_size), dtype=torch.float32)
         if self.head is not None:
             scores: Tensor = self.head(hidden)
         else:

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from helexa.engine.kernels.attention import attention, attention_definition, visible
+from helexa.engine.kernels.attention import (
+    SUMMED_MIN_KEYS,
+    TILE_KEYS,
+    attention,
+    attention_definition,
+    summable,
+    summed_attention,
+    visible,
+)
 
 SIZES = [(1, 1), (1, 129), (2, 2), (3, 64), (63, 63), (64, 65), (65, 513), (128, 128), (127, 511)]
 HEADS = [(4, 4), (4, 2), (8, 1), (3, 1), (5, 5)]
@@ -38,6 +46,42 @@ def test_a_16_bit_cache_serves_float32_queries(length: int, dtype: torch.dtype) 
     kv = draw(2, 2, 70, 16, kind="random").to(dtype)
     expected = attention_definition(q, kv)
     assert expected.dtype == torch.float32
+    torch.testing.assert_close(attention(q, kv), expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float16, 5e-4), (torch.bfloat16, 4e-3)], ids=["fp16", "bf16"]
+)
+@pytest.mark.parametrize("kind", ["random", "correlated", "repeated"])
+@pytest.mark.parametrize(("heads", "groups"), HEADS)
+@pytest.mark.parametrize("total", [1, 200, TILE_KEYS, 2 * TILE_KEYS + 1])
+def test_summing_values_where_they_lie_matches_the_definition(
+    total: int, heads: int, groups: int, kind: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    q = draw(1, heads, 16, kind=kind)
+    memory = draw(2, groups, total + 9, 16, kind="random").to(dtype)
+    kv = memory[:, :, 4 : total + 4]
+    assert summable(q, kv)
+    expected = attention_definition(q, kv)
+    torch.testing.assert_close(summed_attention(q, kv), expected, atol=tolerance, rtol=tolerance)
+
+
+def test_long_contexts_of_one_token_are_summed_and_gathered_ones_too() -> None:
+    q = draw(1, 4, 16, kind="random")
+    memory = draw(2, 2, 2 * SUMMED_MIN_KEYS, 16, kind="random").half()
+    slots = torch.randperm(2 * SUMMED_MIN_KEYS, generator=torch.Generator().manual_seed(1))
+    kv = memory.index_select(2, slots[:SUMMED_MIN_KEYS])
+    assert torch.equal(attention(q, kv), summed_attention(q, kv))
+    short = kv[:, :, 1:]
+    assert not torch.equal(attention(q, short), summed_attention(q, short))
+
+
+def test_what_cannot_be_summed_is_left_to_the_fused_operator() -> None:
+    q, kv = draw(1, 4, 16, kind="random"), draw(2, 2, 300, 16, kind="random")
+    assert not summable(q, kv)
+    assert not summable(q.half(), kv.half())
+    assert not summable(q, kv.half().transpose(2, 3).contiguous().transpose(2, 3))
+    expected = attention_definition(q, kv)
     torch.testing.assert_close(attention(q, kv), expected, atol=2e-5, rtol=1e-5)
 
 

@@ -10,6 +10,11 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from torch import Tensor
 
+HALF = (torch.float16, torch.bfloat16)
+SUMMED_MIN_KEYS = 192
+"""Where `summed_attention` begins to be the faster way for one token."""
+TILE_KEYS = 512
+
 
 def attention_definition(q: Tensor, kv: Tensor) -> Tensor:
     """What `attention` computes, written out.
@@ -32,6 +37,8 @@ def attention(q: Tensor, kv: Tensor) -> Tensor:
     """`attention_definition` through torch's fused operator, no key or value copied per head."""
     length, heads, dim = q.shape
     _, groups, total, _ = kv.shape
+    if length == 1 and total >= SUMMED_MIN_KEYS and summable(q, kv):
+        return summed_attention(q, kv)
     k, v = kv.to(q.dtype).unsqueeze(2).unbind()  # [G, 1, S, D]
     if length == 1:  # one token: the heads of a group are the rows of one small product
         rows = q.view(groups, 1, heads // groups, dim)
@@ -43,6 +50,42 @@ def attention(q: Tensor, kv: Tensor) -> Tensor:
     mask = None if causal else visible(length, total, q.device)
     out = F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask, is_causal=causal)
     return out.permute(2, 0, 1, 3).reshape(q.shape)
+
+
+def summable(q: Tensor, kv: Tensor) -> bool:
+    """Whether `summed_attention` can take these: a 16-bit cache on a CPU, rows side by side."""
+    _, by_group, by_token, by_dim = kv.stride()
+    dim = kv.shape[-1]
+    side_by_side = by_dim == 1 and by_token == dim and by_group % dim == 0
+    return not q.is_cuda and q.dtype == torch.float32 and kv.dtype in HALF and side_by_side
+
+
+def summed_attention(q: Tensor, kv: Tensor) -> Tensor:
+    """`attention_definition` for one token over a 16-bit cache on a CPU, for long contexts.
+
+    q [1, H, D] float32, kv [2, G, S, D] as `summable` wants it → [1, H, D]. Widening the whole
+    cache costs more than attending over it, so only a tile of keys at a time is widened, and the
+    values are summed where they lie, by `torch.embedding_bag`; it wants the probabilities in the
+    cache's format.
+    """
+    _, heads, dim = q.shape
+    _, groups, total, _ = kv.shape
+    k, v = kv
+    rows = (q * dim**-0.5).view(groups, heads // groups, dim)
+    scores = q.new_empty(groups, heads // groups, total)
+    tile = q.new_empty(groups, min(total, TILE_KEYS), dim)
+    for start in range(0, total, TILE_KEYS):
+        part = k[:, start : start + TILE_KEYS]
+        wide = tile[:, : part.shape[1]].copy_(part)
+        scores[..., start : start + TILE_KEYS] = torch.bmm(rows, wide.transpose(1, 2))
+    apart = v.stride(0) // dim
+    table = v.as_strided(((groups - 1) * apart + total, dim), (dim, 1))
+    first = torch.arange(heads, dtype=torch.int32).floor_divide_(heads // groups).mul_(apart)
+    places = first[:, None] + torch.arange(total, dtype=torch.int32)
+    starts = torch.arange(0, heads * total, total, dtype=torch.int32)
+    shares = scores.softmax(-1).to(v.dtype).view(-1)
+    sums = torch.embedding_bag(table, places.view(-1), starts, mode=0, per_sample_weights=shares)
+    return sums[0].view(q.shape).to(q.dtype)
 
 
 def visible(length: int, total: int, device: torch.device) -> Tensor:

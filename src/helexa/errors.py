@@ -177,11 +177,18 @@ class OutOfMemory(HelexaError):
 
 
 class DeviceError(HelexaError):
-    """The accelerator failed; the engine that saw it is finished and must be replaced."""
+    """The accelerator failed; the engine that saw it is finished and must be replaced.
+
+    ``out_of_memory``: it did so by having none left, time and again.
+    """
 
     status = 503
     fault = "device"
     code = "model_recovering"
+
+    def __init__(self, message: str, *, hint: str = "", out_of_memory: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.out_of_memory = out_of_memory
 
 
 class StepTimeout(DeviceError):

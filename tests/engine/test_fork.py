@@ -13,9 +13,14 @@ SCRIPT = """
 import os, signal, threading
 from helexa.engine.host import ThreadHost
 from helexa.errors import EngineLost
-from tests.test_host import REQUEST, CountingCore, read_all_after
+from pathlib import Path
+from tests.cores import REQUEST, CountingCore
+from tests.test_host import read_all_after
 
-host = ThreadHost(CountingCore)
+def counting():
+    return CountingCore(Path(os.environ["FOLDER"]))
+
+host = ThreadHost(counting)
 host.start()
 held, forked = threading.Event(), threading.Event()
 
@@ -36,7 +41,7 @@ if not child:
         host.abort(0)
         host.status()
         assert host.close()
-        own = ThreadHost(CountingCore)
+        own = ThreadHost(counting)
         own.start()
         assert read_all_after(own)[0] == [0, 1, 2]
         os._exit(0 if own.close() else 2)
@@ -50,12 +55,16 @@ raise SystemExit(os.waitstatus_to_exitcode(status))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not copy processes")
-def test_a_copy_of_a_host_in_a_child_process_says_that_it_is_none() -> None:
+def test_a_copy_of_a_host_in_a_child_process_says_that_it_is_none(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     run = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SCRIPT],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p or str(root) for p in sys.path)},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(p or str(root) for p in sys.path),
+            "FOLDER": str(tmp_path),
+        },
         capture_output=True,
         text=True,
         timeout=60,

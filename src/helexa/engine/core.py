@@ -306,6 +306,7 @@ class EngineCore:
             fault = DeviceError(
                 f"the device failed in a step ({type(cause).__name__}: {cause})",
                 hint="load the model again",
+                out_of_memory=isinstance(cause, torch.OutOfMemoryError | MemoryError),
             )
         self._ended = EngineLost("the engine ended on a device fault", hint="load the model again")
         self.close()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from helexa.engine.params import SamplingParams
-    from helexa.errors import HelexaError
+from helexa.engine.params import SamplingParams
+from helexa.errors import HelexaError
 
 FinishReason = Literal["stop", "length"]
 CacheReason = Literal["hit", "new", "diverged", "evicted", "no_snapshot", "off"]

@@ -1,0 +1,128 @@
+"""Child processes: started with nothing of the parent in them, one kept warm, none left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import helexa
+
+WORKER = "helexa.engine.process.worker"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Child:
+    """A started worker in a process group of its own, and the socket to it."""
+
+    process: subprocess.Popen[bytes]
+    sock: socket.socket
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def kill(self) -> None:
+        """SIGKILL to the whole group; nothing happens if it is gone."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def end_of_talk(self) -> None:
+        """Wake whoever is waiting to send or receive on the socket."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+    def reap(self, timeout_s: float) -> bool:
+        """Wait for the process to be gone; whether it is."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout_s)
+        return self.process.returncode is not None
+
+    def how_it_ended(self) -> str:
+        """How a process that is gone ended, for people."""
+        code = self.process.returncode
+        if code is None:
+            return "is still running"
+        if code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"exited with status {code}"
+
+
+class Nursery:
+    """Starts children, all from one thread that lives as long as this object.
+
+    The kernel kills a child when the thread that started it ends (see `worker.die_with`), so no
+    other thread may. With ``warm`` one child is started ahead, with torch imported, for the next
+    who needs one. ``builder`` is the worker's, for tests.
+    """
+
+    def __init__(self, *, warm: bool = True, builder: str | None = None) -> None:
+        self.warm = warm
+        self._builder = builder
+        self._spare: Child | None = None
+        self._closed = False
+        self._gate = threading.Lock()
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="helexa-nursery")
+
+    def take(self) -> Child:
+        """A child that waits for its order: the spare one, or a new one."""
+        with self._gate:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            if spare.process.poll() is None:
+                return spare
+            spare.sock.close()
+        return self._starter.submit(self._start).result()
+
+    def prepare(self) -> None:
+        """Start a spare child if there is none; does not wait for it."""
+        if self.warm and not self._closed:
+            self._starter.submit(self._keep_spare)
+
+    def close(self) -> None:
+        """End the spare child; those that were taken must be gone by then."""
+        self._closed = True
+        self._starter.shutdown(wait=True)
+        with self._gate:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.kill()
+            spare.reap(5.0)
+            spare.sock.close()
+
+    def _keep_spare(self) -> None:
+        with self._gate:
+            present = self._spare is not None
+        if not present and not self._closed:
+            child = self._start()
+            with self._gate:
+                self._spare = child
+
+    def _start(self) -> Child:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            fd = theirs.fileno()
+            command = [sys.executable, "-P", "-m", WORKER, str(fd), str(os.getpid())]
+            command += [self._builder] if self._builder else []
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=(fd,),
+                start_new_session=True,
+                env=environment(),
+            )
+        return Child(process, ours)
+
+
+def environment() -> dict[str, str]:
+    """The parent's environment, in which the child finds the same helexa."""
+    here = str(Path(helexa.__file__).parents[1])
+    paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from helexa.engine.checkpoint.files import Progress
@@ -19,6 +20,7 @@ from helexa.loaded import (
     Conversation,
     Job,
     LoadedModel,
+    MakeHost,
     Message,
     ModelInfo,
     Prompt,
@@ -26,8 +28,12 @@ from helexa.loaded import (
     check_prompt,
     open_model,
     placed,
+    process_host,
+    thread_host,
 )
 from helexa.progress import counting_bar, loading_bars
+
+HOSTS: Mapping[str, MakeHost] = MappingProxyType({"thread": thread_host, "process": process_host})
 
 
 class Handle:
@@ -50,6 +56,8 @@ class Handle:
     max_entries           states kept by models that need more than pages to reuse; 0: no reuse
     chat_template         a jinja template that replaces the model's own
     revision, cache_dir, offline, token   how the hub is used
+    host                  "thread", or "process": the model in a child process, which returns every
+                          byte when it is closed and whose death leaves this process unharmed
     progress              called with (name, bytes done, bytes total); None: bars on a terminal
     """
 
@@ -73,8 +81,13 @@ class Handle:
         cache_dir: str | Path | None = None,
         offline: bool = False,
         token: str | None = None,
+        host: str = "thread",
         progress: Progress | None = None,
     ) -> None:
+        if host not in HOSTS:
+            raise InvalidRequest(
+                f"host must be one of {', '.join(HOSTS)}, not {host!r:.80}", param="host"
+            )
         self._source = Source(model, revision, cache_dir, offline, token, chat_template)
         self._config = EngineConfig(
             device=device,
@@ -90,6 +103,7 @@ class Handle:
             max_entries=max_entries,
             disabled=switches(os.environ),
         )
+        self._make_host = HOSTS[host]
         self._progress = progress
         self._loaded: LoadedModel | None = None
         self._closed = False
@@ -105,7 +119,7 @@ class Handle:
                 hint=f"make a new one: {type(self).__name__}({str(self._source.model)!r})",
             )
         with loading_bars(self._progress) as progress:
-            self._loaded = open_model(self._source, self._config, progress)
+            self._loaded = open_model(self._source, self._config, progress, self._make_host)
 
     def _close(self) -> None:
         """End the model for good; nothing happens if there is none, or it has ended."""

@@ -10,12 +10,12 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from helexa.answers import Answer, name_place
 from helexa.engine.checkpoint.files import Progress
 from helexa.engine.config import EngineConfig, ModelConfig
-from helexa.engine.host import Deliver, Host
+from helexa.engine.host import Deliver, Host, ThreadHost
 from helexa.engine.outputs import EngineFacts, EngineStatus, Request
 from helexa.engine.params import SamplingParams
 from helexa.errors import HelexaError, InvalidRequest, UnsupportedGrammar, VisionUnsupported
@@ -24,6 +24,10 @@ from helexa.text.images import image_parts
 from helexa.text.parsing.markers import Markers, probe_markers
 from helexa.text.parsing.parser import OutputParser
 from helexa.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from helexa.engine.checkpoint.checkpoint import Checkpoint
+    from helexa.engine.process.host import ProcessHost
 
 Message = Mapping[str, Any]
 Conversation = str | Sequence[Message]
@@ -213,15 +217,22 @@ class LoadedModel:
         return Job(prompt_ids, params, new_parser)
 
 
-def open_model(source: Source, config: EngineConfig, progress: Progress | None) -> LoadedModel:
-    """Find, read and load a model. Blocks for as long as that takes.
+MakeHost = Callable[["Checkpoint", EngineConfig, "Progress | None"], Host]
 
-    Raises LoadError (a PreflightError, DownloadError, CheckpointError or UnsupportedModel),
-    CapacityError if its memory does not fit, InvalidRequest for a wrong option.
+
+def open_model(
+    source: Source,
+    config: EngineConfig,
+    progress: Progress | None,
+    make_host: MakeHost | None = None,
+) -> LoadedModel:
+    """Find, read and load a model, on a thread unless ``make_host`` says where.
+
+    Blocks for as long as that takes. Raises LoadError (a PreflightError, DownloadError,
+    CheckpointError or UnsupportedModel), CapacityError if its memory does not fit, InvalidRequest
+    for a wrong option.
     """
-    from helexa.engine.build import build_core
     from helexa.engine.checkpoint.checkpoint import open_checkpoint
-    from helexa.engine.host import ThreadHost
 
     checkpoint = open_checkpoint(
         source.model,
@@ -236,12 +247,34 @@ def open_model(source: Source, config: EngineConfig, progress: Progress | None) 
         tokenizer = Tokenizer.from_files(files)
         template = ChatTemplate.load(files, tokenizer, explicit=source.chat_template)
         markers = probe_markers(tokenizer)
-        host = ThreadHost(lambda: build_core(checkpoint, config, progress=progress))
+        host = (make_host or thread_host)(checkpoint, config, progress)
         facts = host.start()
         info = _info(checkpoint.id, checkpoint.config, markers, facts)
     finally:
         checkpoint.close()
     return LoadedModel(tokenizer, template, markers, host, info)
+
+
+def thread_host(
+    checkpoint: Checkpoint, config: EngineConfig, progress: Progress | None
+) -> ThreadHost:
+    """The model on a thread of this process."""
+    from helexa.engine.build import build_core
+
+    return ThreadHost(lambda: build_core(checkpoint, config, progress=progress))
+
+
+def process_host(
+    checkpoint: Checkpoint, config: EngineConfig, progress: Progress | None
+) -> ProcessHost:
+    """The model in a child process of this one, of which torch stays out."""
+    from helexa.engine.process.children import Nursery
+    from helexa.engine.process.host import ProcessHost
+    from helexa.engine.process.messages import Build
+
+    nursery = Nursery(warm=False)
+    order = Build(str(checkpoint.folder), config)
+    return ProcessHost(order, nursery, report=progress, at_close=nursery.close)
 
 
 def as_messages(conversation: object) -> list[Message]:

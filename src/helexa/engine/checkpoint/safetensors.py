@@ -1,4 +1,7 @@
-"""Tensors that are views of memory-mapped safetensors files; nothing is read before it is used."""
+"""Tensors that are views of memory-mapped safetensors files; nothing is read before it is used.
+
+torch is imported with the first tensor: whoever wants only a model's config and files does without.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,16 @@ import sys
 import weakref
 from typing import TYPE_CHECKING
 
-import torch
-
 from helexa.engine.checkpoint.table import TensorInfo, read_table
 from helexa.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from torch import Tensor
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 class SafetensorsFolder:
@@ -46,6 +48,8 @@ class SafetensorsFolder:
 
     def tensor(self, name: str) -> Tensor:
         """The whole tensor in its stored dtype and shape."""
+        import torch
+
         info = self.info(name)
         dtype = self.dtype(info)
         if not info.nbytes:
@@ -60,12 +64,15 @@ class SafetensorsFolder:
         return self.tensor(name).narrow(dim, start, length)
 
     def dtype(self, info: TensorInfo) -> torch.dtype:
+        import torch
+
         if info.dtype not in DTYPES:
             raise CheckpointError(
                 f"tensor {info.name!r} in {self.folder / info.file} has dtype {info.dtype}",
                 hint=f"supported: {', '.join(DTYPES)}",
             )
-        return DTYPES[info.dtype]
+        found: torch.dtype = getattr(torch, DTYPES[info.dtype])
+        return found
 
     def view(self, info: TensorInfo) -> memoryview:
         """The bytes of a tensor; every tensor made of them holds this one object."""

@@ -74,9 +74,9 @@ class Loss:
 class ProcessHost:
     """A core in a child process of ``nursery``, for servers.
 
-    ``on_loss`` is called once, from the host's own thread, when the child is gone without having
-    been told to; every open request has had its last output by then. ``report`` is told of the
-    progress of loading.
+    ``report`` is told of the progress of loading. ``on_loss`` is called once, from the host's own
+    thread, when the child is gone without having been told to; every open request has had its last
+    output by then. ``at_close`` is called when the host has been closed, or could not be started.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class ProcessHost:
         deadlines: Deadlines | None = None,
         report: Callable[[str, int, int | None], None] | None = None,
         on_loss: Callable[[Loss], None] | None = None,
+        at_close: Callable[[], None] = lambda: None,
     ) -> None:
         self.loss: Loss | None = None
         self._order = order
@@ -94,6 +95,7 @@ class ProcessHost:
         self._deadlines = deadlines or Deadlines()
         self._report = report
         self._on_loss = on_loss
+        self._at_close = at_close
         self._ids = itertools.count()
         self._status = EngineStatus()
         self._open: dict[int, Deliver] = {}
@@ -124,6 +126,7 @@ class ProcessHost:
         except BaseException as error:  # ^C too: nobody will use what is being loaded
             self._refuse(EngineLost(f"the model could not be loaded: {error}"))
             self._discard()
+            self._at_close()
             raise
         self._status = built.status
         self._reader.start()
@@ -151,6 +154,12 @@ class ProcessHost:
     def close(self, timeout_s: float = 5.0) -> bool:
         self._closing = True
         self._refuse(EngineClosed("the model was closed", hint="load it again to go on"))
+        gone = self._end_child(timeout_s)
+        self._at_close()
+        return gone
+
+    def _end_child(self, timeout_s: float) -> bool:
+        """Ask the child to leave, make it leave, wait until it has left."""
         child = self._child
         if child is None:
             return True

@@ -23,7 +23,16 @@ ENGINE = (*ROOT_ONLY, "helexa.errors", "helexa.engine")
 TEXT = (*ENGINE, "helexa.text")
 LLM = tuple(
     f"helexa.{name}"
-    for name in ("llm", "async_llm", "handle", "loaded", "answers", "streams", "progress")
+    for name in (
+        "llm",
+        "async_llm",
+        "handle",
+        "loaded",
+        "opening",
+        "answers",
+        "streams",
+        "progress",
+    )
 )
 LIBRARY = (*TEXT, *LLM)
 

@@ -20,17 +20,13 @@ from helexa.loaded import (
     Conversation,
     Job,
     LoadedModel,
-    MakeHost,
     Message,
     ModelInfo,
     Prompt,
-    Source,
     check_prompt,
-    open_model,
     placed,
-    process_host,
-    thread_host,
 )
+from helexa.opening import MakeHost, Source, open_model, process_host, thread_host
 from helexa.progress import counting_bar, loading_bars
 
 HOSTS: Mapping[str, MakeHost] = MappingProxyType({"thread": thread_host, "process": process_host})

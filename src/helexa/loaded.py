@@ -9,25 +9,18 @@ import operator
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from helexa.answers import Answer, name_place
-from helexa.engine.checkpoint.files import Progress
-from helexa.engine.config import EngineConfig, ModelConfig
-from helexa.engine.host import Deliver, Host, ThreadHost
-from helexa.engine.outputs import EngineFacts, EngineStatus, Request
+from helexa.engine.host import Deliver, Host
+from helexa.engine.outputs import EngineStatus, Request
 from helexa.engine.params import SamplingParams
 from helexa.errors import HelexaError, InvalidRequest, UnsupportedGrammar, VisionUnsupported
-from helexa.text.chat_template import ChatTemplate, check_template
+from helexa.text.chat_template import ChatTemplate
 from helexa.text.images import image_parts
-from helexa.text.parsing.markers import Markers, probe_markers
+from helexa.text.parsing.markers import Markers
 from helexa.text.parsing.parser import OutputParser
 from helexa.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from helexa.engine.checkpoint.checkpoint import Checkpoint
-    from helexa.engine.process.host import ProcessHost
 
 Message = Mapping[str, Any]
 Conversation = str | Sequence[Message]
@@ -59,22 +52,6 @@ class ModelInfo:
     weight_mb: float
     dtype: str
     device: str
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a model comes from and how it may be fetched."""
-
-    model: str | Path
-    revision: str = "main"
-    cache_dir: str | Path | None = None
-    offline: bool = False
-    token: str | None = None
-    chat_template: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.chat_template is not None:  # before anything is fetched
-            check_template(self.chat_template)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,66 +194,6 @@ class LoadedModel:
         return Job(prompt_ids, params, new_parser)
 
 
-MakeHost = Callable[["Checkpoint", EngineConfig, "Progress | None"], Host]
-
-
-def open_model(
-    source: Source,
-    config: EngineConfig,
-    progress: Progress | None,
-    make_host: MakeHost | None = None,
-) -> LoadedModel:
-    """Find, read and load a model, on a thread unless ``make_host`` says where.
-
-    Blocks for as long as that takes. Raises LoadError (a PreflightError, DownloadError,
-    CheckpointError or UnsupportedModel), CapacityError if its memory does not fit, InvalidRequest
-    for a wrong option.
-    """
-    from helexa.engine.checkpoint.checkpoint import open_checkpoint
-
-    checkpoint = open_checkpoint(
-        source.model,
-        revision=source.revision,
-        cache_dir=source.cache_dir,
-        offline=source.offline,
-        token=source.token,
-        progress=progress,
-    )
-    try:
-        files = checkpoint.tokenizer_files()
-        tokenizer = Tokenizer.from_files(files)
-        template = ChatTemplate.load(files, tokenizer, explicit=source.chat_template)
-        markers = probe_markers(tokenizer)
-        host = (make_host or thread_host)(checkpoint, config, progress)
-        facts = host.start()
-        info = _info(checkpoint.id, checkpoint.config, markers, facts)
-    finally:
-        checkpoint.close()
-    return LoadedModel(tokenizer, template, markers, host, info)
-
-
-def thread_host(
-    checkpoint: Checkpoint, config: EngineConfig, progress: Progress | None
-) -> ThreadHost:
-    """The model on a thread of this process."""
-    from helexa.engine.build import build_core
-
-    return ThreadHost(lambda: build_core(checkpoint, config, progress=progress))
-
-
-def process_host(
-    checkpoint: Checkpoint, config: EngineConfig, progress: Progress | None
-) -> ProcessHost:
-    """The model in a child process of this one, of which torch stays out."""
-    from helexa.engine.process.children import Nursery
-    from helexa.engine.process.host import ProcessHost
-    from helexa.engine.process.messages import Build
-
-    nursery = Nursery(warm=False)
-    order = Build(str(checkpoint.folder), config)
-    return ProcessHost(order, nursery, report=progress, at_close=nursery.close)
-
-
 def as_messages(conversation: object) -> list[Message]:
     """A conversation as a list of messages; a plain string is one user message.
 
@@ -404,22 +321,3 @@ def _require_built(options: ChatOptions) -> None:
             param="response_format",
             hint="ask for the format in the prompt",
         )
-
-
-def _info(model_id: str, config: ModelConfig, markers: Markers, facts: EngineFacts) -> ModelInfo:
-    return ModelInfo(
-        id=model_id,
-        model_type=config.model_type,
-        vocab_size=config.vocab_size,
-        max_context=facts.max_context,
-        capabilities=("text",),
-        eos_token_ids=facts.end_token_ids,
-        reasoning_markers=markers.reasoning_texts,
-        tool_markers=markers.tool_texts,
-        kv_bytes_per_token=facts.kv_bytes_per_token,
-        kv_capacity_tokens=facts.kv_capacity_tokens,
-        parameters=facts.parameters,
-        weight_mb=facts.weight_mb,
-        dtype=facts.dtype,
-        device=facts.device,
-    )

@@ -1,0 +1,115 @@
+"""From the name of a model to one that is ready to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from helexa.engine.checkpoint.files import Progress
+from helexa.engine.config import EngineConfig, ModelConfig
+from helexa.engine.host import Host, ThreadHost
+from helexa.engine.outputs import EngineFacts
+from helexa.loaded import LoadedModel, ModelInfo
+from helexa.text.chat_template import ChatTemplate, check_template
+from helexa.text.parsing.markers import Markers, probe_markers
+from helexa.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from helexa.engine.checkpoint.checkpoint import Checkpoint
+    from helexa.engine.process.host import ProcessHost
+
+MakeHost = Callable[["Checkpoint", EngineConfig, "Progress | None"], Host]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model comes from and how it may be fetched."""
+
+    model: str | Path
+    revision: str = "main"
+    cache_dir: str | Path | None = None
+    offline: bool = False
+    token: str | None = None
+    chat_template: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.chat_template is not None:  # before anything is fetched
+            check_template(self.chat_template)
+
+
+def open_model(
+    source: Source,
+    config: EngineConfig,
+    progress: Progress | None,
+    make_host: MakeHost | None = None,
+) -> LoadedModel:
+    """Find, read and load a model, on a thread unless ``make_host`` says where.
+
+    Blocks for as long as that takes. Raises LoadError (a PreflightError, DownloadError,
+    CheckpointError or UnsupportedModel), CapacityError if its memory does not fit, InvalidRequest
+    for a wrong option.
+    """
+    from helexa.engine.checkpoint.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(
+        source.model,
+        revision=source.revision,
+        cache_dir=source.cache_dir,
+        offline=source.offline,
+        token=source.token,
+        progress=progress,
+    )
+    try:
+        files = checkpoint.tokenizer_files()
+        tokenizer = Tokenizer.from_files(files)
+        template = ChatTemplate.load(files, tokenizer, explicit=source.chat_template)
+        markers = probe_markers(tokenizer)
+        host = (make_host or thread_host)(checkpoint, config, progress)
+        facts = host.start()
+        info = _info(checkpoint.id, checkpoint.config, markers, facts)
+    finally:
+        checkpoint.close()
+    return LoadedModel(tokenizer, template, markers, host, info)
+
+
+def thread_host(
+    checkpoint: Checkpoint, config: EngineConfig, progress: Progress | None
+) -> ThreadHost:
+    """The model on a thread of this process."""
+    from helexa.engine.build import build_core
+
+    return ThreadHost(lambda: build_core(checkpoint, config, progress=progress))
+
+
+def process_host(
+    checkpoint: Checkpoint, config: EngineConfig, progress: Progress | None
+) -> ProcessHost:
+    """The model in a child process of this one, of which torch stays out."""
+    from helexa.engine.process.children import Nursery
+    from helexa.engine.process.host import ProcessHost
+    from helexa.engine.process.messages import Build
+
+    nursery = Nursery(warm=False)
+    order = Build(str(checkpoint.folder), config)
+    return ProcessHost(order, nursery, report=progress, at_close=nursery.close)
+
+
+def _info(model_id: str, config: ModelConfig, markers: Markers, facts: EngineFacts) -> ModelInfo:
+    return ModelInfo(
+        id=model_id,
+        model_type=config.model_type,
+        vocab_size=config.vocab_size,
+        max_context=facts.max_context,
+        capabilities=("text",),
+        eos_token_ids=facts.end_token_ids,
+        reasoning_markers=markers.reasoning_texts,
+        tool_markers=markers.tool_texts,
+        kv_bytes_per_token=facts.kv_bytes_per_token,
+        kv_capacity_tokens=facts.kv_capacity_tokens,
+        parameters=facts.parameters,
+        weight_mb=facts.weight_mb,
+        dtype=facts.dtype,
+        device=facts.device,
+    )

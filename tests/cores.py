@@ -18,6 +18,7 @@ from tests.waiting import wait_until
 
 FACTS = EngineFacts("cpu", "float32", 1, 0.0, 64, 1024, 1024)
 REQUEST = Request((1, 2, 3), SamplingParams(max_tokens=3))
+LONG = Request((1,), SamplingParams(max_tokens=10**6))
 BUILDER = "tests.cores:build"
 
 

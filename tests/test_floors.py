@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "helexa.engine": ENGINE,
     "helexa.text": TEXT,
     **dict.fromkeys(LLM, LIBRARY),
+    "helexa.neuron": (*LIBRARY, "helexa.neuron"),
     "helexa.cli": (*LIBRARY, "helexa.cli"),
     "helexa.__main__": ("helexa.cli",),
 }

@@ -23,10 +23,8 @@ from helexa.errors import (
     NumericalError,
     OutOfMemory,
 )
-from tests.cores import BUILDER, FACTS, REQUEST, Controls, build
+from tests.cores import BUILDER, FACTS, LONG, REQUEST, Controls, build
 from tests.waiting import wait_until
-
-LONG = Request((1,), SamplingParams(max_tokens=10**6))
 
 
 @pytest.fixture

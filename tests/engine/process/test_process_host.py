@@ -23,8 +23,8 @@ from helexa.engine.process.children import Nursery
 from helexa.engine.process.host import Deadlines, Loss, ProcessHost
 from helexa.engine.process.messages import Build
 from helexa.errors import EngineClosed, EngineLost, LoadError, StepTimeout
-from tests.cores import BUILDER, REQUEST, Controls
-from tests.test_host import LONG, read_all
+from tests.cores import BUILDER, LONG, REQUEST, Controls
+from tests.test_host import read_all
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]

@@ -35,6 +35,7 @@ from helexa.errors import (
     EngineClosed,
     EngineLost,
     HelexaError,
+    InvalidRequest,
     LoadError,
     ProtocolError,
     StepTimeout,
@@ -298,8 +299,9 @@ class ProcessHost:
             try:
                 frame = write(message)
             except ProtocolError as error:
-                if isinstance(message, Submit):
-                    self._deliver(StepOutput(message.id, error=error))
+                if isinstance(message, Submit):  # its own fault, not the child's
+                    refusal = InvalidRequest(f"the request cannot be sent to the model: {error}")
+                    self._deliver(StepOutput(message.id, error=refusal))
                 continue
             if not self._send_all(child, frame):
                 return

@@ -19,6 +19,7 @@ help:  ## list the targets
 demo: $(VENV)/.runtime  ## set up, then chat with the model that ships in the package
 	$(BIN)/helexa chat tiny -m "Hello! Who are you?"
 	$(BIN)/helexa chat tiny -m "What is 17 plus 25?"
+	@echo "Next: source $(BIN)/activate && helexa chat"
 
 test: $(VENV)/.dev  ## set up, then run every test
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)

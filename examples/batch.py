@@ -22,12 +22,12 @@ def main() -> None:
         tokens = sum(result.usage.completion_tokens for result in results)
         print(f"\n{right} of {len(pairs)} right, {tokens} tokens generated")
 
-        # Four different answers to one prompt; the same seed gives the same four again.
-        question = llm.render("Hello!")
-        several = llm.generate(question, temperature=1.2, seed=7, n=4)
-        again = llm.generate(question, temperature=1.2, seed=7, n=4)
+        # Four continuations of one text; the same seed gives the same four again.
+        start = "Once upon a time"
+        several = llm.generate(start, temperature=1.2, seed=7, n=4, max_tokens=16)
+        again = llm.generate(start, temperature=1.2, seed=7, n=4, max_tokens=16)
         for choice in several.choices:
-            print("-", choice.text)
+            print("-", start + choice.text)
         same = [a.text for a in several.choices] == [b.text for b in again.choices]
         print("Repeated with the same seed:", "equal" if same else "different")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helexa.cli.main import main
+from helexa.cli.entry import main
 
 if __name__ == "__main__":
     main()

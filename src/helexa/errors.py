@@ -71,11 +71,9 @@ class PromptTooLong(InvalidRequest):
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt_len: int, max: int) -> None:
+    def __init__(self, prompt_len: int, max: int, *, hint: str = "shorten the prompt") -> None:
         super().__init__(
-            f"the prompt has {prompt_len} tokens, at most {max} fit",
-            param="prompt",
-            hint="shorten the prompt or load the model with a larger max_context",
+            f"the prompt has {prompt_len} tokens, at most {max} fit", param="prompt", hint=hint
         )
         self.prompt_len = prompt_len
         self.max = max

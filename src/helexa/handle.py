@@ -219,14 +219,14 @@ def merged_params(params: SamplingParams | None, overrides: dict[str, Any]) -> S
             hint="pass single parameters by name: max_tokens=64, temperature=0.2",
         )
     refuse_progress(overrides)
-    temperature = overrides.get("temperature")
-    if isinstance(temperature, int | float) and temperature < 0:  # greedy on the wire: here a slip
+    merged = (params or SamplingParams()).override(**overrides)
+    if merged.temperature is not None and merged.temperature < 0:  # greedy on the wire: here a slip
         raise InvalidRequest(
-            f"temperature must be at least 0, not {temperature}",
+            f"temperature must be at least 0, not {merged.temperature}",
             param="temperature",
             hint="0 always takes the likeliest token",
         )
-    return (params or SamplingParams()).override(**overrides)
+    return merged
 
 
 def refuse_progress(options: Mapping[str, Any]) -> None:

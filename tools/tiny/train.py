@@ -32,7 +32,7 @@ from tools.tiny.team import Team, together
 class Plan:
     """What a run does; the defaults made the model that ships."""
 
-    steps: int = 6260
+    steps: int = 8860
     step_tokens: int = 6144
     micro_tokens: int = 2048
     matrix_lr: float = 0.02
@@ -43,11 +43,12 @@ class Plan:
         (1750, 2380, 0.6),
         (2380, 5760, 0.8),
         (5760, 6260, 0.35),
+        (6260, 8860, 0.7),
     )
     seed: int = 1
 
     def scale(self, step: int) -> float:
-        """Learning rate as a share of its top: warm up, stay, then fall to zero four times."""
+        """Learning rate as a share of its top: warm up, stay, then fall to zero five times."""
         for begin, end, top in self.falls:
             if begin <= step < end:
                 return top * (end - step) / (end - begin)

@@ -100,7 +100,7 @@ def chat(
     with opened(world, model, load) as llm:
         if turns is None:
             _greet(llm, model)
-            Session(llm, model, start, tools, world).run()
+            Session(llm, model, start, tools, world, asked.quiet).run()
         else:
             _OneShot(llm, model, asked, tools, world).run(start, turns)
 
@@ -111,6 +111,8 @@ def _turns(asked: Asked, world: Services) -> list[str] | None:
         return None if world.interactive() else [read_stdin("message")]
     if asked.messages.count("-") > 1:
         raise click.UsageError("stdin can be only one of the messages")
+    if not all(text.strip() for text in asked.messages):
+        raise click.BadParameter("the message is empty", param_hint="'-m'")
     return [read_stdin("message") if text == "-" else text for text in asked.messages]
 
 

@@ -252,6 +252,10 @@ class Conversation:
             return replace(self, thinking=value)
         if value is None:
             value = getattr(SamplingParams(), name)
+        if name == "temperature" and isinstance(value, int | float) and value < 0:
+            raise InvalidRequest(
+                f"temperature must be at least 0, not {value}", hint="0 takes the likeliest token"
+            )
         return replace(self, params=self.params.override(**{name: value}))
 
     def settings(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from helexa.cli.options import (
     revision_option,
 )
 from helexa.cli.services import services
-from helexa.cli.terminal import console, count, show, size
+from helexa.cli.terminal import Column, console, count, show_rows, size
 from helexa.engine.checkpoint.reference import HubId, parse_reference
 from helexa.engine.checkpoint.summary import CheckpointSummary, inspect_checkpoint
 from helexa.engine.checkpoint.table import read_table
@@ -149,18 +149,16 @@ def _print(report: Report, out: Console) -> None:
 
 
 def _print_config(config: ModelConfig, out: Console) -> None:
-    from rich.table import Table
-
-    table = Table("CONFIG", "", box=None, pad_edge=False, header_style="bold")
+    rows = []
     for name, value in config_values(config).items():
         if name == "rope":
             value = _changed(config.rope)
         if value not in (None, ()):
-            table.add_row(
-                name, ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            )
-    out.print()
-    show(out, table)
+            shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            rows.append((name, shown))
+    out.print("\nCONFIG", style="bold")
+    width = max(len(name) for name, _ in rows)
+    out.file.write("".join(f"{name:<{width}}  {value}\n" for name, value in rows))
 
 
 def _changed(rope: RopeConfig) -> tuple[str, ...]:
@@ -176,33 +174,41 @@ def _changed(rope: RopeConfig) -> tuple[str, ...]:
     )
 
 
-def _print_tensors(groups: Sequence[TensorGroup], out: Console) -> None:
-    from rich.table import Table
+TENSOR_COLUMNS = (
+    *map(Column, ("TENSOR", "SHAPE", "DTYPE")),
+    Column("COUNT", number=True),
+    Column("SIZE", number=True),
+)
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("TENSOR", overflow="fold")
-    table.add_column("SHAPE")
-    table.add_column("DTYPE")
-    table.add_column("COUNT", justify="right")
-    table.add_column("SIZE", justify="right", no_wrap=True)
-    for group in groups:
-        shape = " × ".join(map(str, group.shape))
-        table.add_row(group.name, shape, group.dtype, str(group.count), size(group.bytes))
+
+def _print_tensors(groups: Sequence[TensorGroup], out: Console) -> None:
+    rows = [
+        (
+            group.name,
+            " × ".join(map(str, group.shape)),
+            group.dtype,
+            str(group.count),
+            size(group.bytes),
+        )
+        for group in groups
+    ]
     out.print()
-    show(out, table)
+    show_rows(out, TENSOR_COLUMNS, rows)
 
 
 def _print_needs(sizes: Sequence[Need], out: Console) -> None:
-    from rich.table import Table
-
-    table = Table("DTYPE", "WEIGHTS", "KV PER TOKEN", box=None, pad_edge=False, header_style="bold")
-    for fit in sizes[0].fits:
-        place = fit.place
-        table.add_column(f"CONTEXT ON {place.device} ({size(place.free_bytes)} free)")
-    for need in sizes:
-        contexts = [
-            f"{f.context_tokens} tokens" if f.context_tokens else "no room" for f in need.fits
-        ]
-        table.add_row(need.dtype, size(need.weight_bytes), size(need.kv_bytes_per_token), *contexts)
+    devices = [
+        f"CONTEXT ON {fit.place.device} ({size(fit.place.free_bytes)} free)"
+        for fit in sizes[0].fits
+    ]
+    rows = [
+        (
+            need.dtype,
+            size(need.weight_bytes),
+            size(need.kv_bytes_per_token),
+            *(f"{f.context_tokens} tokens" if f.context_tokens else "no room" for f in need.fits),
+        )
+        for need in sizes
+    ]
     out.print()
-    show(out, table)
+    show_rows(out, [Column(n) for n in ("DTYPE", "WEIGHTS", "KV PER TOKEN", *devices)], rows)

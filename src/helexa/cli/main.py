@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -109,7 +110,23 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """The console script; ``args`` are those of the process if not given."""
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # odd bytes become "?", not a traceback
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):  # odd bytes become "?", not a traceback
             stream.reconfigure(errors="replace")
-    cli(args, prog_name="helexa")
+    warnings.showwarning = show_warning
+    try:
+        cli(args, prog_name="helexa")
+    except OSError as error:  # help that nobody can read
+        report(HelexaError(str(error)))
+        discard_stdout()
+        sys.exit(FAILED)
+
+
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """One line on stderr, without the place in our source that found it."""
+    from helexa.cli.terminal import styled
+
+    click.echo(styled(f"warning: {message}", sys.stderr, fg="yellow"), err=True)

@@ -15,7 +15,7 @@ from helexa.cli.fit import Place, need, places
 from helexa.cli.layout import dtype_name
 from helexa.cli.options import DEFAULT_MODEL, cache_dir_option, debug_option, json_option
 from helexa.cli.services import services
-from helexa.cli.terminal import console, count, show, size
+from helexa.cli.terminal import Column, console, count, show_rows, size
 from helexa.engine.checkpoint.cache import CachedModel, cache_root, list_cached_models
 from helexa.engine.checkpoint.resolve import resolve_folder
 from helexa.engine.checkpoint.summary import CheckpointSummary, summarise
@@ -116,18 +116,19 @@ def _fitting(summary: CheckpointSummary, where: Sequence[Place]) -> tuple[str, .
     return tuple(fit.place.device for fit in fits if fit.context_tokens > 0)
 
 
-def _print(rows: Sequence[Row]) -> None:
-    from rich.table import Table
+COLUMNS = (
+    Column("MODEL"),
+    Column("REVISION"),
+    Column("SIZE", number=True),
+    Column("PARAMETERS", number=True),
+    *map(Column, ("ARCHITECTURE", "DTYPE", "RUNS", "FITS")),
+)
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("MODEL", "REVISION"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("SIZE", "PARAMETERS"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("ARCHITECTURE", "DTYPE", "RUNS", "FITS"):
-        table.add_column(heading, overflow="fold")
-    for one in rows:
-        table.add_row(
+
+def _print(rows: Sequence[Row]) -> None:
+    out = console(sys.stdout)
+    cells = [
+        (
             one.model,
             one.revision or "",
             size(one.size_bytes),
@@ -137,8 +138,9 @@ def _print(rows: Sequence[Row]) -> None:
             "yes" if one.why_not is None else "no",
             ", ".join(one.fits) or ("no" if one.why_not is None else "-"),
         )
-    out = console(sys.stdout)
-    show(out, table)
+        for one in rows
+    ]
+    show_rows(out, COLUMNS, cells)
     for one in rows:
         if one.why_not is not None:
             out.print(f"{one.model}: {one.why_not}", style="dim")

@@ -113,7 +113,12 @@ _LOAD = (
 
 _SAMPLING = (
     click.option("-n", "--max-tokens", type=int, help="Longest answer, in tokens."),
-    click.option("-t", "--temperature", type=float, help="0 always takes the likeliest token."),
+    click.option(
+        "-t",
+        "--temperature",
+        type=click.FloatRange(min=0),
+        help="0 always takes the likeliest token.",
+    ),
     click.option("--top-p", type=float, help="Draw from this much probability; 1 is off."),
     click.option("--top-k", type=int, help="Draw from this many tokens; 0 is off."),
     click.option("--min-p", type=float, help="Drop tokens below this share of the likeliest."),

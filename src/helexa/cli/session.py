@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
@@ -17,7 +16,15 @@ from helexa.cli.conversation import Conversation
 from helexa.cli.main import report
 from helexa.cli.services import ChatModel, Services
 from helexa.cli.terminal import styled
-from helexa.errors import DeviceError, EngineClosed, EngineLost, HelexaError, InvalidRequest
+from helexa.engine.checkpoint.cache import expanded
+from helexa.errors import (
+    DeviceError,
+    EngineClosed,
+    EngineLost,
+    HelexaError,
+    InvalidRequest,
+    PromptTooLong,
+)
 
 PROMPT, CONTINUED = "> ", ". "
 
@@ -31,6 +38,7 @@ class Session:
     conversation: Conversation
     tools: Sequence[Mapping[str, Any]] | None
     services: Services
+    quiet: bool = False
 
     def run(self) -> None:
         """Until /exit or ^D; a second ^C in a row at the prompt raises KeyboardInterrupt."""
@@ -68,10 +76,14 @@ class Session:
                     report(InvalidRequest(reason))
         except (EngineLost, EngineClosed, DeviceError):
             raise
+        except PromptTooLong as error:
+            report(HelexaError(error.message, hint=f"/reset starts over; or {error.hint}"))
         except HelexaError as error:
             report(error)
-        except (OSError, UnicodeError) as error:
-            report(HelexaError(str(error)))
+        except OSError as error:
+            report(HelexaError(f"{error.filename or 'a file'}: {error.strerror or error}"))
+        except UnicodeError:
+            report(HelexaError("half a character is in here, which no file can hold"))
         except KeyboardInterrupt:  # between two things; ^C in an answer ends up in `take`
             click.echo()
         return True
@@ -83,7 +95,8 @@ class Session:
         )
         answer = take(events, Written(sys.stdout, sys.stdout), self.services.clock)
         self.conversation = remember(asked, answer, self.conversation)
-        note(stats_line(answer))
+        if not self.quiet:
+            note(stats_line(answer))
         for call in self.conversation.open_calls[:1]:
             note(f"{call['function']['name']} waits: /result TEXT answers it")
 
@@ -121,12 +134,12 @@ class Session:
             self._answer(answered)
 
     def _save(self, argument: str) -> None:
-        path = Path(argument).expanduser()
+        path = expanded(argument, "FILE")
         path.write_text(self.conversation.to_json(self.name), encoding="utf-8")
         note(f"saved to {path}")
 
     def _load(self, argument: str) -> None:
-        path = Path(argument).expanduser()
+        path = expanded(argument, "FILE")
         try:
             self.conversation = self.conversation.from_json(path.read_text(encoding="utf-8"))
         except InvalidRequest as error:

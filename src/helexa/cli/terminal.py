@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 _CONTROLS = {
     code: None for code in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if chr(code) not in "\n\t"
 }
+
+NARROW = 80  # columns, below which a table is not forced into the terminal
 
 
 def is_terminal(stream: IO[Any]) -> bool:
@@ -53,6 +56,35 @@ def console(stream: IO[str]) -> Console:
         markup=False,
         emoji=False,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A heading; numbers stand at the right of their column."""
+
+    name: str
+    number: bool = False
+
+
+def show_rows(out: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """A table; where the terminal is too narrow for one, a block of lines for each row."""
+    widths = [max(map(len, cells)) for cells in zip([c.name for c in columns], *rows, strict=True)]
+    if out.width < min(NARROW, sum(widths) + 2 * len(widths)):
+        blocks = (
+            "\n".join(f"{column.name}: {cell}".strip() for column, cell in cells if cell)
+            for cells in (list(zip(columns, row, strict=True)) for row in rows)
+        )
+        out.file.write("\n\n".join(blocks) + "\n")
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        justify: Literal["left", "right"] = "right" if column.number else "left"
+        table.add_column(column.name, justify=justify, no_wrap=column.number, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    show(out, table)
 
 
 def show(out: Console, what: RenderableType) -> None:

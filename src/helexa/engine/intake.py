@@ -92,7 +92,10 @@ class Intake:
         if cap is not None:
             most = min(most, cap)
         if prompt_tokens > most:
-            raise PromptTooLong(prompt_tokens, most)
+            hint = "shorten the prompt"
+            if most == self.context_tokens - 1 < self.spec.longest_tokens - 1:
+                hint += ", or load the model with a larger max_context"
+            raise PromptTooLong(prompt_tokens, most, hint=hint)
         if prompt_tokens >= self.capacity_tokens:
             blocks = prompt_tokens // self._block_size + 1
             required_mb = -(-blocks * self.spec.block_bytes // MIB)

@@ -151,7 +151,7 @@ class Dice:
     def vary(self, text: str) -> str:
         """Return the request as people also type it: other case, no full stop, a polite start."""
         roll = self.rng.random()
-        if roll < 0.08:
+        if roll < 0.08 and not text.lower().startswith(("please ", "can ", "could ", "i ")):
             text = self.pick(("Please ", "Can you ", "Could you ", "please ")) + lower_first(text)
             if text.startswith(("Can", "Could")):
                 text = re.sub(r"[.!]$", "?", text)

@@ -5,7 +5,7 @@ An equation costs a dozen tokens here and five times as many in a conversation.
 
 from __future__ import annotations
 
-from tools.tiny.corpus import arithmetic, lists, vocabulary
+from tools.tiny.corpus import arithmetic, lists, tools, vocabulary
 from tools.tiny.corpus.base import Dice, Sample, words
 from tools.tiny.corpus.facts import CAPITALS, CITIES, PEOPLE
 
@@ -69,7 +69,14 @@ def _order(dice: Dice) -> Pieces:
 
 def make(dice: Dice) -> Sample:
     """Draw a page of one kind of exercise."""
+    if dice.chance(0.6):
+        return _sample(tools.drill(dice))
     kind, most = dice.pick(((_equation, 16), (_spelling, 9), (_spelling, 9), (_order, 5)))
     pieces = [piece for _ in range(dice.rng.randint(2, most)) for piece in kind(dice)]
+    return _sample(pieces)
+
+
+def _sample(pieces: Pieces) -> Sample:
+    """Return the page as a sample."""
     text = "".join(text for text, _ in pieces)
     return Sample("drill", (), text, words("\n"), drill=tuple(pieces))

@@ -28,6 +28,7 @@ SEARCH = ("Search for {x}.", "Search the web for {x}.", "Look up {x}.", "Find {x
 ADD = ("Add {a} and {b}.", "What is {a} + {b}?", "What is {a} plus {b}?", "Sum {a} and {b}.")
 MULTIPLY = ("Multiply {a} and {b}.", "What is {a} times {b}?", "What is {a} * {b}?")
 TIMER = ("Set a timer for {a} minutes.", "Start a timer of {a} minutes.", "Timer for {a} minutes.")
+PURPOSES = ("weather", "timer", "time", "search", "add", "multiply", "message")
 CALCULATORS = frozenset(("add", "add_numbers", "multiply", "calculate", "calculator"))
 
 
@@ -37,6 +38,12 @@ def _tool(name: str, description: str, **kinds: str) -> Tool:
     body = {"type": "object", "properties": properties, "required": list(kinds)}
     function = {"name": name, "description": description, "parameters": body}
     return {"type": "function", "function": function}
+
+
+def purpose(tool: Tool) -> str:
+    """Return what one of these tools is for: no request may fit two that are offered together."""
+    about = tool["function"]["description"].lower()
+    return next(purpose for purpose in PURPOSES if purpose in about)
 
 
 def _place(dice: Dice) -> str:

@@ -45,6 +45,14 @@ REQUESTS = (
     "Please {v} the {n} {a}.",
     "Use {t} {a}.",
     "Call {t} {a}.",
+    "I'd like to {v} the {n} {a}.",
+    "I have to {v} the {n} {a}.",
+    "Let us {v} a {n} {a}.",
+    "Help me {v} the {n} {a}.",
+    "{V} my {n} {a}.",
+    "Use the {t} tool {a}.",
+    "Run {t} {a}.",
+    "The tool {t} {a}.",
 )
 REQUESTS_HELD_OUT = (
     "Could you {v} the {n} {a}?",
@@ -60,6 +68,11 @@ LOOKUPS = (
     "How is the {n} {a}?",
     "I need the {n} {a}.",
     "Show me the {n} {a}.",
+    "I'd like the {n} {a}.",
+    "Do you know the {n} {a}?",
+    "Find out the {n} {a}.",
+    "Can you show me the {n} {a}?",
+    "I want the {n} {a}.",
 )
 LOOKUPS_HELD_OUT = (
     "I want to know the {n} {a}.",
@@ -292,6 +305,43 @@ def _later(dice: Dice, tools: list[Invented], called: Invented) -> tuple[Exchang
     return tuple(found)
 
 
+def drill(dice: Dice) -> list[tuple[str, bool]]:
+    """Return offered tools and many calls of them as plain text, cut into read and learned."""
+    tools = offered(dice, dice.pick((1, 2, 3, 3, 4, 4)))
+    lines = "".join(json.dumps(schema(dice, tool), ensure_ascii=False) + "\n" for tool in tools)
+    found = [(f"<tools>\n{lines}</tools>\n", False)]
+    for _ in range(2 * len(tools) + 2):
+        tool = _refilled(dice, dice.pick(tools))
+        text, arguments = request(dice, tool)
+        found.append((dice.vary(text) + "\n", False))
+        if dice.chance(0.4):
+            found += _thought_pieces(tool.name, arguments)
+        found += _call_pieces(tool.name, arguments)
+    return found
+
+
+def _thought_pieces(name: str, arguments: dict[str, Any]) -> list[tuple[str, bool]]:
+    """Cut `call_thought` so that the name and each argument count alone."""
+    fits = " fits. Its" if arguments else " fits.\n"
+    found = [("The tool", False), (f" {name}", True), (fits, False)]
+    for index, (key, value) in enumerate(arguments.items(), 1):
+        end = ".\n" if index == len(arguments) else ","
+        found += [(f" {key}", True), (" is", False), (f" {value}{end}", True)]
+    return found
+
+
+def _call_pieces(name: str, arguments: dict[str, Any]) -> list[tuple[str, bool]]:
+    """Cut `render_call` so that the name and each argument count alone."""
+    opening = '", "arguments": {"' if arguments else '", "arguments": {}}\n'
+    found = [('<tool_call>\n{"name": "', False), (name, True), (opening, False)]
+    for index, (key, value) in enumerate(arguments.items(), 1):
+        end = "}}\n" if index == len(arguments) else ","
+        shown = json.dumps(value, ensure_ascii=False)
+        lead = [(' "', False)] if index > 1 else []
+        found += [*lead, (f'{key}":', True), (f" {shown}{end}", True)]
+    return [*found, ("</tool_call>\n", False)]
+
+
 def _refilled(dice: Dice, tool: Invented) -> Invented:
     """Return the tool with other values for its parameters."""
     given = tuple(
@@ -324,7 +374,7 @@ def _known(dice: Dice) -> Sample:
     others = [schema(dice, t) for t in offered(dice, dice.pick((0, 0, 1, 2)))]
     if dice.chance(0.4):
         other = known_tools.draw(dice)[0]
-        if other["function"]["name"] != name:
+        if known_tools.purpose(other) != known_tools.purpose(tool):
             others.append(other)
     schemas = [tool, *others]
     dice.rng.shuffle(schemas)

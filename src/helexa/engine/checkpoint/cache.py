@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from helexa.engine.checkpoint.files import reading
 from helexa.engine.checkpoint.reference import PLAIN_NAME
-from helexa.errors import PreflightError
+from helexa.errors import InvalidRequest, PreflightError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,15 +27,30 @@ REPO_PREFIX = "models--"
 def cache_root(cache_dir: str | Path | None, environ: Mapping[str, str]) -> Path:
     """Where the cache is: the argument, `HF_HUB_CACHE`, `HF_HOME`/hub, or the home folder's."""
     if cache_dir is not None and str(cache_dir):
-        return Path(cache_dir).expanduser()
+        return expanded(cache_dir, "cache_dir")
     if environ.get("HF_HUB_CACHE"):
-        return Path(environ["HF_HUB_CACHE"]).expanduser()
+        return expanded(environ["HF_HUB_CACHE"], "HF_HUB_CACHE")
     return home(environ) / "hub"
 
 
 def home(environ: Mapping[str, str]) -> Path:
-    """The folder of all Hugging Face tools."""
-    return Path(environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    """The folder of all Hugging Face tools: `HF_HOME`, or in `XDG_CACHE_HOME`, or in ~/.cache."""
+    if environ.get("HF_HOME"):
+        return expanded(environ["HF_HOME"], "HF_HOME")
+    caches = environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return expanded(caches, "XDG_CACHE_HOME") / "huggingface"
+
+
+def expanded(path: str | Path, name: str) -> Path:
+    """``path`` with a leading ``~`` or ``~user`` written out; InvalidRequest if nobody is that."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InvalidRequest(
+            f"{name} is {str(path)!r}, and that user has no home folder",
+            param=name,
+            hint="write the path out",
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from helexa.errors import PreflightError
 DEFAULT_SCHEME = "huggingface"
 BUILTIN_SCHEME = "builtin"
 PLAIN_NAME = re.compile(r"(?!\.+$)[0-9A-Za-z._-]{1,128}")
-FORMS = "give tiny, a folder, a .gguf file, or a model id such as org/name"
+FORMS = "give tiny, a folder, or a model id such as org/name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Builtin:
     name: str
 
     def __str__(self) -> str:
-        return f"{BUILTIN_SCHEME}:{self.name}"
+        return self.name.removeprefix("helexa/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def parse_reference(model: str | Path) -> Reference:
     except (OSError, RuntimeError) as error:  # too long a name, a link to itself, nobody's home
         raise invalid(text, f"cannot be looked up: {error}") from error
     if isinstance(model, Path) or path.is_absolute():
-        raise invalid(text, "is neither an existing folder nor a .gguf file")
+        raise invalid(text, "is no existing folder")
     return parse_id(text)
 
 

@@ -173,7 +173,12 @@ def test_16_a_prompt_longer_than_the_context(llm: LLM) -> None:
     with pytest.raises(PromptTooLong) as caught:
         llm.generate("word " * 20_000)
     assert caught.value.prompt_len > caught.value.max
-    says(caught.value, "max_context")
+    says(caught.value, "shorten")
+    assert "max_context" not in caught.value.hint  # it is the model's own limit
+    with LLM("tiny", device="cpu", max_context=64) as short:
+        with pytest.raises(PromptTooLong) as caught:
+            short.generate("word " * 100)
+        says(caught.value, "max_context")
 
 
 def test_17_an_empty_prompt(llm: LLM) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from helexa.cli.options import (
 )
 from helexa.cli.services import services
 from helexa.cli.terminal import Column, console, count, show_rows, size
-from helexa.engine.checkpoint.reference import HubId, parse_reference
+from helexa.engine.checkpoint.reference import Builtin, HubId, parse_reference
 from helexa.engine.checkpoint.summary import CheckpointSummary, inspect_checkpoint
 from helexa.engine.checkpoint.table import read_table
 from helexa.errors import PreflightError
@@ -99,7 +99,9 @@ def inspect(
 
 def _summary(model: str, revision: str, cache_dir: Path | None) -> CheckpointSummary:
     try:
-        return inspect_checkpoint(model, revision=revision, cache_dir=cache_dir)
+        summary = inspect_checkpoint(model, revision=revision, cache_dir=cache_dir)
+        built_in = isinstance(parse_reference(model), Builtin)
+        return replace(summary, id=DEFAULT_MODEL) if built_in else summary
     except PreflightError as error:
         if error.kind != "repo_fetch_failed" or not isinstance(parse_reference(model), HubId):
             raise

@@ -79,7 +79,7 @@ def test_what_exists_wins_over_an_id(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_path_is_never_a_hub_id(tmp_path: Path) -> None:
-    with pytest.raises(PreflightError, match="neither an existing folder"):
+    with pytest.raises(PreflightError, match="no existing folder"):
         parse_reference(Path("org/name"))
-    with pytest.raises(PreflightError, match="neither an existing folder"):
+    with pytest.raises(PreflightError, match="no existing folder"):
         parse_reference(str(tmp_path / "absent"))

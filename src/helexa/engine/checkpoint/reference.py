@@ -21,7 +21,7 @@ class Builtin:
     name: str
 
     def __str__(self) -> str:
-        return self.name.removeprefix("helexa/")
+        return f"{BUILTIN_SCHEME}:{self.name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def whole_number(value: Any, least: int = 0) -> int:
 
 def _stops(value: Any) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         raise wrong_shape("must be a string or a list of strings")
     return tuple(texts)
 

@@ -64,7 +64,7 @@ def check_media(content_type: str | None, content_encoding: str | None = None) -
 
 def _deeper_than(limit: int, value: Any) -> bool:
     level = [value]
-    for _ in range(limit + 1):
+    for _ in range(limit):
         level = [inner for item in level for inner in _inside(item)]
         if not level:
             return False

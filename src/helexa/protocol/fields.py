@@ -7,7 +7,7 @@ values are checked when a request is turned into a call, and answer 400.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -21,7 +21,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from helexa.errors import InvalidRequest
 from helexa.refusals import InvalidBody
+
+PLACED: Final = "placed"
 
 
 class Body(BaseModel):
@@ -48,7 +51,9 @@ def parse(kind: type[AnyBody], value: Any) -> AnyBody:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == PLACED:
+        raise InvalidBody(first["msg"], param=first["ctx"]["param"])
     param = path_text(first["loc"])
     message = first["msg"] if first["type"] != "missing" else "is missing"
     where = param or "the request body"
@@ -64,6 +69,11 @@ def path_text(path: tuple[int | str, ...]) -> str | None:
 def wrong_shape(message: str) -> PydanticCustomError:
     """For validators: the value is not of the type that it must be."""
     return PydanticCustomError("wrong_shape", "{fact}", {"fact": message})
+
+
+def placed(error: InvalidRequest) -> PydanticCustomError:
+    """For validators: the error of an inner `parse`, which knows its field itself."""
+    return PydanticCustomError(PLACED, "{fact}", {"fact": str(error), "param": error.param})
 
 
 def whole_number(value: Any, least: int = 0) -> int:

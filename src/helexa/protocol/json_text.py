@@ -10,6 +10,9 @@ from helexa.refusals import MalformedJson, UnsupportedMediaType
 
 MAX_DEPTH = 128
 
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False
+)
 # Legal in JSON strings, but readers that split text into lines break an event there.
 _LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
@@ -19,7 +22,7 @@ def to_json(value: Any) -> bytes:
 
     Half a surrogate pair, which UTF-8 cannot hold, is written as an escape. ValueError for NaN.
     """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = _ENCODER.encode(value)
     if not text.isascii():
         text = text.translate(_LINE_ENDS)
     return text.encode("utf-8", "backslashreplace")  # the \udXXX it writes is JSON's escape, too

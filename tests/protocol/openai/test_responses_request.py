@@ -10,7 +10,7 @@ from helexa.errors import HelexaError, InvalidRequest
 from helexa.protocol.fields import parse
 from helexa.protocol.openai.chat import ChatCall
 from helexa.protocol.openai.responses import ResponseRequest, chat_messages
-from helexa.refusals import ChainedConversation
+from helexa.refusals import ChainedConversation, InvalidBody
 from tests.protocol.builders import quick
 
 
@@ -220,6 +220,12 @@ def test_refusals_name_the_fields_of_this_surface(
         called(**fields)
     assert (caught.value.status, caught.value.param) == (status, param)
     assert param.partition("[")[0].partition(".")[0] in str(caught.value)
+
+
+def test_shapes_are_refused_before_a_call_is_asked_for() -> None:
+    for fields in ({"text": {"format": {}}}, {"reasoning": {"effort": 5}}, {"tools": [5]}):
+        with pytest.raises(InvalidBody):
+            parse(ResponseRequest, {"model": "m", "input": "", **fields})
 
 
 def test_n057_chained() -> None:

@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, PrivateAttr, model_validator
 
 from helexa.errors import InvalidRequest
-from helexa.protocol.fields import Count, Flag, Object, Text, parse, wrong_shape
+from helexa.protocol.fields import Count, Flag, Object, Text, parse, placed, wrong_shape
 from helexa.protocol.openai.chat import ChatCall, ChatRequest
 from helexa.protocol.openai.sampling import SamplingFields
-from helexa.refusals import ChainedConversation, UnsupportedParameter
+from helexa.refusals import ChainedConversation, InvalidBody, UnsupportedParameter
 
 _SAMPLING: Final = tuple(SamplingFields.model_fields)
 _SAME: Final = ("model", "stream", "parallel_tool_calls", "chat_template_kwargs", *_SAMPLING)
@@ -56,6 +56,15 @@ class ResponseRequest(SamplingFields):
     background: Flag | None = None
     conversation: Any = None
     prompt: Any = None
+    _chat: ChatRequest = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _translate(self) -> ResponseRequest:
+        try:
+            self._chat = parse(ChatRequest, self._as_chat())
+        except InvalidBody as error:
+            raise placed(_renamed(error)) from None
+        return self
 
     def call(self) -> ChatCall:
         """Check the values and say what is asked for, in the terms of chat.
@@ -71,7 +80,7 @@ class ResponseRequest(SamplingFields):
         if self.background:
             raise UnsupportedParameter("background is not supported", param="background")
         try:
-            return parse(ChatRequest, self._as_chat()).call(default_thinking=False)
+            return self._chat.call(default_thinking=False)
         except InvalidRequest as error:
             raise _renamed(error) from None
 

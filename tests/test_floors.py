@@ -35,10 +35,14 @@ LLM = tuple(
     )
 )
 LIBRARY = (*TEXT, *LLM)
+ERRORS = (*ROOT_ONLY, "helexa.errors", "helexa.refusals")
+PROTOCOL = (*ERRORS, "helexa.protocol", "helexa.text.events")  # events are plain data
 
 # Floor → what its modules may import from this package. The longest matching prefix decides.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "helexa.errors": (),
+    "helexa.refusals": ("helexa.errors",),
+    "helexa.protocol": PROTOCOL,
     "helexa.engine": ENGINE,
     "helexa.text": TEXT,
     **dict.fromkeys(LLM, LIBRARY),
@@ -64,8 +68,19 @@ HEAVY = (*ACCELERATED, "transformers", "tokenizers", "huggingface_hub", "jinja2"
 
 # Modules imported in a fresh interpreter (`.*` = all below) → what must not be loaded then.
 LOADS_NONE_OF: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("helexa", "helexa.errors"): (*HEAVY, "anyio", "httpx", "click", "rich"),
+    ("helexa", "helexa.errors", "helexa.refusals"): (*HEAVY, "anyio", "httpx", "click", "rich"),
     ("helexa.cli.*",): HEAVY,
+    ("helexa.protocol.*",): (
+        *(name for name in HEAVY if name != "pydantic"),
+        "helexa.engine",
+        "helexa.llm",
+        "helexa.cli",
+        "anyio",
+        "h11",
+        "httpx",
+        "click",
+        "rich",
+    ),
     ("helexa.text.*",): (*ACCELERATED, "transformers", "helexa.llm", "helexa.cli"),
     (
         "helexa.engine.params",
@@ -186,6 +201,9 @@ def test_a_module_imports_from_its_own_floor_and_those_below(module: str) -> Non
         ("helexa.errors", "from helexa.engine.params import SamplingParams"),
         ("helexa.text.stop", "def f():\n    import torch.nn"),
         ("helexa.llm", "from click import echo"),
+        ("helexa.protocol.sse", "import torch"),
+        ("helexa.protocol.control", "from helexa.engine.params import SamplingParams"),
+        ("helexa.protocol.openai.chat", "from helexa.text.tokenizer import Tokenizer"),
         ("helexa.engine.models.llama", "from transformers import LlamaConfig"),
         ("helexa.brand_new", ""),
     ],

@@ -3,7 +3,7 @@
 Callers match the class or its ``code``; the text is for people. ``status`` is the HTTP status a
 server answers with, ``type`` the error type of the OpenAI envelope, ``fault`` whose problem it is:
 the ``request``'s, the ``load``'s, the accelerator's memory (``oom``), the ``device``'s, or the
-``engine``'s own end of life.
+``engine``'s own end of life. What only servers raise is in `helexa.refusals`.
 
     HelexaError
     ├── InvalidRequest (also ValueError)     invalid_value, empty_prompt, …
@@ -24,13 +24,14 @@ the ``request``'s, the ``load``'s, the accelerator's memory (``oom``), the ``dev
     │   ├── StepTimeout
     │   └── ProtocolError
     ├── EngineLost                           model_recovering
-    └── EngineClosed                         model_unloaded
+    ├── EngineClosed                         model_unloaded
+    └── refusals: Refusal, Overloaded, Unavailable, UnfinishedAnswer (and some of InvalidRequest)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 Fault = Literal["request", "load", "oom", "device", "engine"]
 
@@ -42,11 +43,23 @@ class HelexaError(Exception):
     type: ClassVar[str] = "api_error"
     fault: ClassVar[Fault] = "engine"
     code: str | None = None
+    retry_after_s: int | None = None
+    """When a server's client may try again; None where that would not help."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         self.message = message
         self.hint = hint
         super().__init__(f"{message}; {hint}" if hint else message)
+
+    @property
+    def wire_message(self) -> str:
+        """The text for a server's client, who has no Python to mend."""
+        return str(self)
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """The facts that a server tells beside the message, by name, as JSON values."""
+        return {}
 
 
 class InvalidRequest(HelexaError, ValueError):
@@ -78,17 +91,43 @@ class PromptTooLong(InvalidRequest):
         self.prompt_len = prompt_len
         self.max = max
 
+    @property
+    def wire_message(self) -> str:
+        """In the words that clients look for when they want to shorten a conversation."""
+        return (
+            f"This model's maximum context length is {self.max} tokens. However, your messages "
+            f"resulted in {self.prompt_len} tokens. Please reduce the length of the messages."
+        )
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """Both lengths, in tokens."""
+        return {"prompt_len": self.prompt_len, "max": self.max}
+
 
 class TemplateError(InvalidRequest):
     """The chat template refused the messages, or cannot express them."""
 
+    status = 422
     code = "template_render_failed"
+
+    @property
+    def wire_message(self) -> str:
+        """What failed, without the hint, which is for who loads the model."""
+        return f"chat template could not render this request: {self.message}"
 
 
 class VisionUnsupported(InvalidRequest):
-    """Images were sent to a model without a vision tower."""
+    """Images were sent to a model without a vision tower; a server adds the ``model_id``."""
 
     code = "vision_unsupported"
+    model_id: str | None = None
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """Which model, and what to do instead."""
+        found = {"model_id": self.model_id, "suggestion": self.hint}
+        return {name: value for name, value in found.items() if value}
 
 
 class InvalidImage(InvalidRequest):
@@ -106,7 +145,7 @@ class UnsupportedGrammar(InvalidRequest):
 class CapacityError(HelexaError):
     """More memory is needed than the KV cache was given."""
 
-    status = 400
+    status = 413
     type = "invalid_request_error"
     fault = "request"
     code = "prompt_too_long_for_vram"
@@ -115,6 +154,11 @@ class CapacityError(HelexaError):
         super().__init__(message, hint=hint)
         self.required_mb = required_mb
         self.budget_mb = budget_mb
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """What is needed and what there is, in MiB."""
+        return {"required_mb": self.required_mb, "budget_mb": self.budget_mb}
 
 
 class LoadError(HelexaError):
@@ -167,11 +211,17 @@ class OutOfMemory(HelexaError):
     status = 503
     fault = "oom"
     code = "insufficient_vram"
+    retry_after_s = 5
 
     def __init__(self, message: str, *, required_mb: int, free_mb: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.required_mb = required_mb
         self.free_mb = free_mb
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """What there is and what is needed, in MiB."""
+        return {"free_mb": self.free_mb, "required_mb": self.required_mb}
 
 
 class DeviceError(HelexaError):
@@ -183,6 +233,7 @@ class DeviceError(HelexaError):
     status = 503
     fault = "device"
     code = "model_recovering"
+    retry_after_s = 5
 
     def __init__(self, message: str, *, hint: str = "", out_of_memory: bool = False) -> None:
         super().__init__(message, hint=hint)
@@ -202,6 +253,7 @@ class EngineLost(HelexaError):
 
     status = 503
     code = "model_recovering"
+    retry_after_s = 5
 
 
 class EngineClosed(HelexaError):
@@ -209,3 +261,4 @@ class EngineClosed(HelexaError):
 
     status = 503
     code = "model_unloaded"
+    retry_after_s = 5

@@ -1,0 +1,239 @@
+"""The control plane's objects: written by a neuron, read by a gateway, which may be of another age.
+
+Readers fill in what an older writer did not know; null counts as absent, unknown keys are ignored.
+Sizes ending in ``_mb`` are MiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from helexa.errors import InvalidRequest
+from helexa.protocol.fields import Body, Count, Text
+
+
+class Wire(BaseModel):
+    """An object of the control plane; ``OMIT`` are the keys that are left out when they are empty.
+
+    ``to_wire`` gives plain JSON data, ``model_validate`` reads it.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    OMIT: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {key: item for key, item in value.items() if item is not None}
+
+    def to_wire(self) -> dict[str, Any]:
+        """Plain JSON data, every key present but the empty ones of ``OMIT``."""
+        return {
+            name: _plain(value)
+            for name, value in self
+            if name not in self.OMIT or (value is not None and value != ())
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Wire):
+        return value.to_wire()
+    if isinstance(value, ModelSpec):
+        return value.as_sent()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+class ModelSpec(Body):
+    """Which model to load, and how: the body of a load. No ``devices``: the first there are."""
+
+    model_id: Text
+    harness: Text = "candle"
+    quant: Text | None = None
+    tensor_parallel: Count = 1
+    devices: tuple[Count, ...] = ()
+    revision: Text = "main"
+    kv_mb: Count | None = None
+
+    def check(self) -> None:
+        """Raise InvalidRequest for values that contradict each other."""
+        if self.tensor_parallel < 1:
+            raise InvalidRequest("tensor_parallel must be at least 1", param="tensor_parallel")
+        if self.devices and len(self.devices) != self.tensor_parallel:
+            raise InvalidRequest(
+                f"devices lists {len(self.devices)} entries, "
+                f"tensor_parallel is {self.tensor_parallel}",
+                param="devices",
+            )
+
+    def as_sent(self) -> dict[str, Any]:
+        """The keys that were given, as plain JSON data."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class Limit(Wire):
+    """How long a conversation a model takes, in tokens."""
+
+    OMIT = frozenset({"input"})
+
+    context: int
+    input: int | None = None
+    output: int
+
+
+class Servable(Wire):
+    """Whether a loaded model can take requests, and if not, why."""
+
+    OMIT = frozenset({"reason", "detail"})
+
+    ok: bool
+    reason: str | None = None
+    detail: str | None = None
+
+
+class ModelInfo(Wire):
+    """One loaded model as a neuron lists it."""
+
+    OMIT = frozenset({"capabilities", "limit", "servable", "spec"})
+
+    id: str
+    harness: str = "candle"
+    status: str
+    devices: tuple[int, ...] = ()
+    vram_used_mb: int | None = None
+    capabilities: tuple[str, ...] = ()
+    limit: Limit | None = None
+    tool_call: bool = False
+    reasoning: bool = False
+    servable: Servable | None = None
+    spec: ModelSpec | None = None
+
+
+class ModelLoad(Wire):
+    """How busy one model is; counters since it was loaded, rates in tokens per second."""
+
+    id: str
+    in_flight: int
+    queue_depth: int
+    max_in_flight: int = 0
+    max_queue_depth: int = 0
+    rejected_queue_full: int = 0
+    rejected_timeout: int = 0
+    rejected_per_principal: int = 0
+    anon_in_flight: int = 0
+    anon_max_in_flight: int = 0
+    rejected_anon_yield: int = 0
+    rejected_kv_timeout: int = 0
+    rejected_kv_unservable: int = 0
+    kv_budget_mb: int = 0
+    kv_available_mb: int = 0
+    tok_s_prefill: float = 0.0
+    tok_s_decode: float = 0.0
+
+
+class FailedActivation(Wire):
+    """A model that could not be loaded at start, and the whole reason."""
+
+    model_id: str
+    error: str
+
+
+class ActivationStatus(Wire):
+    """How far a neuron is with the models that it loads at start."""
+
+    state: Literal["pre_warming", "ready"] = "ready"
+    pending: tuple[str, ...] = ()
+    in_progress: str | None = None
+    completed: tuple[str, ...] = ()
+    failed: tuple[FailedActivation, ...] = ()
+
+
+class DeviceHealth(Wire):
+    """One device at its last sample; unknown utilisation and temperature are 0."""
+
+    index: int
+    vram_used_mb: int
+    vram_free_mb: int
+    utilization_pct: int = 0
+    temp_c: int = 0
+
+
+class HostHealth(Wire):
+    """The host's memory, and how many processes want its CPUs (one-minute average)."""
+
+    memory_total_mb: int
+    memory_available_mb: int
+    load_1m: float = 0.0
+
+
+class HealthResponse(Wire):
+    """The answer to GET /health of a neuron."""
+
+    OMIT = frozenset({"host"})
+
+    uptime_secs: int
+    devices: tuple[DeviceHealth, ...] = ()
+    activation: ActivationStatus = ActivationStatus()
+    models: tuple[ModelLoad, ...] = ()
+    host: HostHealth | None = None
+
+
+class DeviceInfo(Wire):
+    """One device of a host."""
+
+    index: int
+    name: str
+    vram_total_mb: int
+    compute_capability: str = ""
+
+
+class HostInfo(Wire):
+    """What a host is made of."""
+
+    cpu_name: str
+    cpu_count: int
+    memory_total_mb: int
+
+
+class DiscoveryResponse(Wire):
+    """The answer to GET /discovery: a host and its devices.
+
+    ``max_prompt_tokens`` is the longest prompt taken while nothing better is known, 0: not told.
+    """
+
+    OMIT = frozenset({"cuda_unavailable_reason", "host"})
+
+    hostname: str = "unknown"
+    os: str = "unknown"
+    kernel: str = "unknown"
+    cuda_version: str | None = None
+    driver_version: str | None = None
+    devices: tuple[DeviceInfo, ...] = ()
+    harnesses: tuple[str, ...] = ()
+    cuda_unavailable_reason: str | None = None
+    max_prompt_tokens: int = 0
+    host: HostInfo | None = None
+
+
+class BuildInfo(Wire):
+    """The answer to GET /version: what runs here. ``build_timestamp`` as RFC 3339."""
+
+    package_version: str
+    git_sha: str = "unknown"
+    git_sha_long: str | None = None
+    git_dirty: bool = False
+    build_timestamp: str | None = None
+    profile: str = "release"
+    target: str = "unknown"
+    features: tuple[str, ...] = ()
+    rustc_version: str | None = None
+    candle_version: str | None = None
+    python_version: str | None = None
+    torch_version: str | None = None
+    cuda_version: str | None = None

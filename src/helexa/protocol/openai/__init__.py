@@ -1,0 +1,1 @@
+"""The OpenAI surfaces: requests into calls, events into chunks and whole answers."""

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from helexa.errors import InvalidRequest
+from helexa.protocol.control import (
+    ActivationStatus,
+    BuildInfo,
+    DeviceHealth,
+    DeviceInfo,
+    DiscoveryResponse,
+    FailedActivation,
+    HealthResponse,
+    HostHealth,
+    HostInfo,
+    Limit,
+    ModelInfo,
+    ModelLoad,
+    ModelSpec,
+    Servable,
+    Wire,
+)
+from helexa.protocol.fields import parse
+from helexa.protocol.json_text import read_json, to_json
+from helexa.refusals import InvalidBody
+
+FULL: list[Wire] = [
+    BuildInfo(package_version="1", git_sha="0123456", features=("cuda",)),
+    DiscoveryResponse(
+        hostname="h",
+        devices=(DeviceInfo(index=0, name="d", vram_total_mb=1, compute_capability="8.9"),),
+        harnesses=("candle",),
+        cuda_unavailable_reason="driver/library mismatch",
+        max_prompt_tokens=16384,
+        host=HostInfo(cpu_name="c", cpu_count=2, memory_total_mb=3),
+    ),
+    HealthResponse(
+        uptime_secs=1,
+        devices=(DeviceHealth(index=0, vram_used_mb=1, vram_free_mb=2),),
+        activation=ActivationStatus(
+            state="pre_warming",
+            pending=("a",),
+            in_progress="b",
+            failed=(FailedActivation(model_id="c", error="no"),),
+        ),
+        models=(ModelLoad(id="m", in_flight=1, queue_depth=2, tok_s_decode=1.5),),
+        host=HostHealth(memory_total_mb=1, memory_available_mb=1, load_1m=0.5),
+    ),
+    ModelInfo(
+        id="m",
+        status="loaded",
+        devices=(0, 1),
+        vram_used_mb=5,
+        capabilities=("text",),
+        limit=Limit(context=4096, input=2048, output=2048),
+        tool_call=True,
+        servable=Servable(ok=False, reason="insufficient_vram"),
+        spec=ModelSpec(model_id="m", devices=(0, 1), tensor_parallel=2),
+    ),
+]
+
+
+@pytest.mark.parametrize("thing", FULL, ids=lambda thing: type(thing).__name__)
+def test_n036_round_trip(thing: Wire) -> None:
+    assert type(thing).model_validate(read_json(to_json(thing.to_wire()))) == thing
+
+
+def test_n036_readers() -> None:
+    health = HealthResponse.model_validate({"uptime_secs": 0, "devices": []})
+    assert health.models == ()
+    assert health.activation == ActivationStatus(state="ready")
+    load = ModelLoad.model_validate({"id": "m", "in_flight": 1, "queue_depth": 2})
+    others = load.to_wire().keys() - {"id", "in_flight", "queue_depth"}
+    assert len(others) == 14
+    assert all(load.to_wire()[name] == 0 for name in others)
+    assert BuildInfo.model_validate({"package_version": "1"}).git_sha == "unknown"
+
+
+def test_nulls_are_absent_and_unknown_keys_ignored() -> None:
+    sent = {"uptime_secs": 3, "activation": None, "models": None, "devices": None, "later": {}}
+    assert HealthResponse.model_validate(sent) == HealthResponse(uptime_secs=3)
+    old = {"id": "m", "harness": "candle", "status": "loaded", "cost": None, "limit": None}
+    assert ModelInfo.model_validate(old).devices == ()
+
+
+def test_an_older_fleet_is_understood() -> None:
+    health = {
+        "uptime_secs": 0,
+        "devices": [],
+        "activation": {
+            "state": "ready",
+            "pending": [],
+            "in_progress": None,
+            "completed": [],
+            "failed": [],
+        },
+    }
+    assert HealthResponse.model_validate(health).activation.state == "ready"
+    limit = {"context": 50, "output": 16}
+    info = ModelInfo.model_validate({"id": "m", "status": "odd", "limit": limit})
+    assert info.limit == Limit(context=50, output=16)
+    assert info.status == "odd"
+
+
+def test_absent_keys_are_left_out_where_they_must() -> None:
+    bare = ModelInfo(id="m", status="recovering").to_wire()
+    assert bare == {
+        "id": "m",
+        "harness": "candle",
+        "status": "recovering",
+        "devices": [],
+        "vram_used_mb": None,
+        "tool_call": False,
+        "reasoning": False,
+    }
+    assert Servable(ok=True).to_wire() == {"ok": True}
+    assert "input" not in Limit(context=1, output=1).to_wire()
+    assert Limit(context=1, input=0, output=1).to_wire()["input"] == 0
+
+
+def test_n031_reason_is_absent_when_healthy() -> None:
+    found = DiscoveryResponse(hostname="h").to_wire()
+    assert "cuda_unavailable_reason" not in found
+    assert found["cuda_version"] is None
+
+
+def test_n029_models_are_always_there() -> None:
+    assert HealthResponse(uptime_secs=0).to_wire() == {
+        "uptime_secs": 0,
+        "devices": [],
+        "activation": {
+            "state": "ready",
+            "pending": [],
+            "in_progress": None,
+            "completed": [],
+            "failed": [],
+        },
+        "models": [],
+    }
+
+
+def test_n050_spec_is_listed_as_sent() -> None:
+    sent = {"model_id": "builtin:helexa/tiny", "quant": None, "devices": None, "odd": 1}
+    spec = parse(ModelSpec, sent)
+    assert (spec.harness, spec.tensor_parallel, spec.devices, spec.revision) == (
+        "candle",
+        1,
+        (),
+        "main",
+    )
+    listed = ModelInfo(id="m", status="loaded", spec=spec).to_wire()["spec"]
+    assert listed == {"model_id": "builtin:helexa/tiny"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "param"),
+    [
+        ([], None),
+        ({}, "model_id"),
+        ({"model_id": 3}, "model_id"),
+        ({"model_id": "m", "tensor_parallel": -1}, "tensor_parallel"),
+        ({"model_id": "m", "tensor_parallel": 1.5}, "tensor_parallel"),
+        ({"model_id": "m", "devices": ["0"]}, "devices[0]"),
+        ({"model_id": "m", "kv_mb": True}, "kv_mb"),
+    ],
+)
+def test_a_load_of_the_wrong_shape(sent: Any, param: str | None) -> None:
+    with pytest.raises(InvalidBody) as caught:
+        parse(ModelSpec, sent)
+    assert caught.value.param == param
+
+
+def test_n048_contradicting_devices() -> None:
+    with pytest.raises(InvalidRequest, match="devices lists 2 entries, tensor_parallel is 1"):
+        parse(ModelSpec, {"model_id": "m", "devices": [0, 1]}).check()
+    with pytest.raises(InvalidRequest, match="at least 1"):
+        parse(ModelSpec, {"model_id": "m", "tensor_parallel": 0}).check()
+    parse(ModelSpec, {"model_id": "m", "devices": [], "tensor_parallel": 2}).check()

@@ -88,7 +88,7 @@ class CountingCore:
             self._counts[self._next] = (len(request.generated), request.params.max_tokens)
         return self._next
 
-    def abort(self, request_id: int) -> None:
+    def abort(self, request_id: int, *, completed: bool = False) -> None:
         with (self._folder / "aborted").open("a") as file:
             file.write(f"{request_id}\n")
         self._counts.pop(request_id, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -179,3 +180,44 @@ def test_a_stream_whose_loop_is_gone_ends() -> None:
     assert llm.status.tok_s_decode == 0  # it did not run to its end
     del kept
     asyncio.run(llm.close())
+
+
+async def test_a_model_that_is_opened_twice_at_once_is_loaded_once() -> None:
+    llm = AsyncLLM("tiny", device="cpu")
+    found = []
+
+    async def open_it() -> None:
+        await llm.open()
+        found.append(llm._model)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(open_it)
+        tasks.start_soon(open_it)
+    assert found[0] is found[1]
+    await llm.close()
+
+
+async def test_a_model_that_is_closed_while_it_opens_stays_closed() -> None:
+    llm = AsyncLLM("tiny", device="cpu")
+
+    async def open_it() -> None:
+        with contextlib.suppress(EngineClosed):  # unless it was quicker
+            await llm.open()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(open_it)
+        await anyio.sleep(0.01)
+        await llm.close()
+    with pytest.raises(EngineClosed):
+        await llm.open()
+    with pytest.raises(EngineClosed):
+        await llm.chat("hi")
+
+
+async def test_an_answer_that_was_not_awaited_says_so() -> None:
+    async with AsyncLLM("tiny", device="cpu") as llm:
+        answer: Any = llm.chat("hi")
+        with pytest.raises(AttributeError, match="await it"):
+            _ = answer.text
+        with pytest.raises(AttributeError, match="nonsense"):
+            _ = answer.nonsense

@@ -288,3 +288,14 @@ def test_lazy_names_are_listed_and_wrong_ones_refused() -> None:
     assert "LLM" in dir(helexa)
     with pytest.raises(AttributeError, match="LMM"):
         helexa.LMM  # noqa: B018  # the access is the test
+
+
+def test_an_answer_that_ends_at_a_stop_string_counts_as_finished() -> None:
+    with LLM("tiny", device="cpu") as own:
+        answer = own.generate(
+            "Once upon a time", temperature=0, stop="e", max_tokens=400, ignore_eos=True
+        )
+        assert answer.finish_reason == "stop"
+        assert answer.usage.completion_tokens > 1
+        wait_until(lambda: own.stats().tok_s_decode > 0)
+        assert own.stats().running == 0

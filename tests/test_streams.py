@@ -41,7 +41,7 @@ class SilentModel:
         self.submitted += 1
         return self.submitted
 
-    def abort(self, request_id: int) -> None:
+    def abort(self, request_id: int, *, completed: bool = False) -> None:
         self.aborted.append(request_id)
 
 

@@ -51,6 +51,11 @@ class AsyncAnswer(Generic[Result]):
         self._batch = batch
         self._progress = progress
 
+    def __getattr__(self, name: str) -> Any:
+        if name in Generation.__dataclass_fields__ or name in vars(Generation):
+            raise AttributeError(f"this answer has not run, so it has no {name!r}: await it first")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __await__(self) -> Generator[Any, Any, Result]:
         return self._whole().__await__()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from helexa.engine.checkpoint.files import Progress
 from helexa.engine.config import EngineConfig, switches
@@ -25,6 +26,7 @@ from helexa.loaded import (
     Prompt,
     check_prompt,
     placed,
+    token_ids,
 )
 from helexa.opening import MakeHost, Source, open_model, process_host, thread_host
 from helexa.progress import counting_bar, loading_bars
@@ -84,6 +86,11 @@ class Handle:
             raise InvalidRequest(
                 f"host must be one of {', '.join(HOSTS)}, not {host!r:.80}", param="host"
             )
+        if progress is not None and not callable(progress):
+            raise InvalidRequest(
+                f"progress must be a function of (name, done, total), not {progress!r:.80}",
+                param="progress",
+            )
         self._source = Source(model, revision, cache_dir, offline, token, chat_template)
         self._config = EngineConfig(
             device=device,
@@ -103,24 +110,39 @@ class Handle:
         self._progress = progress
         self._loaded: LoadedModel | None = None
         self._closed = False
+        self._opening = threading.Lock()
+        self._deciding = threading.Lock()  # whether what was loaded is still wanted
         self._constructed()
 
     def _constructed(self) -> None:
         """What is left to do once the options are known to be good."""
 
     def _open(self) -> None:
+        """Load the model, once, however many ask for it at the same time."""
+        with self._opening:
+            self._refuse_if_closed()
+            if self._loaded is None:
+                with loading_bars(self._progress) as progress:
+                    loaded = open_model(self._source, self._config, progress, self._make_host)
+                with self._deciding:
+                    if not self._closed:
+                        self._loaded = loaded
+                if self._loaded is None:  # it was closed meanwhile
+                    loaded.close()
+                    self._refuse_if_closed()
+
+    def _refuse_if_closed(self) -> None:
         if self._closed:
             raise EngineClosed(
                 f"this {type(self).__name__} was closed, and does not open again",
                 hint=f"make a new one: {type(self).__name__}({str(self._source.model)!r})",
             )
-        with loading_bars(self._progress) as progress:
-            self._loaded = open_model(self._source, self._config, progress, self._make_host)
 
     def _close(self) -> None:
-        """End the model for good; nothing happens if there is none, or it has ended."""
-        if self._loaded is not None:
+        """End the model for good, also one that is being loaded."""
+        with self._deciding:
             self._closed = True
+        if self._loaded is not None:
             self._loaded.close()
 
     @property
@@ -152,16 +174,26 @@ class Handle:
 
     def detokenize(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids."""
-        return self._model.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        known = token_ids(ids)
+        if known is None:
+            raise InvalidRequest(
+                f"ids must be a list of token ids, not {ids!r:.80}",
+                param="ids",
+                hint="pass what tokenize() returned, or an answer's token_ids",
+            )
+        return self._model.tokenizer.decode(known, skip_special_tokens=skip_special_tokens)
 
-    def count_tokens(self, prompt: str | Sequence[Message], **chat: Any) -> int:
-        """How many tokens a text, or a rendered conversation, has as a prompt.
+    def count_tokens(self, prompt: str | Sequence[int] | Sequence[Message], **chat: Any) -> int:
+        """How many tokens a text, a list of token ids, or a rendered conversation has as a prompt.
 
         ``chat`` takes `render`'s options (``tools``, ``enable_thinking``, …).
         """
         if isinstance(prompt, str):
             return len(self.tokenize(prompt))
-        return len(self.tokenize(self.render(prompt, **chat), add_special_tokens=False))
+        if prompt and (ids := token_ids(prompt)) is not None:
+            return len(ids)
+        text = self.render(cast("Sequence[Message]", prompt), **chat)
+        return len(self.tokenize(text, add_special_tokens=False))
 
     def render(self, messages: Conversation, **chat: Any) -> str:
         """The exact text that `chat` would send to the model.

@@ -131,8 +131,8 @@ class LoadedModel:
     def submit(self, request: Request, deliver: Deliver) -> int:
         return self._host.submit(request, deliver)
 
-    def abort(self, request_id: int) -> None:
-        self._host.abort(request_id)
+    def abort(self, request_id: int, *, completed: bool = False) -> None:
+        self._host.abort(request_id, completed=completed)
 
     def answer(self, job: Job) -> Answer:
         return Answer(len(job.prompt_ids), job.new_parser(), self.tokenizer, job.place)
@@ -232,7 +232,7 @@ def check_prompt(prompt: object) -> Prompt:
                 "the prompt is empty", param="prompt", code="empty_prompt", hint="send some text"
             )
         return prompt
-    if (ids := _token_ids(prompt)) is not None:
+    if (ids := token_ids(prompt)) is not None:
         return ids
     if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
         hint = "these look like chat messages: call chat() instead"
@@ -278,7 +278,7 @@ def placed(make: Callable[[Given], Made], given: Given, place: str | None) -> Ma
         raise
 
 
-def _token_ids(prompt: object) -> list[int] | None:
+def token_ids(prompt: object) -> list[int] | None:
     """The token ids that a prompt is, None if it is something else."""
     if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray):
         return None

@@ -63,7 +63,7 @@ def open_model(
     )
     try:
         files = checkpoint.tokenizer_files()
-        tokenizer = Tokenizer.from_files(files)
+        tokenizer = Tokenizer.from_files(files, source=checkpoint.id)
         template = ChatTemplate.load(files, tokenizer, explicit=source.chat_template)
         markers = probe_markers(tokenizer)
         host = (make_host or thread_host)(checkpoint, config, progress)

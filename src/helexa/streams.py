@@ -43,13 +43,13 @@ class _Running:
     def push(self, output: StepOutput) -> list[Event]:
         events = self.answer.push(output)
         if self.answer.done and not output.finished:
-            self.abort()
+            self.abort(completed=True)
         return events
 
-    def abort(self) -> None:
+    def abort(self, *, completed: bool = False) -> None:
         """Stop it in the engine; harmless when it has ended."""
         if self._id is not None:
-            self._model.abort(self._id)
+            self._model.abort(self._id, completed=completed)
             self._id = None
 
 

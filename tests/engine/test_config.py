@@ -96,7 +96,7 @@ def test_E037_kv_bytes_per_token() -> None:
         ({"rope_scaling": LLAMA3 | {"original_max_position_embeddings": None}}, "original_max"),
         ({"rope_scaling": {"type": "yarn", "truncate": 1}}, "truncate"),
         ({"partial_rotary_factor": 2.0}, "partial_rotary_factor"),
-        ({"head_dim": 5}, "partial_rotary_factor"),
+        ({"head_dim": 5}, "head_dim"),
         ({"rope_theta": -1}, "rope_theta"),
         ({"rope_theta": 1.0, "rope_scaling": {"type": "yarn"}}, "rope_theta"),
     ],

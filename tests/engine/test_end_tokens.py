@@ -92,3 +92,23 @@ def test_E058_tokens_that_only_the_tokenizer_lists(tmp_path: Path) -> None:
 )
 def test_E058_a_file_that_makes_no_sense_says_nothing(tmp_path: Path, text: str) -> None:
     assert ends(tmp_path, {"tokenizer_config.json": text}, config=(1,)) == {1}
+
+
+def test_E058_a_short_list_of_special_tokens_does_not_hide_the_tokenizers(tmp_path: Path) -> None:
+    files = {
+        "tokenizer_config.json": {
+            "eos_token": "<|im_end|>",
+            "added_tokens_decoder": {"1": {"content": "<|endoftext|>"}},
+        },
+        "tokenizer.json": {"added_tokens": [{"id": 7, "content": "<|im_end|>"}]},
+    }
+    assert ends(tmp_path, files) == {1, 7}
+
+
+@pytest.mark.parametrize("vocab", [{"a": 0, ".": 13}, [["a", 0.0], [".", -1.0]]])
+def test_E058_an_end_that_is_an_ordinary_piece(tmp_path: Path, vocab: Any) -> None:
+    files = {
+        "tokenizer_config.json": {"eos_token": "."},
+        "tokenizer.json": {"model": {"vocab": vocab}},
+    }
+    assert ends(tmp_path, files) == {13 if isinstance(vocab, dict) else 1}

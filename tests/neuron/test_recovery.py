@@ -55,7 +55,7 @@ class FakeHost:
         self.open[id] = (request, deliver)
         return id
 
-    def abort(self, request_id: int) -> None:
+    def abort(self, request_id: int, *, completed: bool = False) -> None:
         self.aborted.append(request_id)
         self.open.pop(request_id, None)
 

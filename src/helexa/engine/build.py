@@ -92,10 +92,11 @@ def plan_pool(model: Model, config: EngineConfig) -> PoolSize:
     )
     if not size.budget_blocks:
         raise CapacityError(
-            f"{budget_mb} MiB are left for the KV cache, not enough for {config.block_size} tokens",
+            f"the KV cache gets {budget_mb} MiB, not enough for one block of {config.block_size} "
+            "tokens",
             required_mb=math.ceil(kv * config.block_size / MIB),
             budget_mb=budget_mb,
-            hint="free memory, lower prefix_cache_mb, or take a smaller model",
+            hint="free memory, lower block_size or prefix_cache_mb, or take a smaller model",
         )
     return size
 
@@ -111,7 +112,7 @@ def claim(model: Model, num_blocks: int, block_size: int) -> KVCache:
             f"the device refused {num_blocks * block_size * kv // MIB} MiB for the KV cache",
             required_mb=num_blocks * block_size * kv // MIB,
             budget_mb=0,
-            hint="set kv_memory_mb and prefix_cache_mb to less",
+            hint="set kv_memory_mb, prefix_cache_mb or max_batch to less",
         ) from error
 
 

@@ -240,9 +240,9 @@ class EngineConfig:
             self.check_int(name, at_least=1)
         for name in ("prefix_cache_mb", "max_entries"):
             self.check_int(name, at_least=0)
-        for name in ("max_context", "kv_memory_mb"):
+        for name, least in (("max_context", 2), ("kv_memory_mb", 1)):
             if getattr(self, name) is not None:
-                self.check_int(name, at_least=1)
+                self.check_int(name, at_least=least)
         if not isinstance(self.prefix_cache, bool):
             raise self.wrong("prefix_cache", "True or False")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(self.device)):

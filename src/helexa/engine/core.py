@@ -120,12 +120,15 @@ class EngineCore:
         self._scheduler.add(seq)
         return seq.id
 
-    def abort(self, request_id: int) -> None:
-        """Stop a request: it has no further output. Unknown and finished ids are ignored."""
+    def abort(self, request_id: int, *, completed: bool = False) -> None:
+        """Stop a request: it has no further output. Unknown and finished ids are ignored.
+
+        ``completed``: its reader has all it wanted, so it counts as one that came to its end.
+        """
         self._ready = [output for output in self._ready if output.id != request_id]
         seq = self._open.get(request_id)
         if seq is not None:
-            self._drop(seq)
+            self._end(seq, self._clock()) if completed else self._drop(seq)
 
     def step(self) -> list[StepOutput]:
         """Run every running row and a chunk of waiting prompts; what came of it, if anything.

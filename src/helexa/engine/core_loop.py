@@ -36,7 +36,7 @@ class Core(Protocol):
     @property
     def idle(self) -> bool: ...
     def submit(self, request: Request) -> int: ...
-    def abort(self, request_id: int) -> None: ...
+    def abort(self, request_id: int, *, completed: bool = False) -> None: ...
     def step(self) -> list[StepOutput]: ...
     def status(self) -> EngineStatus: ...
     def close(self) -> None: ...
@@ -52,6 +52,7 @@ class Submit:
 @dataclass(frozen=True, slots=True)
 class Abort:
     id: int
+    completed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +132,16 @@ class CoreLoop:
         match message:
             case Submit(host_id, request, deliver):
                 self._accept(host_id, request, deliver)
-            case Abort(host_id):
-                self._abort(host_id)
+            case Abort(host_id, completed):
+                self._abort(host_id, completed)
             case Close():
                 self._closing = True
 
-    def _abort(self, host_id: int) -> None:
+    def _abort(self, host_id: int, completed: bool = False) -> None:
         core_id = self._core_ids.pop(host_id, None)
         if core_id is not None:
             del self._open[core_id]
-            self._core.abort(core_id)
+            self._core.abort(core_id, completed=completed)
 
     def _accept(self, host_id: int, request: Request, deliver: Deliver) -> None:
         try:

@@ -21,24 +21,42 @@ def end_token_ids(checkpoint: Checkpoint, defaults: GenerationDefaults) -> froze
     """
     files = checkpoint.tokenizer_files()
     settings = {**_read(files.special_tokens_map), **_read(files.tokenizer_config)}
-    wanted = END_MARKERS | {_text(settings.get("eos_token"))}
-    found = {id for id, text in _added(settings, files.tokenizer_json) if text in wanted}
+    tokenizer = _read(files.tokenizer_json)
+    eos = _text(settings.get("eos_token"))
+    known = {text: id for id, text in (*_listed(settings), *_added(tokenizer))}
+    if eos and eos not in known:  # an ordinary entry of the vocabulary
+        known |= _vocabulary(tokenizer, eos)
+    found = {known[text] for text in (*END_MARKERS, eos) if text in known}
     ids = found.union(defaults.eos_token_ids, checkpoint.config.eos_token_ids)
     return frozenset(id for id in ids if 0 <= id < checkpoint.config.vocab_size)
 
 
-def _added(settings: Mapping[str, Any], tokenizer_json: Path | None) -> Iterator[tuple[int, str]]:
-    """Ids and texts of the special tokens, from the small file if it lists them."""
+def _listed(settings: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """Ids and texts of the special tokens that tokenizer_config.json lists, if it does."""
     listed = settings.get("added_tokens_decoder")
-    if isinstance(listed, dict) and listed:
-        for id, token in listed.items():
-            if id.isdecimal():
-                yield int(id), _text(token)
-        return
-    added = _read(tokenizer_json).get("added_tokens")
+    for id, token in listed.items() if isinstance(listed, dict) else ():
+        if id.isdecimal():
+            yield int(id), _text(token)
+
+
+def _added(tokenizer: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """Ids and texts of the special tokens of tokenizer.json."""
+    added = tokenizer.get("added_tokens")
     for token in added if isinstance(added, list) else ():
         if isinstance(token, dict) and isinstance(token.get("id"), int):
             yield token["id"], _text(token)
+
+
+def _vocabulary(tokenizer: Mapping[str, Any], text: str) -> dict[str, int]:
+    """The id of ``text`` in the vocabulary, which is a table or a list of [piece, score]."""
+    model = tokenizer.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, dict) and isinstance(vocabulary.get(text), int):
+        return {text: vocabulary[text]}
+    if isinstance(vocabulary, list):
+        places = (at for at, entry in enumerate(vocabulary) if entry and entry[0] == text)
+        return dict.fromkeys((text,), next(places, -1))
+    return {}
 
 
 def _text(token: object) -> str:

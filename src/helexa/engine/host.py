@@ -39,8 +39,11 @@ class Host(Protocol):
         """
         ...
 
-    def abort(self, request_id: int) -> None:
-        """Stop a request within one step; unknown and finished ids are ignored."""
+    def abort(self, request_id: int, *, completed: bool = False) -> None:
+        """Stop a request within one step; unknown and finished ids are ignored.
+
+        ``completed``: its reader has all it wanted, so it counts as one that came to its end.
+        """
         ...
 
     def status(self) -> EngineStatus:
@@ -98,8 +101,8 @@ class ThreadHost:
             self._inbox.put(Submit(request_id, request, deliver))
         return request_id
 
-    def abort(self, request_id: int) -> None:
-        self._inbox.put(Abort(request_id))
+    def abort(self, request_id: int, *, completed: bool = False) -> None:
+        self._inbox.put(Abort(request_id, completed))
 
     def status(self) -> EngineStatus:
         return self._status

@@ -11,7 +11,7 @@ import torch
 
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
 from helexa.engine.checkpoint.weights import Weights
-from helexa.engine.config import DTYPES, switches
+from helexa.engine.config import DTYPES, EngineConfig, switches
 from helexa.engine.models.registry import MODELS
 from helexa.engine.numerics import Numerics
 from helexa.engine.quant.dense import DenseFormat
@@ -56,6 +56,7 @@ def load_model(
     _check_hub_options(model, hub)
     if disabled is None:
         disabled = switches(os.environ)
+    EngineConfig(disabled=frozenset(disabled))  # refuses what is no switch
     if isinstance(model, str | Path):
         checkpoint = open_checkpoint(model, progress=progress, **hub)
         try:
@@ -64,7 +65,14 @@ def load_model(
             )
         finally:
             checkpoint.close()
+    if not hasattr(model, "info"):
+        raise InvalidRequest(
+            f"model must be a name, a folder or an open checkpoint, not {type(model).__name__}",
+            param="model",
+            hint='for example helexa.load_model("tiny")',
+        )
     where = resolve_device(device)
+    check_sizes(model)
     stored = model.info(EMBEDDING).dtype
     numerics = resolve_numerics(dtype, where, stored in ("F16", "BF16"), disabled)
     built = MODELS[model.config.model_type](model.config, numerics)
@@ -73,6 +81,17 @@ def load_model(
     weights.finish()
     built.num_parameters = sum(math.prod(model.info(n).shape) for n in weights.ledger.taken)
     return built.to(where).eval()
+
+
+def check_sizes(model: Checkpoint) -> None:
+    """Refuse a config whose largest numbers the tensors deny, before anything of that size is made.
+
+    Raises CheckpointError as filling the model would.
+    """
+    config = model.config
+    weights = Weights(model, dtype=None, device="cpu")
+    weights.take(EMBEDDING, (config.vocab_size, config.hidden_size))
+    model.info(f"model.layers.{config.num_hidden_layers - 1}.input_layernorm.weight")
 
 
 def _check_hub_options(model: object, given: HubOptions) -> None:

@@ -66,6 +66,9 @@ def read_rope(config: Fields, max_position_embeddings: int, head_dim: int) -> Ro
     elif rope_type == "yarn":
         rope = with_yarn(rope, fields, max_position_embeddings)
     rotary = rope.rotary_dim(head_dim)
+    if rope.partial_rotary_factor == 1.0 and head_dim % 2:
+        place = "head_dim" if "head_dim" in config else "hidden_size"
+        raise config.wrong(place, "such that a head has an even number of dims, which rotate")
     if rotary < 2 or rotary % 2 or rotary > head_dim:
         raise fields.wrong(
             "partial_rotary_factor", f"such that an even part of the {head_dim} dims rotates"
@@ -84,7 +87,8 @@ def rope_fields(config: Fields) -> Fields:
             hint="only one rope for all layers is supported",
         )
     top = {key: config.get(key) for key in FILLED_FROM_TOP if key in config and key not in own}
-    return Fields(own.place, {**own.values, **top})
+    place = own.place if own.values else config.place
+    return Fields(place, {**own.values, **top})
 
 
 def read_type(fields: Fields) -> RopeType:

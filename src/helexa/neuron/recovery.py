@@ -154,11 +154,15 @@ class RecoveringHost:
                 raise
         return record.id
 
-    def abort(self, request_id: int) -> None:
+    def abort(self, request_id: int, *, completed: bool = False) -> None:
         with self._gate:
             record = self._records.pop(request_id, None)
-            if record is not None and record.running_as is not None and self._host is not None:
-                self._host.abort(record.running_as)
+            if record is None:
+                return
+            if completed:
+                self._losses.clear()
+            if record.running_as is not None and self._host is not None:
+                self._host.abort(record.running_as, completed=completed)
 
     def status(self) -> EngineStatus:
         host = self._host

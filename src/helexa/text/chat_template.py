@@ -12,7 +12,7 @@ import jinja2
 
 from helexa.engine.checkpoint.files import TokenizerFiles
 from helexa.errors import InvalidRequest, TemplateError
-from helexa.text.messages import content_text, normalise_messages, plain_data
+from helexa.text.messages import content_text, has_name, normalise_messages, plain_data
 from helexa.text.sandbox import build_environment
 from helexa.text.tokenizer import Tokenizer, read_json_object
 
@@ -186,7 +186,15 @@ def _checked_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[Any] | Non
             param="tools",
             hint='each is {"type": "function", "function": {"name": …, "parameters": …}}',
         )
-    return [plain_data(tool) for tool in tools]
+    plain = [plain_data(tool) for tool in tools]
+    for at, tool in enumerate(plain):
+        if not has_name(tool):
+            raise InvalidRequest(
+                f"tools[{at}] has no function with a name: {tool!r:.80}",
+                param="tools",
+                hint='each is {"type": "function", "function": {"name": …, "parameters": …}}',
+            )
+    return plain
 
 
 def _refused(error: Exception, param: str, hint: str) -> TemplateError:

@@ -241,7 +241,10 @@ def _step(part: Mapping[str, Any], fused: bool) -> Step | None:
         case "Replace" if not fused:
             pattern = part["pattern"]
             text = pattern.get("Regex") or re.escape(pattern["String"])
-            return Replace(re.compile(text), part["content"])
+            try:
+                return Replace(re.compile(text), part["content"])
+            except re.error:  # the library's expressions can say more than Python's
+                return None
         case "Strip":
             strip = StripText if fused else StripPiece
             return strip(part["content"], part["start"], part["stop"])

@@ -48,6 +48,14 @@ def plain_data(value: Any) -> Any:
         return {f.name: plain_data(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if callable(getattr(value, "model_dump", None)):
         return plain_data(value.model_dump())
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        return plain_data(value.item())
+    if isinstance(value, bytes | bytearray | set | frozenset):
+        raise InvalidRequest(
+            f"a template cannot show {type(value).__name__}: {value!r:.60}",
+            param="messages",
+            hint="pass text, numbers, lists and objects",
+        )
     return f"<{type(value).__name__}>"
 
 
@@ -71,7 +79,8 @@ def _normalise(message: Any, at: int) -> dict[str, Any]:
         kept = {"thinking": reasoning, **kept, "reasoning_content": reasoning}
     if kept["role"] == "developer":
         kept["role"] = "system"
-    if isinstance(kept.get("tool_calls"), list):
+    if "tool_calls" in kept:
+        _check_calls(kept["tool_calls"], at)
         kept["tool_calls"] = [_with_parsed_arguments(call) for call in kept["tool_calls"]]
     kept.setdefault("content", NullContent(name="content"))
     return kept
@@ -87,6 +96,19 @@ def _check_content(content: Any, at: int) -> None:
         raise _bad_messages(
             f"messages[{at}] has content that is neither text nor a list of parts but "
             f"{type(content).__name__}"
+        )
+
+
+def has_name(thing: Any) -> bool:
+    """Whether a tool, or a call of one, says its name: in its function, or itself."""
+    function = thing.get("function", thing) if isinstance(thing, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
+
+
+def _check_calls(calls: Any, at: int) -> None:
+    if not isinstance(calls, list | tuple) or not all(map(has_name, calls)):
+        raise _bad_messages(
+            f"messages[{at}].tool_calls is not a list of calls whose functions have names"
         )
 
 

@@ -25,9 +25,8 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.size = size
         self.eps = eps
-        gain, floor = norm_constants(torch.ones(size), eps)
-        self.register_buffer("gain", gain)
-        self.register_buffer("floor", floor)
+        self.register_buffer("gain", torch.empty(0))  # made when the size is known to be true
+        self.register_buffer("floor", torch.empty(0))
 
     def load(self, weights: Weights) -> None:
         """Take the weight from the checkpoint."""

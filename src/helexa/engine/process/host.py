@@ -143,11 +143,11 @@ class ProcessHost:
             self._outbox.put(Submit(request_id, request))
         return request_id
 
-    def abort(self, request_id: int) -> None:
+    def abort(self, request_id: int, *, completed: bool = False) -> None:
         with self._gate:
             known = self._open.pop(request_id, None)
         if known is not None:
-            self._outbox.put(Abort(request_id))
+            self._outbox.put(Abort(request_id, completed))
 
     def status(self) -> EngineStatus:
         return self._status

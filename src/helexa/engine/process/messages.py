@@ -38,9 +38,10 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """To the child: stop a request; it has no further output that matters."""
+    """To the child: stop a request (see `Host.abort`); no further output of it matters."""
 
     id: int
+    completed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

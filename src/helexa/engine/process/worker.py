@@ -108,8 +108,8 @@ class TimedCore:
     def submit(self, request: Request) -> int:
         return self._core.submit(request)
 
-    def abort(self, request_id: int) -> None:
-        self._core.abort(request_id)
+    def abort(self, request_id: int, *, completed: bool = False) -> None:
+        self._core.abort(request_id, completed=completed)
 
     def step(self) -> list[StepOutput]:
         self._began = time.monotonic()
@@ -175,8 +175,8 @@ class Worker:
                 match self._read():
                     case Submit(id, request):
                         self._inbox.put(core_loop.Submit(id, request, self._outputs.append))
-                    case Abort(id):
-                        self._inbox.put(core_loop.Abort(id))
+                    case Abort(id, completed):
+                        self._inbox.put(core_loop.Abort(id, completed))
                     case Close():
                         self._inbox.put(core_loop.Close())
                     case other:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from helexa.errors import EngineLost, NumericalError
+from helexa.errors import EngineLost, NumericalError, PromptTooLong
 from helexa.text.events import Event, Finish, Reasoning, Text, ToolCall, Usage
 
 Run = Callable[..., Result]
@@ -132,6 +132,25 @@ def test_a_typed_conversation(run: Run, model: Any) -> None:
     assert [m["content"] for m in model.asked[1]["messages"]] == ["hi", "hello", "and\nnow"]
 
 
+def test_quiet_is_quiet_in_a_typed_conversation(run: Run, model: Any) -> None:
+    done = run("chat", "-q", typed=["hi"])
+    assert done.exit_code == 0
+    assert "hello" in done.stdout
+    assert "tok/s" not in done.stdout
+
+
+def test_a_full_context_says_how_to_start_over(run: Run, model: Any) -> None:
+    model.scripts = [[PromptTooLong(9, 8)]]
+    done = run("chat", typed=["hi", "ho"])
+    assert "hint: /reset starts over; or shorten the prompt" in done.stderr
+    assert len(model.asked) == 2
+
+
+def test_a_blank_message_is_a_usage_error(run: Run, model: Any) -> None:
+    assert run("chat", "-m", " ").exit_code == 2
+    assert run("chat", "-m", "x", "-t", "-1").exit_code == 2
+
+
 def test_an_interrupt_stops_the_answer_and_keeps_what_came(run: Run, model: Any) -> None:
     model.scripts = [STOPPED, [KeyboardInterrupt()]]
     done = run("chat", typed=["one", "two", "three"])
@@ -171,10 +190,12 @@ def test_wrong_input_is_explained_and_the_chat_goes_on(
 ) -> None:
     (tmp_path / "bad.json").write_text("{")
     typed = ["/sett x 1", "/set temprature 1", "/set top_p x", "/load /no/such", "/result 3"]
+    typed += ["/save ~nobody-at-all/x", "/load ~nobody-at-all/x", "/set temperature -1"]
     done = run("chat", typed=[*typed, f"/load {tmp_path}/bad.json", f"/save {tmp_path}", "hi"])
     assert done.exit_code == 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 7
+    assert len(errors) == 10
+    assert sum("nobody-at-all" in error for error in errors) == 2
     assert "did you mean /set" in done.stderr
     assert len(model.asked) == 1
 

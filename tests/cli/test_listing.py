@@ -109,6 +109,16 @@ def test_a_file_that_cannot_be_written_is_one_line() -> None:
     assert (done.exit_code, done.stderr) == (1, "error: [Errno 13] Permission denied: '/models'\n")
 
 
+@pytest.mark.parametrize("command", ["models", "inspect"])
+def test_a_narrow_terminal_gets_blocks_of_lines(
+    run: Run, cache: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr("helexa.cli.terminal.is_terminal", lambda stream: True)
+    done = run(command, "--cache-dir", str(cache), env={"COLUMNS": "40", "NO_COLOR": "1"})
+    lines = done.stdout.splitlines()
+    assert {"DTYPE: bfloat16", "FITS: cpu" if command == "models" else "COUNT: 5"} <= set(lines)
+
+
 def test_an_empty_cache_still_has_tiny(run: Run, tmp_path: Path) -> None:
     done = run("models", "--json", "--cache-dir", str(tmp_path / "none"))
     assert [row["model"] for row in json.loads(done.stdout)] == ["tiny"]

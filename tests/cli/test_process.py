@@ -73,6 +73,30 @@ def test_exit_codes_mean_something(args: list[str], code: int, says: str) -> Non
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("version >&-", 0),
+        ("generate tiny Once -n 3 >&-", 0),
+        ("--help >/dev/full", 1),
+        ("models --cache-dir '~nobody-at-all/x'", 1),
+        ("pull --cache-dir '~nobody-at-all/x' a/b", 1),
+        ("version 2>&-", 0),
+    ],
+)
+def test_what_a_shell_can_do_to_it_is_no_traceback(command: str, code: int) -> None:
+    done = subprocess.run(
+        f'"{sys.executable}" -m helexa {command}',
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_reader_that_goes_away_ends_it_quietly() -> None:
     with started("generate", "tiny", "Once", *ENDLESS) as process:
         assert process.stdout is not None

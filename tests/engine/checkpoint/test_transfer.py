@@ -146,9 +146,10 @@ def test_e028_two_processes_make_one_transfer(hub: Any, tmp_path: Path, transfer
     """The server holds the bytes back until both have asked for the file's size."""
     hub.gate = threading.Event()
     command = [sys.executable, "-c", FETCH, str(tmp_path), transfer.base_url, COMMIT, BIG]
-    opener = threading.Thread(target=open_gate_when_both_asked, args=(hub,))
-    opener.start()
     with subprocess.Popen(command) as other:
+        wait_until_asked(hub, 1)  # it may take long to start: only then does its clock run
+        opener = threading.Thread(target=open_gate_when_both_asked, args=(hub,))
+        opener.start()
         transfer.fetch(BIG)
     opener.join()
     assert other.returncode == 0
@@ -156,9 +157,13 @@ def test_e028_two_processes_make_one_transfer(hub: Any, tmp_path: Path, transfer
     assert (transfer.cache.snapshot(COMMIT) / BIG).read_bytes() == hub.files[BIG]
 
 
-def open_gate_when_both_asked(hub: Any) -> None:
+def wait_until_asked(hub: Any, times: int) -> None:
     with hub.changed:
-        hub.changed.wait_for(lambda: hub.asked_for_sizes() == 2, timeout=30)
+        assert hub.changed.wait_for(lambda: hub.asked_for_sizes() >= times, timeout=60)
+
+
+def open_gate_when_both_asked(hub: Any) -> None:
+    wait_until_asked(hub, 2)
     hub.gate.set()
 
 

@@ -1,9 +1,9 @@
 """Every error helexa raises, as one tree.
 
 Callers match the class or its ``code``; the text is for people. ``status`` is the HTTP status a
-server answers with, ``type`` the error type of the OpenAI envelope, ``fault`` whose problem it is:
-the ``request``'s, the ``load``'s, the accelerator's memory (``oom``), the ``device``'s, or the
-``engine``'s own end of life.
+server answers with, ``type`` the error type of the OpenAI envelope, ``retry_after_s`` in how many
+seconds another try may succeed, ``fault`` whose problem it is: the ``request``'s, the ``load``'s,
+the accelerator's memory (``oom``), the ``device``'s, or the ``engine``'s own end of life.
 
     HelexaError
     ├── InvalidRequest (also ValueError)     invalid_value, empty_prompt, …
@@ -13,6 +13,20 @@ the ``request``'s, the ``load``'s, the accelerator's memory (``oom``), the ``dev
     │   ├── InvalidImage                     invalid_image
     │   └── UnsupportedGrammar               unsupported_parameter
     ├── CapacityError                        prompt_too_long_for_vram
+    │   └── KvUnservable
+    ├── Overloaded                           rate_limit_exceeded
+    │   ├── QueueFull
+    │   ├── PrincipalCap
+    │   ├── AnonymousYield
+    │   └── SeatTimeout
+    ├── InsufficientMemory                   insufficient_vram
+    │   ├── KvTimeout
+    │   └── BelowMemoryFloor
+    ├── ShuttingDown                         shutting_down
+    ├── ModelUnavailable
+    │   ├── ModelRecovering                  model_recovering
+    │   └── ModelUnloaded                    model_unloaded
+    ├── ConfigError
     ├── LoadError
     │   ├── PreflightError                   its kind
     │   ├── DownloadError
@@ -29,7 +43,7 @@ the ``request``'s, the ``load``'s, the accelerator's memory (``oom``), the ``dev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 Fault = Literal["request", "load", "oom", "device", "engine"]
@@ -42,6 +56,7 @@ class HelexaError(Exception):
     type: ClassVar[str] = "api_error"
     fault: ClassVar[Fault] = "engine"
     code: str | None = None
+    retry_after_s: int | None = None
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         self.message = message
@@ -119,6 +134,145 @@ class CapacityError(HelexaError):
         self.budget_mb = budget_mb
 
 
+class KvUnservable(CapacityError):
+    """A request that would not fit the KV cache even if it ran alone."""
+
+    status = 413
+
+    def __init__(self, *, required_mb: int, budget_mb: int) -> None:
+        super().__init__(
+            f"the request needs {required_mb} MiB of KV cache, the model has {budget_mb} MiB",
+            required_mb=required_mb,
+            budget_mb=budget_mb,
+            hint="shorten the prompt or lower max_tokens",
+        )
+
+
+class Overloaded(HelexaError):
+    """More is asked of a model than it may take on now; ``retry_after_s`` is a guess."""
+
+    status = 503
+    type = "rate_limit_error"
+    fault = "request"
+    code = "rate_limit_exceeded"
+    text: ClassVar[str] = "model is busy; retry shortly"
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(self.text)
+        self.retry_after_s = retry_after_s
+
+
+class QueueFull(Overloaded):
+    """Every seat and every place in the queue is taken."""
+
+    text = "model is busy (admission queue full); retry shortly"
+
+
+class PrincipalCap(Overloaded):
+    """One caller has as many requests running and queued as one may have."""
+
+    status = 429
+    text = "too many concurrent requests for this key; retry shortly"
+
+
+class AnonymousYield(Overloaded):
+    """What is free is kept for callers who say who they are."""
+
+    text = "model is busy (kept for identified callers); retry shortly"
+
+
+class SeatTimeout(Overloaded):
+    """No seat became free in time."""
+
+    text = "model is busy (no seat became free in time); retry shortly"
+
+
+class InsufficientMemory(HelexaError):
+    """Too little of the device's memory is free just now."""
+
+    status = 503
+    fault = "request"
+    code = "insufficient_vram"
+
+    def __init__(
+        self, message: str, *, required_mb: int, free_mb: int, retry_after_s: int = 5
+    ) -> None:
+        super().__init__(message, hint="retry shortly")
+        self.required_mb = required_mb
+        self.free_mb = free_mb
+        self.retry_after_s = retry_after_s
+
+
+class KvTimeout(InsufficientMemory):
+    """The KV cache that a request needs did not become free in time."""
+
+    def __init__(self, *, required_mb: int, free_mb: int, retry_after_s: int) -> None:
+        super().__init__(
+            f"the request needs {required_mb} MiB of KV cache, {free_mb} MiB are free",
+            required_mb=required_mb,
+            free_mb=free_mb,
+            retry_after_s=retry_after_s,
+        )
+
+
+class BelowMemoryFloor(InsufficientMemory):
+    """Less of the device's memory is free than must stay free."""
+
+    def __init__(self, *, free_mb: int, floor_mb: int) -> None:
+        super().__init__(
+            f"{free_mb} MiB of device memory are free, {floor_mb} MiB must be",
+            required_mb=floor_mb,
+            free_mb=free_mb,
+        )
+
+
+class ShuttingDown(HelexaError):
+    """The server is going away and takes on nothing new."""
+
+    status = 503
+    code = "shutting_down"
+    retry_after_s = 15
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down", hint="retry elsewhere, or in a while")
+
+
+class ModelUnavailable(HelexaError):
+    """A model that cannot take a request for the moment."""
+
+    status = 503
+    what: ClassVar[str] = "unavailable"
+
+    def __init__(self, model_id: str, *, retry_after_s: int = 5) -> None:
+        super().__init__(f"model {model_id!r} {self.what}", hint="retry shortly")
+        self.model_id = model_id
+        self.retry_after_s = retry_after_s
+
+
+class ModelRecovering(ModelUnavailable):
+    """The model's process was lost and is being replaced."""
+
+    code = "model_recovering"
+    what = "is recovering from a fault"
+
+
+class ModelUnloaded(ModelUnavailable):
+    """The model was unloaded while the request waited or ran."""
+
+    code = "model_unloaded"
+    what = "was unloaded"
+
+
+class ConfigError(HelexaError):
+    """A configuration that cannot be used; the text has one line for each of ``problems``."""
+
+    def __init__(self, path: str, problems: Sequence[str]) -> None:
+        lines = [f"failed to load config from '{path}': {problem}" for problem in problems]
+        super().__init__("\n".join(lines))
+        self.path = path
+        self.problems = tuple(problems)
+
+
 class LoadError(HelexaError):
     """A model could not be found, fetched, read or built."""
 
@@ -126,18 +280,28 @@ class LoadError(HelexaError):
 
 
 class PreflightError(LoadError):
-    """A model was refused before any weight was read; ``kind`` is the machine-readable reason."""
+    """A model was refused before any weight was read; ``kind`` is the machine-readable reason.
+
+    ``details`` is plain data that says more, by names which depend on the kind.
+    """
 
     status = 400
     type = "invalid_request_error"
 
     def __init__(
-        self, kind: str, message: str, *, available: Sequence[str] = (), hint: str = ""
+        self,
+        kind: str,
+        message: str,
+        *,
+        available: Sequence[str] = (),
+        hint: str = "",
+        details: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.kind = kind
         self.code = kind
         self.available = tuple(available)
+        self.details = dict(details or {})
 
 
 class DownloadError(LoadError):
@@ -204,3 +368,17 @@ class EngineClosed(HelexaError):
 
     status = 503
     code = "model_unloaded"
+
+
+def whole_chain(error: BaseException) -> str:
+    """What happened and what it came from, outermost first, in one line."""
+    texts: list[str] = []
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        text = " ".join(str(link).split()) or type(link).__name__
+        if not any(text in above for above in texts):
+            texts.append(text)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return ": ".join(texts)

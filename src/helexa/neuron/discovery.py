@@ -60,9 +60,10 @@ class Hardware:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the processor is the device: no cards, and none that only a reboot would show."""
+        """Whether the processor is the device: there is surely no card, not even a broken one."""
         cards = self.sample.cards
-        return self.report_cpu and not cards.devices and cards.unavailable is None
+        certain = cards.known and cards.unavailable is None
+        return self.report_cpu and certain and not cards.devices
 
     def discovery(self, harnesses: Sequence[str], max_prompt_tokens: int) -> DiscoveryResponse:
         """The body of `/discovery`."""
@@ -115,7 +116,7 @@ class Sampler:
         self._sample_host = sample_host
         self._interval_s = interval_s
         self._clock = clock
-        self._latest = Sample(Cards(), sample_host(None))
+        self._latest = Sample(Cards(known=False), sample_host(None))
         self._asked_s: float | None = None  # since when the driver owes an answer
         self._warned = False
         self._first = threading.Event()

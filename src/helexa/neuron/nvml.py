@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,7 +25,8 @@ LIBRARY = re.compile(r"libnvidia-ml\.so\.(\d+(?:\.\d+)+)")
 class Cards:
     """What the driver says; ``unavailable`` is why it cannot be used, if that is for the operator.
 
-    ``cuda_version`` is the newest that the driver supports.
+    ``cuda_version`` is the newest that the driver supports. ``known`` is false while the driver
+    has not answered: there may be cards, or none.
     """
 
     devices: tuple[Device, ...] = ()
@@ -32,6 +34,7 @@ class Cards:
     driver_version: str | None = None
     cuda_version: str | None = None
     unavailable: str | None = None
+    known: bool = True
 
 
 class NvmlFailed(Exception):
@@ -44,7 +47,7 @@ def read_cards(nvml: Any = None, root: Path = Path("/")) -> Cards:
     No library is no cards. Raises NvmlFailed where it does not answer.
     """
     if nvml is None:
-        import pynvml as nvml  # type: ignore[import-untyped, unused-ignore]  # only who samples pays
+        nvml = importlib.import_module("pynvml")  # only those who sample load it
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:

@@ -65,6 +65,58 @@ REFUSED = RequestEnd(
 )
 
 
+WANTED = {
+    'build_info{git_sha="0123456",version="1.2"}': 1,
+    "uptime_seconds": 12.5,
+    "host_memory_total_mb": 1000,
+    "host_memory_available_mb": 600,
+    'http_requests_total{method="POST",route="/v1/chat/completions",status="200"}': 1,
+    'requests_total{model="m",outcome="stop",surface="chat"}': 1,
+    'requests_total{model="m",outcome="rejected",surface="completions"}': 1,
+    'request_errors_total{code="invalid_value",model="m"}': 1,
+    'prompt_tokens_total{model="m"}': 100,
+    'cached_prompt_tokens_total{model="m"}': 60,
+    'completion_tokens_total{model="m"}': 30,
+    'reasoning_tokens_total{model="m"}': 10,
+    'request_duration_seconds_bucket{le="1.0",model="m"}': 1,
+    'request_duration_seconds_bucket{le="2.0",model="m"}': 2,
+    'request_duration_seconds_count{model="m"}': 2,
+    'queue_wait_seconds_bucket{le="0.25",model="m"}': 1,
+    'time_to_first_token_seconds_bucket{le="0.5",model="m"}': 1,
+    'tokens_per_second_bucket{le="20.0",model="m"}': 0,
+    'tokens_per_second_bucket{le="30.0",model="m"}': 1,
+    'model_in_flight{model="m"}': 0,
+    'model_queue_depth{model="m"}': 0,
+    'model_max_in_flight{model="m"}': 8,
+    'model_max_queue_depth{model="m"}': 8,
+    'model_anon_in_flight{model="m"}': 0,
+    'model_anon_max_in_flight{model="m"}': 7,
+    'model_kv_budget_mb{model="m"}': 500,
+    'model_kv_available_mb{model="m"}': 500,
+    'model_tok_s_prefill{model="m"}': 1.5,
+    'model_tok_s_decode{model="m"}': 0,
+    'model_vram_used_mb{model="m"}': 77,
+    **{
+        f'model_rejections_total{{model="m",reason="{reason}"}}': 0
+        for reason in (
+            *("queue_full", "wait_timeout", "per_principal"),
+            *("anon_yield", "kv_timeout", "kv_unservable"),
+        )
+    },
+    'model_status{model="m",status="loaded"}': 1,
+    'model_loads_total{model="m",result="ok"}': 1,
+    'model_load_seconds{model="m"}': 3.5,
+    'model_recoveries_total{cause="deadline",model="m"}': 1,
+    'prefix_cache_bytes{model="m"}': 8,
+    'prefix_cache_lookups_total{model="m"}': 9,
+    'prefix_cache_hits_total{model="m"}': 2,
+    'device_vram_used_mb{device="0"}': 3,
+    'device_vram_free_mb{device="0"}': 4,
+    'device_utilization_pct{device="0"}': 5,
+    'device_temp_c{device="0"}': 6,
+}
+
+
 def test_n142_after_a_request_and_a_rejection() -> None:
     daemon = Daemon("m")
     daemon.metrics.request_ended(answered())
@@ -73,61 +125,11 @@ def test_n142_after_a_request_and_a_rejection() -> None:
     daemon.metrics.model_loaded("m", 3.5)
     daemon.metrics.model_lost("m", "deadline")
     found = daemon.read()
-    wanted = {
-        'build_info{git_sha="0123456",version="1.2"}': 1,
-        "uptime_seconds": 12.5,
-        "host_memory_total_mb": 1000,
-        "host_memory_available_mb": 600,
-        'http_requests_total{method="POST",route="/v1/chat/completions",status="200"}': 1,
-        'requests_total{model="m",outcome="stop",surface="chat"}': 1,
-        'requests_total{model="m",outcome="rejected",surface="completions"}': 1,
-        'request_errors_total{code="invalid_value",model="m"}': 1,
-        'prompt_tokens_total{model="m"}': 100,
-        'cached_prompt_tokens_total{model="m"}': 60,
-        'completion_tokens_total{model="m"}': 30,
-        'reasoning_tokens_total{model="m"}': 10,
-        'request_duration_seconds_bucket{le="1.0",model="m"}': 1,
-        'request_duration_seconds_bucket{le="2.0",model="m"}': 2,
-        'request_duration_seconds_count{model="m"}': 2,
-        'queue_wait_seconds_bucket{le="0.25",model="m"}': 1,
-        'time_to_first_token_seconds_bucket{le="0.5",model="m"}': 1,
-        'tokens_per_second_bucket{le="20.0",model="m"}': 0,
-        'tokens_per_second_bucket{le="30.0",model="m"}': 1,
-        'model_in_flight{model="m"}': 0,
-        'model_queue_depth{model="m"}': 0,
-        'model_max_in_flight{model="m"}': 8,
-        'model_max_queue_depth{model="m"}': 8,
-        'model_anon_in_flight{model="m"}': 0,
-        'model_anon_max_in_flight{model="m"}': 7,
-        'model_kv_budget_mb{model="m"}': 500,
-        'model_kv_available_mb{model="m"}': 500,
-        'model_tok_s_prefill{model="m"}': 1.5,
-        'model_tok_s_decode{model="m"}': 0,
-        'model_vram_used_mb{model="m"}': 77,
-        **{
-            f'model_rejections_total{{model="m",reason="{reason}"}}': 0
-            for reason in (
-                *("queue_full", "wait_timeout", "per_principal"),
-                *("anon_yield", "kv_timeout", "kv_unservable"),
-            )
-        },
-        'model_status{model="m",status="loaded"}': 1,
-        'model_loads_total{model="m",result="ok"}': 1,
-        'model_load_seconds{model="m"}': 3.5,
-        'model_recoveries_total{cause="deadline",model="m"}': 1,
-        'prefix_cache_bytes{model="m"}': 8,
-        'prefix_cache_lookups_total{model="m"}': 9,
-        'prefix_cache_hits_total{model="m"}': 2,
-        'device_vram_used_mb{device="0"}': 3,
-        'device_vram_free_mb{device="0"}': 4,
-        'device_utilization_pct{device="0"}': 5,
-        'device_temp_c{device="0"}': 6,
-    }
-    for name, value in wanted.items():
+    for name, value in WANTED.items():
         assert found.get(f"neuron_{name}") == value, name
     families = {name.partition("{")[0] for name in found}
     plain = {name for name in families if not name.endswith(("_bucket", "_sum", "_count"))}
-    assert plain <= {f"neuron_{name}".partition("{")[0] for name in wanted}
+    assert plain <= {f"neuron_{name}".partition("{")[0] for name in WANTED}
 
 
 def test_n142_ids_that_are_no_slots_share_a_label() -> None:

@@ -44,6 +44,8 @@ class Door(RuleBasedStateMachine):
         self.seating = Seating(self.rules_, budget_mb)
         self.now_s = 0.0
         self.live: list[Ticket] = []
+        self.line: list[Ticket] = []  # in the order in which they came to want only a seat
+        self.numbers: dict[Ticket, int] = {}  # in the order in which they arrived
         self.tally: Counter[str] = Counter()
 
     @rule(callers=st.lists(CALLERS, min_size=1, max_size=5))
@@ -61,7 +63,10 @@ class Door(RuleBasedStateMachine):
             self.tally["refused"] += 1
         else:
             ticket.on_move = partial(self.moved, ticket)
+            self.numbers[ticket] = len(self.numbers)
             self.live.append(ticket)
+            if ticket.principal is not None and ticket.stage in ("seat", "admitted"):
+                self.line_up(ticket)
             if ticket.stage == "admitted":
                 self.check_turn(ticket)
             self.serve_the_overdue()
@@ -111,20 +116,25 @@ class Door(RuleBasedStateMachine):
             self.live = [ticket for ticket in self.live if ticket.stage != "gone"]
 
     def moved(self, ticket: Ticket) -> None:
-        if ticket.stage == "admitted":
+        if ticket.stage == "seat":
+            self.line_up(ticket)
+        elif ticket.stage == "admitted":
             self.check_turn(ticket)
 
+    def line_up(self, ticket: Ticket) -> None:
+        """A ticket has the memory it wants: nobody who came earlier still waits for memory."""
+        self.line.append(ticket)
+        if ticket.kv_mb:
+            earlier = [t for t in self.live if self.numbers[t] < self.numbers[ticket]]
+            assert not any(other.stage == "kv" for other in earlier)
+
     def check_turn(self, ticket: Ticket) -> None:
-        """Nobody is admitted ahead of an identified caller who came first and wants the same."""
+        """Nobody takes a seat ahead of an identified caller who was in line for it before."""
         if ticket.principal is None:
             assert self.seating.identified_waiting == 0
-            assert self.seating.anonymous_running <= self.rules_.anonymous_seats
             return
-        earlier = self.live[: self.live.index(ticket)] if ticket in self.live else self.live
-        for other in earlier:
-            if other.waits and other.principal is not None:
-                assert other.stage == "kv"
-                assert ticket.kv_mb == 0
+        ahead = self.line[: self.line.index(ticket)]
+        assert not any(other.stage == "seat" for other in ahead)
 
     def admitted(self) -> int:
         return sum(ticket.stage == "admitted" for ticket in self.live)
@@ -151,6 +161,7 @@ class Door(RuleBasedStateMachine):
         kept = seating.anonymous_running >= self.rules_.anonymous_seats
         if seat_free and not seating.identified_waiting and not kept:
             assert all(ticket.kv_mb > seating.kv_free_mb for ticket in seating.gate)
+        assert set(seating.seat_queue) == {t for t in self.line if t.stage == "seat"}
 
     @invariant()
     def everyone_who_arrived_is_accounted_for(self) -> None:
@@ -173,7 +184,7 @@ class Door(RuleBasedStateMachine):
 
 
 TestDoor = Door.TestCase
-TestDoor.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestDoor.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
 @dataclass

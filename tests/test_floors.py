@@ -55,7 +55,15 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 NEURON_POLICY = tuple(
     f"helexa.neuron.{name}"
     for name in (
-        *("activation", "admission", "build", "config", "config_layers", "config_reference"),
+        *(
+            "activation",
+            "admission",
+            "bearer",
+            "build",
+            "config",
+            "config_layers",
+            "config_reference",
+        ),
         *("discovery", "health", "ids", "limits", "listing", "logs", "machine", "metrics"),
         *("nvml", "preflight", "runtime", "schema", "seating", "sources"),
     )

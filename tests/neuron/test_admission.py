@@ -28,11 +28,11 @@ pytestmark = pytest.mark.anyio
 
 def door(seats: int = 1, queue: int = 8, budget_mb: int | None = None, **rules: int) -> Admission:
     config = AdmissionConfig(max_in_flight=seats, max_queue_depth=queue, **rules)
-    return Admission(config, kv_budget_mb=budget_mb)
+    return Admission("m", config, kv_budget_mb=budget_mb)
 
 
 def load(door: Admission) -> ModelLoad:
-    return door.report("m")
+    return door.report()
 
 
 async def test_n103_load_report() -> None:
@@ -317,6 +317,18 @@ async def test_n132_a_footprint_is_admitted_or_cannot_be() -> None:
     with pytest.raises(KvUnservable) as refusal:
         await door(budget_mb=428).acquire("a/k", 2976)
     assert (refusal.value.required_mb, refusal.value.budget_mb) == (2976, 428)
+
+
+async def test_a_long_wait_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "helexa")
+    at = door()
+    async with callers(at) as enter:
+        runner = await enter("r/k")
+        await enter("a/k")
+        await anyio.sleep(12)
+        await runner.leave()
+    [record] = caplog.records
+    assert record.fields == {"model": "m", "principal": "a/k", "waited_ms": 12000}  # type: ignore[attr-defined]  # ours
 
 
 async def test_identified_callers_are_served_in_the_order_they_came() -> None:

@@ -17,8 +17,9 @@ class Daemon:
     """A daemon whose present is what a test makes it."""
 
     def __init__(self, *models: str) -> None:
-        self.door = Admission(AdmissionConfig(), kv_budget_mb=500)
-        self.models = list(models)
+        self.doors = {
+            model: Admission(model, AdmissionConfig(), kv_budget_mb=500) for model in models
+        }
         self.metrics = Metrics(BUILD, self.present)
 
     def present(self) -> Present:
@@ -28,12 +29,12 @@ class Daemon:
                 id=model,
                 status="loaded",
                 vram_used_mb=77,
-                load=self.door.report(model, tok_s_prefill=1.5),
+                load=door.report(tok_s_prefill=1.5),
                 prefix_bytes=8,
                 prefix_lookups=9,
                 prefix_hits=2,
             )
-            for model in self.models
+            for model, door in self.doors.items()
         ]
         return Present(12.5, HOST, (device,), tuple(models))
 
@@ -149,7 +150,7 @@ def test_the_series_of_an_unloaded_model_disappear() -> None:
         daemon.metrics.request_ended(answered(model))
         daemon.metrics.model_loaded(model, 1.0)
         daemon.metrics.model_lost(model, "exit")
-    daemon.models.remove("m")
+    del daemon.doors["m"]
     daemon.metrics.forget("m")
     found = daemon.read()
     assert not any('model="m"' in name for name in found)

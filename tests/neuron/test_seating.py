@@ -213,7 +213,7 @@ class Evening:
         with anyio.move_on_after(visit.patience_s):
             try:
                 async with self.door.enter(visit.principal, visit.kv_mb):
-                    self.most = max(self.most, self.door.report("m").in_flight)
+                    self.most = max(self.most, self.door.report().in_flight)
                     await anyio.sleep(visit.runs_s)
                 self.served += 1
             except HelexaError:
@@ -239,7 +239,7 @@ def test_an_evening_of_visits_leaves_nothing_behind(
     backend: str, config: AdmissionConfig, visits: list[Visit], budget: int | None
 ) -> None:
     async def evening() -> Evening:
-        result = Evening(Admission(config, kv_budget_mb=budget))
+        result = Evening(Admission("m", config, kv_budget_mb=budget))
         async with anyio.create_task_group() as group:
             for visit in visits:
                 group.start_soon(result.visit, visit)
@@ -250,7 +250,7 @@ def test_an_evening_of_visits_leaves_nothing_behind(
     else:
         options = {"loop_factory": JumpingLoop}
     result = anyio.run(evening, backend=backend, backend_options=options)
-    report = result.door.report("m")
+    report = result.door.report()
     assert result.most <= report.max_in_flight
     assert result.served + result.refused + result.cancelled == len(visits)
     assert (report.in_flight, report.queue_depth, report.anon_in_flight) == (0, 0, 0)

@@ -71,11 +71,13 @@ class Admission:
 
     def __init__(
         self,
+        model_id: str,
         config: AdmissionConfig,
         *,
         kv_budget_mb: int | None = None,
         clock: Callable[[], float] = anyio.current_time,
     ) -> None:
+        self._model_id = model_id
         self._seating = Seating(Rules.of(config), kv_budget_mb)
         self._clock = clock
 
@@ -104,8 +106,12 @@ class Admission:
             raise ticket.refusal
         waited_s = self._clock() - started_s
         if waited_s > LONG_WAIT_S:
-            name = principal or "anonymous"
-            logger.info("request waited %.1f s for admission (principal %s)", waited_s, name)
+            fields = {
+                "model": self._model_id,
+                "principal": principal or "anonymous",
+                "waited_ms": round(1000 * waited_s),
+            }
+            logger.info("long wait for admission", extra={"fields": fields})
         return Permit(self, ticket, waited_s)
 
     async def _wait(self, ticket: Ticket) -> None:
@@ -125,11 +131,11 @@ class Admission:
         """Refuse everyone who waits and whoever comes later, each with an error of its own."""
         self._seating.close(reason)
 
-    def report(self, model_id: str, tok_s_prefill: float = 0, tok_s_decode: float = 0) -> ModelLoad:
+    def report(self, tok_s_prefill: float = 0, tok_s_decode: float = 0) -> ModelLoad:
         """The present load and the refusals so far."""
         state, rules, refused = self._seating, self._seating.rules, self._seating.refused
         return ModelLoad(
-            id=model_id,
+            id=self._model_id,
             in_flight=state.running,
             queue_depth=max(0, state.pending - state.running),
             max_in_flight=rules.seats,

@@ -13,11 +13,11 @@ from helexa.neuron.schema import Kind, Nested
 
 HEAD = f"""# Configuration of a neuron
 
-`helexa neuron` reads `{DEFAULT_PATH}`, or the file that `--config` names. A key can also be set by
-an environment variable: `NEURON_` and the key in capitals, with `__` for each dot, such as
-`NEURON_ENGINE__ADMISSION__MAX_IN_FLIGHT=4`. A value that reads as a TOML boolean, number, array or
-inline table is taken as one. Options of the command line are stronger than the environment, which
-is stronger than the file.
+`helexa neuron` reads `{DEFAULT_PATH}`, or the file that `--config` names. A key can
+also be set by an environment variable: `NEURON_` and the key in capitals, with `__` for each dot,
+such as `NEURON_ENGINE__ADMISSION__MAX_IN_FLIGHT=4`. A value that reads as a TOML boolean, number,
+array or inline table is taken as one. Options of the command line are stronger than the
+environment, which is stronger than the file.
 
 `helexa neuron --check` says whether a configuration can be used. One that cannot is never started:
 every problem is named with its key, variable or line. A key that does not exist only warns.

@@ -126,9 +126,9 @@ class Limits:
 
     def prompt_cap(self, shape: Shape, limit: Limit | None) -> int:
         """The longest prompt that is taken."""
-        if self.published(limit) is not None and limit is not None:
-            return limit.input
-        return min(self.prompt_cap_tokens, shape.longest_tokens - 1)
+        if limit is None or self.published(limit) is None:
+            return min(self.prompt_cap_tokens, shape.longest_tokens - 1)
+        return limit.input
 
     def published(self, limit: Limit | None) -> ModelLimit | None:
         """What `/models` says of it; None where there is no limit that could be kept."""

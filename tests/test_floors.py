@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "helexa.engine": ENGINE,
     "helexa.text": TEXT,
     **dict.fromkeys(LLM, LIBRARY),
-    "helexa.neuron": (*LIBRARY, "helexa.neuron"),
+    "helexa.neuron": (*LIBRARY, *PROTOCOL, "helexa.neuron"),
     "helexa.cli": (*LIBRARY, "helexa.cli"),
     "helexa.__main__": ("helexa.cli",),
 }
@@ -59,8 +59,28 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "tokenizers": ("helexa.text",),
     "jinja2": ("helexa.text",),
     "click": ("helexa.cli",),
+    "prometheus_client": ("helexa.neuron",),
+    "pynvml": ("helexa.neuron",),
     "transformers": (),
 }
+
+# What a daemon decides, as against the models it holds: plain data, and no tensor anywhere.
+NEURON_POLICY = tuple(
+    f"helexa.neuron.{name}"
+    for name in (
+        *(
+            "activation",
+            "admission",
+            "bearer",
+            "build",
+            "config",
+            "config_layers",
+            "config_reference",
+        ),
+        *("discovery", "ids", "limits", "listing", "logs", "machine", "metrics"),
+        *("nvml", "preflight", "runtime", "schema", "seating", "sources"),
+    )
+)
 
 ACCELERATED = ("torch", "triton", "safetensors.torch", "numpy")
 UPSTAIRS = ("helexa.cli", "helexa.llm", "helexa.text", "tokenizers", "jinja2", "click", "rich")
@@ -96,6 +116,7 @@ LOADS_NONE_OF: dict[tuple[str, ...], tuple[str, ...]] = {
         "helexa.engine.host",
         "helexa.engine.process.*",
     ): (*ACCELERATED, "transformers", *UPSTAIRS),
+    NEURON_POLICY: (*ACCELERATED, "transformers", "huggingface_hub", *UPSTAIRS, "pynvml"),
     ("helexa.engine.*",): ("transformers", *UPSTAIRS),
     ("helexa.llm",): ("transformers", "helexa.cli", "click"),
 }
@@ -205,6 +226,9 @@ def test_a_module_imports_from_its_own_floor_and_those_below(module: str) -> Non
         ("helexa.protocol.control", "from helexa.engine.params import SamplingParams"),
         ("helexa.protocol.openai.chat", "from helexa.text.tokenizer import Tokenizer"),
         ("helexa.engine.models.llama", "from transformers import LlamaConfig"),
+        ("helexa.neuron.limits", "import torch"),
+        ("helexa.neuron.config", "from helexa.cli import main"),
+        ("helexa.engine.core", "from helexa.neuron import limits"),
         ("helexa.brand_new", ""),
     ],
 )

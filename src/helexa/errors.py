@@ -13,6 +13,7 @@ the ``request``'s, the ``load``'s, the accelerator's memory (``oom``), the ``dev
     │   ├── InvalidImage                     invalid_image
     │   └── UnsupportedGrammar               unsupported_parameter
     ├── CapacityError                        prompt_too_long_for_vram
+    ├── ConfigError
     ├── LoadError
     │   ├── PreflightError                   its kind
     │   ├── DownloadError
@@ -30,7 +31,7 @@ the ``request``'s, the ``load``'s, the accelerator's memory (``oom``), the ``dev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 Fault = Literal["request", "load", "oom", "device", "engine"]
@@ -161,6 +162,16 @@ class CapacityError(HelexaError):
         return {"required_mb": self.required_mb, "budget_mb": self.budget_mb}
 
 
+class ConfigError(HelexaError):
+    """A configuration that cannot be used; the text has one line for each of ``problems``."""
+
+    def __init__(self, path: str, problems: Sequence[str]) -> None:
+        lines = [f"failed to load config from '{path}': {problem}" for problem in problems]
+        super().__init__("\n".join(lines))
+        self.path = path
+        self.problems = tuple(problems)
+
+
 class LoadError(HelexaError):
     """A model could not be found, fetched, read or built."""
 
@@ -168,18 +179,28 @@ class LoadError(HelexaError):
 
 
 class PreflightError(LoadError):
-    """A model was refused before any weight was read; ``kind`` is the machine-readable reason."""
+    """A model was refused before any weight was read; ``kind`` is the machine-readable reason.
+
+    ``details`` is plain data that says more, by names which depend on the kind.
+    """
 
     status = 400
     type = "invalid_request_error"
 
     def __init__(
-        self, kind: str, message: str, *, available: Sequence[str] = (), hint: str = ""
+        self,
+        kind: str,
+        message: str,
+        *,
+        available: Sequence[str] = (),
+        hint: str = "",
+        details: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.kind = kind
         self.code = kind
         self.available = tuple(available)
+        self.details = dict(details or {})
 
 
 class DownloadError(LoadError):

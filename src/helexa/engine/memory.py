@@ -32,6 +32,20 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitRules:
+    """What a derived limit goes by: free memory, the time a prefill may take, room for answers."""
+
+    headroom_mb: int = ACTIVATION_HEADROOM_MB
+    floor_mb: int = FLOOR_MB
+    target_latency_s: float = TARGET_LATENCY_S
+    bootstrap_tokens_per_s: float = BOOTSTRAP_TOKENS_PER_S
+    max_output_tokens: int = MAX_OUTPUT_TOKENS
+
+
+DEFAULT_RULES: Final = LimitRules()
+
+
+@dataclass(frozen=True, slots=True)
 class PoolSize:
     """The pool of pages: how many blocks, and how many of them sequences may hold."""
 
@@ -111,21 +125,22 @@ def derive_limit(
     free_mb: int,
     tokens_per_s: float,
     clamp_tokens: int | None = None,
+    rules: LimitRules = DEFAULT_RULES,
 ) -> Limit:
-    """How long requests may be so that they fit memory and their prefill takes two minutes at most.
+    """How long requests may be so that they fit memory and their prefill takes a bounded time.
 
     ``free_mb`` 0 means unknown and does not limit; ``tokens_per_s`` is the prefill rate seen so
     far, anything but a finite positive number standing for a careful guess.
     """
     known = math.isfinite(tokens_per_s) and tokens_per_s > 0
-    rate = tokens_per_s if known else BOOTSTRAP_TOKENS_PER_S
-    bounds = [longest_tokens, int(TARGET_LATENCY_S * rate)]
+    rate = tokens_per_s if known else rules.bootstrap_tokens_per_s
+    bounds = [longest_tokens, int(rules.target_latency_s * rate)]
     if free_mb and kv:
-        bounds.append(max(0, free_mb - ACTIVATION_HEADROOM_MB - FLOOR_MB) * MIB // kv)
+        bounds.append(max(0, free_mb - rules.headroom_mb - rules.floor_mb) * MIB // kv)
     if clamp_tokens is not None:
         bounds.append(clamp_tokens)
     context = min(bounds)
     if context >= CONTEXT_STEP:
         context -= context % CONTEXT_STEP
-    output = min(MAX_OUTPUT_TOKENS, context // 2)
+    output = min(rules.max_output_tokens, context // 2)
     return Limit(context, output, context - output)

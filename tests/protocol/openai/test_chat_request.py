@@ -182,7 +182,7 @@ def test_n061_unsupported(fields: dict[str, Any], param: str) -> None:
         {"user": 5, "metadata": [], "store": "x", "service_tier": 1, "prediction": {}},
         {"stream_options": {"include_usage": False}},
         {"chat_template_kwargs": "no object"},
-        dict.fromkeys(set(ChatRequest.model_fields) - {"model", "messages"}),
+        dict.fromkeys(sorted(set(ChatRequest.model_fields) - {"model", "messages"})),
         {"stop": []},
         {"tools": []},
         {"top_logprobs": 3},

@@ -1,0 +1,130 @@
+"""What a model consists of: asked of its source, or seen in the copy on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio.to_thread
+
+from helexa.engine.checkpoint.cache import RepoCache, files_in
+from helexa.engine.checkpoint.hub import HubAccess, ListingFailed, list_repo
+from helexa.engine.checkpoint.reference import Builtin, HubId
+from helexa.engine.checkpoint.resolve import builtin_folder
+from helexa.errors import CheckpointError, InvalidRequest, PreflightError
+from helexa.neuron.ids import ModelId, ModelSpec
+from helexa.neuron.preflight import Plan, cold_capabilities, fetch_failed, make_plan
+from helexa.neuron.sources import BUILTIN, Source, Sources
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The files of a model; ``folder`` is where they lie, if they are on this machine."""
+
+    files: tuple[str, ...]
+    commit: str | None = None
+    folder: Path | None = None
+
+
+async def preflight(
+    spec: ModelSpec,
+    sources: Sources,
+    environ: Mapping[str, str],
+    *,
+    more_quants: Collection[str] = (),
+) -> Plan:
+    """Find out whether and how a model can be loaded, with one question to its source.
+
+    Raises InvalidRequest for the id, PreflightError for the model.
+    """
+    id, source = sources.find(spec.model_id)
+    contents = await anyio.to_thread.run_sync(
+        list_model, id, source, spec.revision, environ, abandon_on_cancel=True
+    )
+    return make_plan(
+        str(id),
+        contents.files,
+        quant=spec.quant,
+        tp_size=spec.tensor_parallel,
+        more_quants=more_quants,
+    )
+
+
+def list_model(id: ModelId, source: Source, revision: str, environ: Mapping[str, str]) -> Contents:
+    """The files of a model as its source has them, else as they were last fetched.
+
+    Raises PreflightError of kind `repo_fetch_failed`.
+    """
+    if source.endpoint is None:
+        folder = local_folder(id, source)
+        try:
+            return folder_contents(folder)
+        except OSError as error:
+            raise fetch_failed(str(id), f"{folder}: {error.strerror or error}") from error
+    access = HubAccess(source.cache(environ), source.endpoint, source.token)
+    try:
+        with access.client() as client:
+            listing = list_repo(client, source.endpoint, hub_id(id), revision)
+            return Contents(listing.files, listing.commit)
+    except ListingFailed as failed:
+        contents = snapshot(id, source, revision, environ)
+        if contents is None:
+            where = f"no copy of it is in {access.root}"
+            raise fetch_failed(str(id), f"{failed}; {where}") from failed
+        return contents
+
+
+def snapshot(
+    id: ModelId, source: Source, revision: str, environ: Mapping[str, str]
+) -> Contents | None:
+    """The copy on this machine, None if there is none that can be read."""
+    if source.endpoint is None:
+        folder: Path | None = local_folder(id, source)
+    else:
+        cache = RepoCache(source.cache(environ), id.org, id.name.replace("/", "--"))
+        try:
+            folder = cache.local_snapshot(revision)
+        except (CheckpointError, PreflightError):  # unreadable, or a revision that cannot be
+            return None
+    try:
+        return folder_contents(folder) if folder is not None else None
+    except OSError:
+        return None
+
+
+def local_folder(id: ModelId, source: Source) -> Path:
+    """Where a model of a local source is, whether or not it exists."""
+    if source.scheme == BUILTIN:
+        return builtin_folder(Builtin(id.repo))
+    return (source.path or Path()) / id.org / id.name
+
+
+def folder_contents(place: Path) -> Contents:
+    """The files of a model's folder, or the one file that is the model. Raises OSError."""
+    if place.is_file():
+        return Contents((place.name,), folder=place.parent)
+    next(place.iterdir(), None)  # raises where there is nothing to look at
+    return Contents(tuple(files_in(place)), folder=place)
+
+
+def hub_id(id: ModelId) -> HubId:
+    return HubId(id.scheme, id.org, id.name)
+
+
+def known_capabilities(
+    model_id: str, sources: Sources, environ: Mapping[str, str]
+) -> list[str] | None:
+    """What a model that is not loaded can do, from the disk alone; None if that cannot be said."""
+    try:
+        id, source = sources.find(model_id)
+    except InvalidRequest:
+        return None
+    contents = snapshot(id, source, "main", environ)
+    if contents is None or contents.folder is None:
+        return None
+    try:
+        config: str | None = (contents.folder / "config.json").read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        config = None
+    return cold_capabilities(contents.files, config)

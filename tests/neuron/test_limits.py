@@ -17,8 +17,8 @@ from helexa.neuron.limits import (
     still_free,
     validate,
 )
-from helexa.protocol.control import Servable
 from helexa.protocol.control import Limit as PublishedLimit
+from helexa.protocol.control import Servable
 from helexa.refusals import LowMemory
 
 KIB_32 = 32768
@@ -89,7 +89,7 @@ def test_a_budget_asked_for_is_given_or_refused() -> None:
     assert limits().kv_budget_mb(LONG, 9286, asked_mb=4714, **asked) == 4714
     with pytest.raises(CapacityError, match="kv_mb is 4715, only 4714 MiB") as refusal:
         limits().kv_budget_mb(LONG, 9286, asked_mb=4715, **asked)
-    assert refusal.value.status == 400
+    assert refusal.value.required_mb == 4715
 
 
 def test_n128_reservation() -> None:

@@ -23,7 +23,10 @@ ENGINE = (*ROOT_ONLY, "helexa.errors", "helexa.engine")
 TEXT = (*ENGINE, "helexa.text")
 LLM = tuple(
     f"helexa.{name}"
-    for name in ("llm", "async_llm", "handle", "loaded", "answers", "streams", "progress")
+    for name in (
+        *("llm", "async_llm", "handle", "loaded", "chat_options"),
+        *("answers", "streams", "progress"),
+    )
 )
 LIBRARY = (*TEXT, *LLM)
 
@@ -44,22 +47,25 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "safetensors": ("helexa.engine",),
     "tokenizers": ("helexa.text",),
     "jinja2": ("helexa.text",),
+    "llguidance": ("helexa.text.grammar",),
     "click": ("helexa.cli",),
     "transformers": (),
 }
 
 ACCELERATED = ("torch", "triton", "safetensors.torch", "numpy")
 UPSTAIRS = ("helexa.cli", "helexa.llm", "helexa.text", "tokenizers", "jinja2", "click", "rich")
+GRAMMAR = ("llguidance",)  # loaded by the first request that is constrained, never by an import
 HEAVY = (*ACCELERATED, "transformers", "tokenizers", "huggingface_hub", "jinja2", "pydantic")
 
 # Modules imported in a fresh interpreter (`.*` = all below) → what must not be loaded then.
 LOADS_NONE_OF: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("helexa", "helexa.errors"): (*HEAVY, "anyio", "httpx", "click", "rich"),
-    ("helexa.cli.*",): HEAVY,
-    ("helexa.text.*",): (*ACCELERATED, "transformers", "helexa.llm", "helexa.cli"),
+    ("helexa", "helexa.errors"): (*HEAVY, *GRAMMAR, "anyio", "httpx", "click", "rich"),
+    ("helexa.cli.*",): (*HEAVY, *GRAMMAR),
+    ("helexa.text.*",): (*ACCELERATED, *GRAMMAR, "transformers", "helexa.llm", "helexa.cli"),
     (
         "helexa.engine.params",
         "helexa.engine.outputs",
+        "helexa.engine.masks",
         "helexa.engine.config",
         "helexa.engine.sequence",
         "helexa.engine.scheduler",
@@ -68,8 +74,8 @@ LOADS_NONE_OF: dict[tuple[str, ...], tuple[str, ...]] = {
         "helexa.engine.checkpoint.reference",
         "helexa.engine.checkpoint.hub",
     ): (*ACCELERATED, "transformers", *UPSTAIRS),
-    ("helexa.engine.*",): ("transformers", *UPSTAIRS),
-    ("helexa.llm",): ("transformers", "helexa.cli", "click"),
+    ("helexa.engine.*",): ("transformers", *GRAMMAR, *UPSTAIRS),
+    ("helexa.llm",): ("transformers", *GRAMMAR, "helexa.cli", "click"),
 }
 
 # Imports modules one by one; prints, as JSON, by which of them each forbidden one came in.
@@ -172,6 +178,7 @@ def test_a_module_imports_from_its_own_floor_and_those_below(module: str) -> Non
         ("helexa.engine.core", "from helexa import LLM"),
         ("helexa.errors", "from helexa.engine.params import SamplingParams"),
         ("helexa.text.stop", "def f():\n    import torch.nn"),
+        ("helexa.engine.core", "def f():\n    import llguidance"),
         ("helexa.llm", "from click import echo"),
         ("helexa.engine.models.llama", "from transformers import LlamaConfig"),
         ("helexa.brand_new", ""),

@@ -337,10 +337,10 @@ class EngineCore:
 def _finish_reason(seq: Row) -> FinishReason | None:
     """Why a sequence is at its end, if it is: nothing may follow, or it has its length.
 
-    Of both, the first: such an answer lacks nothing.
+    What is complete at its last token has stopped by itself, unless it was closed for its length.
     """
-    if seq.complete:
-        return "stop"
+    if seq.mask is not None and seq.mask.is_terminated:
+        return "length" if seq.mask.is_cut else "stop"
     return "length" if len(seq.generated) >= seq.max_new else None
 
 

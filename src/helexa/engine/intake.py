@@ -80,10 +80,10 @@ class Intake:
             max_new=min(params.max_tokens, room),
             ends=self._ends(params),
         )
-        seq.mask = self._mask(request, seq.ends)
+        seq.mask = self._mask(request, seq)
         return seq
 
-    def _mask(self, request: Request, ends: frozenset[int]) -> TokenMask | None:
+    def _mask(self, request: Request, seq: Sequence) -> TokenMask | None:
         """What constrains the answer, at the point that the tokens generated so far have reached.
 
         Those were read once already, so reading them again is the state an earlier run left.
@@ -92,7 +92,7 @@ class Intake:
             return None
         if self._masks is None:
             raise UnsupportedGrammar("this engine was built without a grammar library")
-        mask = self._masks.start(request.grammar, request.token_ids, ends)
+        mask = self._masks.start(request.grammar, request.token_ids, seq.ends, seq.max_new)
         for token_id in request.generated:
             mask.accept(token_id)
         return mask

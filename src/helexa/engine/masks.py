@@ -27,7 +27,7 @@ class GrammarSpec:
 
 
 class TokenMask(Protocol):
-    """The state of one constrained answer: it advances with the tokens that were accepted."""
+    """The state of one constrained answer: a function of the tokens that were accepted."""
 
     def fill(self) -> bytes | None:
         """The tokens that may come next, token i at bit i % 8 of byte i // 8; None: all may.
@@ -45,6 +45,11 @@ class TokenMask(Protocol):
         """Whether the answer is complete and nothing may follow."""
         ...
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether it was completed only because its tokens ran out."""
+        ...
+
 
 class MaskFactory(Protocol):
     """Turns specs into masks; safe to share between threads."""
@@ -57,6 +62,11 @@ class MaskFactory(Protocol):
         """
         ...
 
-    def start(self, spec: GrammarSpec, prompt: Sequence[int], ends: frozenset[int]) -> TokenMask:
-        """A mask for an answer to ``prompt`` that ``ends`` with one of these tokens."""
+    def start(
+        self, spec: GrammarSpec, prompt: Sequence[int], ends: frozenset[int], max_tokens: int
+    ) -> TokenMask:
+        """A mask for an answer to ``prompt`` that ``ends`` with one of these tokens.
+
+        It may bring the answer to its end within ``max_tokens``, where that would cut it off.
+        """
         ...

@@ -81,11 +81,6 @@ class Sequence:
         """The length this sequence may grow to."""
         return self.prompt_tokens + self.max_new
 
-    @property
-    def complete(self) -> bool:
-        """Whether its mask lets nothing follow."""
-        return self.mask is not None and self.mask.is_terminated
-
     def append(self, token_id: int) -> None:
         """Add a sampled token; HelexaError if its mask does not let it come."""
         self.tokens.append(token_id)

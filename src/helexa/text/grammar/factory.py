@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from helexa.engine.masks import GrammarSpec
 from helexa.errors import UnsupportedGrammar
+from helexa.text.grammar.closing import Closer
 from helexa.text.grammar.lark import lark_text
 from helexa.text.grammar.mask import Alphabet, ConstrainedAnswer, Stage
 from helexa.text.parsing.markers import Markers
@@ -76,7 +77,7 @@ class GrammarFactory:
         self._compiled(spec)
 
     def start(
-        self, spec: GrammarSpec, prompt: Sequence[int], ends: frozenset[int]
+        self, spec: GrammarSpec, prompt: Sequence[int], ends: frozenset[int], max_tokens: int
     ) -> ConstrainedAnswer:
         """A mask for an answer to ``prompt``; quick if the spec was prepared."""
         compiled = self._compiled(spec)
@@ -87,6 +88,7 @@ class GrammarFactory:
             self._words().alphabet,
             ends,
             self._stage(spec, prompt),
+            max_tokens=max_tokens,
         )
 
     def _stage(self, spec: GrammarSpec, prompt: Sequence[int]) -> Stage:
@@ -196,6 +198,8 @@ def _read_vocabulary(tokenizer: Tokenizer, markers: Markers) -> _Vocabulary:
     words = _Words(tokens, [*sorted(marks), end], end)
     pair, tool = markers.reasoning, markers.tool
     alphabet = Alphabet(
+        tokens=tokens,
+        closer=Closer([b"" if at in marks else text for at, text in enumerate(tokens)]),
         mask_bytes=end // 8,
         marks=marks,
         blank=blank - marks,

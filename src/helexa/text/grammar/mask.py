@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 from helexa.errors import UnsupportedGrammar
+from helexa.text.grammar.closing import Budget, Closer, Place
 
 Stage = Literal["reasoning", "start", "gap", "answer"]
 
@@ -20,22 +21,25 @@ class Matcher(Protocol):
     def is_stopped(self) -> bool: ...
     def is_error(self) -> bool: ...
     def get_error(self) -> str: ...
+    def deep_copy(self) -> Self: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Alphabet:
     """What a mask needs to know of a vocabulary.
 
-    ``marks`` are the added tokens, which stand for more than their text; ``blank`` those tokens
-    that are line breaks alone; ``banned`` may not come in reasoning, because they begin something
-    else; ``mask_bytes`` is the length of a mask.
+    ``tokens`` are the bytes of each id; ``marks`` are the added tokens, which stand for more than
+    their text; ``blank`` those that are line breaks alone; ``banned`` may not come in reasoning,
+    because they begin something else; ``mask_bytes`` is the length of a mask.
     """
 
+    tokens: Sequence[bytes]
     mask_bytes: int
     marks: frozenset[int]
     blank: frozenset[int]
     banned: frozenset[int]
     reasoning: tuple[int, int] | None  # its opening and closing token
+    closer: Closer
 
 
 class ConstrainedAnswer:
@@ -43,8 +47,9 @@ class ConstrainedAnswer:
 
     In the ``start`` stage the answer may begin or reasoning may; in the ``gap`` just after
     reasoning one token of line breaks may come first. End tokens may come when the grammar is
-    complete. ``fresh`` makes a matcher at the beginning of the grammar that shares nothing with
-    others; it is asked for once, if the shared one has used up the memory it may take.
+    complete; when ``max_tokens`` only just suffice to complete it, nothing else may. ``fresh``
+    makes a matcher at the beginning of the grammar that shares nothing with others; it is asked
+    for once, if the shared one has used up the memory it may take.
     """
 
     def __init__(
@@ -54,6 +59,8 @@ class ConstrainedAnswer:
         alphabet: Alphabet,
         ends: frozenset[int],
         stage: Stage,
+        *,
+        max_tokens: int,
     ) -> None:
         self._matcher = matcher
         self._fresh: Callable[[], Matcher] | None = fresh
@@ -62,16 +69,37 @@ class ConstrainedAnswer:
         self._stage: Stage = stage
         self._consumed: list[int] = []
         self._thinking: bytes | None = None
+        self._place = Place()
+        self._remaining = max_tokens
+        self._budget = Budget(alphabet.closer)
 
     @property
     def is_terminated(self) -> bool:
         """Whether the answer is complete and nothing may follow."""
-        return self._stage == "answer" and self._matcher.is_stopped()
+        closed = self._budget.closing and self._budget.next() is None
+        return self._stage == "answer" and (closed or self._matcher.is_stopped())
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it was completed only because its tokens ran out."""
+        return self._budget.closing
 
     def fill(self) -> bytes:
         """The tokens that may come next, one bit each; UnsupportedGrammar if finding them fails."""
         if self._stage == "reasoning":
             return self._free()
+        self._look_ahead()
+        forced = self._budget.next()
+        if forced is not None:
+            return with_bits(b"\0" * self._alphabet.mask_bytes, [forced], on=True)
+        return self._allowed()
+
+    def _look_ahead(self) -> None:
+        """Turn to the end in time: done at the same tokens whether they are drawn or read again."""
+        if self._stage != "reasoning" and self._budget.due(self._remaining):
+            self._budget.look(self._matcher.deep_copy(), self._place.copy(), self._remaining)
+
+    def _allowed(self) -> bytes:
         mask = self._matcher.compute_bitmask()
         if self._matcher.is_error():
             self._renew()
@@ -89,6 +117,8 @@ class ConstrainedAnswer:
 
     def accept(self, token_id: int) -> None:
         """Go on after a token; UnsupportedGrammar if it does not fit."""
+        self._look_ahead()
+        self._remaining -= 1
         opening, closing = self._alphabet.reasoning or (None, None)
         if self._stage == "reasoning":
             self._stage = "gap" if token_id == closing else "reasoning"
@@ -106,6 +136,9 @@ class ConstrainedAnswer:
             if not self._matcher.consume_token(token_id):
                 raise self._failure()
         self._consumed.append(token_id)
+        self._place.read(self._alphabet.tokens[token_id])
+        if token_id == self._budget.next():
+            self._budget.took()
 
     def _free(self) -> bytes:
         """Everything but the end and what would begin something else."""

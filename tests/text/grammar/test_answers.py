@@ -63,7 +63,7 @@ def test_a_number_alone_may_end_or_go_on(factory: GrammarFactory, tiny: Tokenize
     mask = started(factory, spec_of({"type": "integer", "minimum": 1, "maximum": 500}))
     assert not ENDS & set(allowed(mask))
     mask.accept(tiny.encode("5", add_special_tokens=False)[0])
-    assert ENDS <= set(allowed(mask))
+    assert set(allowed(mask)) >= ENDS
     assert not mask.is_terminated
 
 

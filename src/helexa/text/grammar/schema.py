@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from fractions import Fraction
 from math import lcm
@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 
 from helexa.errors import UnsupportedGrammar
 from helexa.text.grammar.recursion import require_an_end, resolve, subschemas
+from helexa.text.grammar.unions import exclusive
 
 MAX_CHARS: Final = 131_072  # of the schema as JSON
 MAX_DEPTH: Final = 80  # of the schema as JSON; each nested object of the answer takes two
@@ -57,11 +58,21 @@ def checked(schema: object, param: str) -> Schema:
     check = _Check(param)
     check.size(schema)
     copy = check.clean(schema, top=True)
-    if isinstance(copy, Mapping):
+    if isinstance(copy, dict):
         check.references(copy)
         if problem := require_an_end(copy):
             check.refuse(problem, "let the recursion stop: make the property optional")
+        _simplify(copy)
     return copy
+
+
+def _simplify(schema: dict[str, Any]) -> None:
+    """Write ``oneOf`` as ``anyOf`` where that says the same."""
+    for node in every_schema(schema):
+        alternatives: Any = node.get("oneOf")
+        free = isinstance(alternatives, list) and "anyOf" not in node
+        if free and exclusive(schema, alternatives):
+            node["anyOf"] = node.pop("oneOf")
 
 
 class _Check:
@@ -181,7 +192,7 @@ class _Check:
         if isinstance(least, int) and least > max(1, known):
             self.refuse("uses 'minProperties' beyond what is required, which cannot be enforced")
 
-    def references(self, schema: Mapping[str, Any]) -> None:
+    def references(self, schema: dict[str, Any]) -> None:
         """Every reference must lead to a place in this schema."""
         for node in every_schema(schema):
             target = node.get("$ref")
@@ -196,14 +207,13 @@ class _Check:
                 self.refuse(f"refers to {target!r:.80}, which is not in it")
 
 
-def every_schema(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """A schema and all those within, those with keywords."""
-    waiting: list[Mapping[str, Any]] = [schema]
-    while waiting:
-        node = waiting.pop()
-        yield node
+def every_schema(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """A cleaned schema and all those within, those with keywords."""
+    found = [schema]
+    for node in found:  # which grows meanwhile
         for key, value in node.items():
-            waiting += [child for child in subschemas(key, value) if isinstance(child, Mapping)]
+            found += [child for child in subschemas(key, value) if isinstance(child, dict)]
+    return found
 
 
 def _children(value: Any) -> list[Any]:

@@ -6,12 +6,14 @@ short, not the shortest; where none is found the answer is cut in its middle, as
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
-_OUTSIDE: Final = b'}]0123456789n"tf-{[:,.'  # first what ends a value, then the shortest values
+_OUTSIDE: Final = b'}]1234567890n"tf-{[:,.'  # first what ends a value, then the shortest values
 _INSIDE: Final = b'"'
 _LOOKED_AT: Final = 64
+_ATTEMPTS: Final = 3
 _QUOTE, _ESCAPE = b'"\\'
 
 
@@ -22,6 +24,7 @@ class Steps(Protocol):
     def consume_token(self, token_id: int, /) -> bool: ...
     def is_accepting(self) -> bool: ...
     def is_error(self) -> bool: ...
+    def deep_copy(self) -> Self: ...
 
 
 class Place:
@@ -60,37 +63,51 @@ class Closer:
     def way(self, steps: Steps, place: Place, limit: int) -> list[int] | None:
         """At most ``limit`` tokens that complete the text; None if they are not found.
 
-        ``steps`` and ``place`` are used up.
+        The first try takes long tokens inside strings. A pattern may need others: the next tries
+        take any, the same ones each time.
         """
+        for attempt in range(_ATTEMPTS):
+            chance = random.Random(attempt) if attempt else None
+            found = self._try(steps.deep_copy(), place.copy(), limit, chance)
+            if found is not None:
+                return found
+        return None
+
+    def _try(
+        self, steps: Steps, place: Place, limit: int, chance: random.Random | None
+    ) -> list[int] | None:
         way: list[int] = []
         while not steps.is_accepting():
             mask = steps.compute_bitmask()
             if len(way) >= limit or steps.is_error():
                 return None
-            token_id = self._choose(mask, place.quoted)
+            token_id = self._choose(mask, place.quoted, chance)
             if token_id is None or not steps.consume_token(token_id):
                 return None
             place.read(self._tokens[token_id])
             way.append(token_id)
         return way
 
-    def _choose(self, mask: bytes, quoted: bool) -> int | None:
+    def _choose(self, mask: bytes, quoted: bool, chance: random.Random | None) -> int | None:
         for token_id in self._inside if quoted else self._outside:
             if mask[token_id >> 3] >> (token_id & 7) & 1:
                 return token_id
-        return max(self._first(mask), key=lambda at: len(self._tokens[at]), default=None)
+        found = self._first(mask)
+        if not found:
+            return None
+        return chance.choice(found) if chance else max(found, key=lambda at: len(self._tokens[at]))
 
     def _first(self, mask: bytes) -> list[int]:
-        """The first few tokens of a mask, but for those that begin an escape."""
+        """The first few tokens of a mask, without those that escape if there are others."""
         bits = int.from_bytes(mask, "little")
         found: list[int] = []
         while bits and len(found) < _LOOKED_AT:
             lowest = bits & -bits
             bits ^= lowest
             token_id = lowest.bit_length() - 1
-            if token_id < len(self._tokens) and b"\\" not in self._tokens[token_id]:
+            if token_id < len(self._tokens):
                 found.append(token_id)
-        return found
+        return [at for at in found if b"\\" not in self._tokens[at]] or found
 
 
 class Budget:
@@ -101,6 +118,8 @@ class Budget:
     """
 
     LAST_TOKENS: Final = 256
+    LONGEST_WAY: Final = 200
+    PATIENCE: Final = 16
     LEAST_RESERVE: Final = 8
     MOST_RESERVE: Final = 24
 
@@ -118,9 +137,9 @@ class Budget:
 
     def look(self, steps: Steps, place: Place, remaining: int) -> None:
         """Find the way to the end, and decide whether to take it now."""
-        way = self._closer.way(steps, place, remaining)
+        way = self._closer.way(steps, place, min(remaining, self.LONGEST_WAY))
         if way is None:
-            self._look_at = remaining - 8  # beyond reach, or not found: maybe later
+            self._look_at = remaining - self.PATIENCE  # beyond reach, or not found: maybe later
             return
         if self._length is None:
             self._reserve = min(self.MOST_RESERVE, max(self.LEAST_RESERVE, remaining // 4))

@@ -97,7 +97,7 @@ class ConstrainedAnswer:
     def _look_ahead(self) -> None:
         """Turn to the end in time: done at the same tokens whether they are drawn or read again."""
         if self._stage != "reasoning" and self._budget.due(self._remaining):
-            self._budget.look(self._matcher.deep_copy(), self._place.copy(), self._remaining)
+            self._budget.look(self._matcher, self._place, self._remaining)
 
     def _allowed(self) -> bytes:
         mask = self._matcher.compute_bitmask()

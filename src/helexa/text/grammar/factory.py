@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 COMPILE_LIMIT_S: Final = 5.0
+QUEUE_LIMIT_S: Final = 30.0
 COMPILING_AT_ONCE: Final = 2
 KEPT: Final = 32
 PROBE_TOKENS: Final = 6
-LIMITS: Final[
-    dict[str, Any]
-] = {  # the library's own; a lexer state takes about 0.6 kB, and copies share theirs
+# The library's own. A lexer state takes about 0.6 kB, and all copies of a grammar share theirs.
+LIMITS: Final[dict[str, Any]] = {
     "max_items_in_row": 4_000,
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 200_000,
@@ -57,7 +57,7 @@ class GrammarFactory:
     """The `MaskFactory` of one tokenizer. Nothing is imported or built before the first grammar.
 
     Grammars are compiled on threads of their own, so that one that takes longer than ``limit_s``
-    seconds holds nobody up: it is refused, then and later, without another try.
+    seconds holds nobody up: who asked for it is refused.
     """
 
     def __init__(
@@ -99,18 +99,19 @@ class GrammarFactory:
         pair = self._markers.reasoning
         if pair is None:
             return "answer"
+        closed = True  # with nothing but white space so far
         for token_id in reversed(prompt):
             if token_id == pair.open_id:
                 return "reasoning"
             if token_id == pair.close_id:
-                return "answer"
-            if not self._tokenizer.id_to_bytes(token_id).isspace():
-                break
+                return "answer" if closed or not spec.reasoning else "start"
+            closed = closed and self._tokenizer.id_to_bytes(token_id).isspace()
         return "start" if spec.reasoning else "answer"
 
     # -- compiling ----------------------------------------------------------------------------
 
     def _compiled(self, spec: GrammarSpec) -> _Compiled:
+        self._words()  # not on the grammar's time
         key = (spec.kind, spec.text)
         with self._lock:
             waited = self._kept.get(key)
@@ -122,20 +123,27 @@ class GrammarFactory:
                 while len(self._kept) > KEPT:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(key)
-        try:
-            compiled = waited.result(self._limit_s)
-        except TimeoutError:
-            compiled = _Compiled("", refusal=f"it takes more than {self._limit_s:g} s to compile")
-            late: Future[_Compiled] = Future()
-            late.set_result(compiled)
-            with self._lock:
-                self._kept[key] = late
+        compiled = self._wait(waited)
         if compiled.matcher is None:
             raise refused(spec, compiled.refusal)
         return compiled
 
+    def _wait(self, waited: Future[_Compiled]) -> _Compiled:
+        """What came of a grammar, or that it takes too long, once it has its turn."""
+        for _ in range(max(1, round(QUEUE_LIMIT_S / self._limit_s))):
+            queued = not waited.running()
+            try:
+                return waited.result(self._limit_s)
+            except TimeoutError:
+                if not queued:
+                    return _Compiled(
+                        "", refusal=f"it takes more than {self._limit_s:g} s to compile"
+                    )
+        return _Compiled("", refusal="too many other grammars are being compiled")
+
     def _compile(self, spec: GrammarSpec, waited: Future[_Compiled]) -> None:
         with self._slots:
+            waited.set_running_or_notify_cancel()
             try:
                 lark = lark_text(spec, self._markers)
                 matcher = self._matcher(lark)

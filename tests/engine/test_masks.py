@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from torch import Tensor
 
 from helexa.engine.build import build_core
 from helexa.engine.config import EngineConfig
@@ -14,6 +15,7 @@ from helexa.engine.core import EngineCore
 from helexa.engine.masks import GrammarSpec, MaskFactory, TokenMask
 from helexa.engine.outputs import Request, StepOutput
 from helexa.engine.params import SamplingParams
+from helexa.engine.sampling import Sampled, Sampler, SampleRow
 from helexa.errors import InvalidRequest, UnsupportedGrammar
 
 FEW_PAGES = EngineConfig(kv_memory_mb=1, block_size=4, prefix_cache=False, max_batch=4)
@@ -129,6 +131,28 @@ def test_a_mask_that_fails_ends_its_own_request_only() -> None:
     assert len(tokens(failed)) == 5
     assert [tokens(good), tokens(other)] == expected
     assert core.status().kv_used_mb == 0
+
+
+class Recording:
+    """A sampler that keeps the rows it was asked for."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.inner = Sampler(vocab_size)
+        self.rows: list[SampleRow] = []
+
+    def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
+        self.rows += rows
+        return self.inner.sample(logits, rows)
+
+
+def test_rows_without_a_grammar_have_no_mask() -> None:
+    core = core_of(CountingMasks(5))
+    sampler = Recording(core.spec.vocab_size)
+    watched = EngineCore(core._runner, sampler, core.spec, FEW_PAGES, masks=CountingMasks(5))
+    run(watched, replace(request(1), grammar=None), request(1))
+    masked = [row.allowed is not None for row in sampler.rows]
+    assert masked.count(True) == 5
+    assert masked.count(False) == 200
 
 
 def test_a_core_without_masks_refuses_a_grammar() -> None:

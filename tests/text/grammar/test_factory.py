@@ -12,8 +12,7 @@ import pytest
 
 from helexa.engine.masks import GrammarSpec
 from helexa.errors import UnsupportedGrammar
-from helexa.text.grammar import factory as module
-from helexa.text.grammar.factory import GrammarFactory
+from helexa.text.grammar.factory import Bounds, GrammarFactory
 from helexa.text.parsing.markers import Markers
 from helexa.text.tokenizer import Tokenizer
 from tests.text.grammar.following import ENDS, allowed, follow, started
@@ -31,8 +30,10 @@ class Slow(GrammarFactory):
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
         self.let = threading.Event()
+        self.made = 0
 
     def _matcher(self, lark: str) -> Any:
+        self.made += 1
         self.let.wait(30)
         return super()._matcher(lark)
 
@@ -48,7 +49,7 @@ class Renewing(GrammarFactory):
 
 
 def test_a_grammar_that_takes_too_long_is_refused_in_time(tiny: Tokenizer) -> None:
-    slow = Slow(tiny, Markers(), limit_s=0.2)
+    slow = Slow(tiny, Markers(), Bounds(compile_s=0.2))
     for _ in range(2):
         begun = time.monotonic()
         with pytest.raises(UnsupportedGrammar, match=r"0\.2 s"):
@@ -59,12 +60,9 @@ def test_a_grammar_that_takes_too_long_is_refused_in_time(tiny: Tokenizer) -> No
     patient.prepare(ANY)
 
 
-def test_one_that_waits_for_its_turn_is_not_blamed(
-    tiny: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "QUEUE_LIMIT_S", 0.4)
-    slow = Slow(tiny, Markers(), limit_s=0.2)
-    for number in range(module.COMPILING_AT_ONCE):
+def test_one_that_waits_for_its_turn_is_not_blamed(tiny: Tokenizer) -> None:
+    slow = Slow(tiny, Markers(), Bounds(compile_s=0.2, queue_s=0.4, at_once=2))
+    for number in range(2):
         with pytest.raises(UnsupportedGrammar, match="s to compile"):
             slow.prepare(constant(number))
     with pytest.raises(UnsupportedGrammar, match="other grammars"):
@@ -75,35 +73,30 @@ def test_one_that_waits_for_its_turn_is_not_blamed(
 def test_a_grammar_is_compiled_once_for_many_threads(tiny: Tokenizer) -> None:
     counted = Slow(tiny, Markers())
     counted.let.set()
-    made: list[str] = []
-    inner = counted._matcher
-    counted._matcher = lambda lark: (made.append(lark), inner(lark))[1]  # type: ignore[method-assign]
     threads = [threading.Thread(target=counted.prepare, args=(ANY,)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == 1
+    assert counted.made == 1
 
 
 def test_only_the_last_grammars_are_kept(tiny: Tokenizer) -> None:
-    factory = GrammarFactory(tiny, Markers())
-    for number in range(module.KEPT + 5):
+    factory = Slow(tiny, Markers(), Bounds(kept=3))
+    factory.let.set()
+    for number in (1, 2, 3, 1, 4, 1, 2):
         factory.prepare(constant(number))
-    assert len(factory._kept) == module.KEPT
+    assert factory.made == 5
 
 
 def test_a_grammar_that_has_used_up_its_memory_is_made_anew(tiny: Tokenizer) -> None:
     """Answers share what the parser learns, up to a limit that none of them may fail by."""
-    from unittest.mock import patch
-
     pattern = "^(.*a.{300}b.*|.*c.{300}d.*|.*e.{300}f.*)$"
     spec = GrammarSpec("json_schema", json.dumps({"type": "string", "pattern": pattern}))
-    with patch.dict(module.LIMITS, {"max_lexer_states": 4_000}):
-        factory = Renewing(tiny, Markers())
-        for seed in range(20):
-            taken = follow(started(factory, spec), random.Random(seed), 6)
-            assert len(taken) == 6
+    factory = Renewing(tiny, Markers(), Bounds(states=4_000))
+    for seed in range(20):
+        taken = follow(started(factory, spec), random.Random(seed), 6)
+        assert len(taken) == 6
     assert factory.renewed
 
 

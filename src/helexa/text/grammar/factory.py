@@ -21,21 +21,32 @@ from helexa.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-COMPILE_LIMIT_S: Final = 5.0
-QUEUE_LIMIT_S: Final = 30.0
-COMPILING_AT_ONCE: Final = 2
-KEPT: Final = 32
 PROBE_TOKENS: Final = 6
-# The library's own. A lexer state takes about 0.6 kB, and all copies of a grammar share theirs.
+# The library's own limits; work is counted, not timed.
 LIMITS: Final[dict[str, Any]] = {
     "max_items_in_row": 4_000,
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 200_000,
     "step_max_items": 50_000,
-    "max_lexer_states": 20_000,
     "max_grammar_size": 100_000,
 }
 _END: Final = b"<|end of text|>"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What grammars may cost.
+
+    ``compile_s`` is the time for one, once it has its turn within ``queue_s``; ``at_once`` are
+    compiled side by side and ``kept`` remembered. A lexer state takes about 0.6 kB, and all answers
+    of a grammar share ``states`` of them.
+    """
+
+    compile_s: float = 5.0
+    queue_s: float = 30.0
+    at_once: int = 2
+    kept: int = 32
+    states: int = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +67,19 @@ class _Vocabulary:
 class GrammarFactory:
     """The `MaskFactory` of one tokenizer. Nothing is imported or built before the first grammar.
 
-    Grammars are compiled on threads of their own, so that one that takes longer than ``limit_s``
-    seconds holds nobody up: who asked for it is refused.
+    Grammars are compiled on threads of their own, so that one that takes too long holds nobody up:
+    who asked for it is refused.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, markers: Markers, *, limit_s: float = COMPILE_LIMIT_S
+        self, tokenizer: Tokenizer, markers: Markers, bounds: Bounds | None = None
     ) -> None:
         self._tokenizer = tokenizer
         self._markers = markers
-        self._limit_s = limit_s
+        self._bounds = bounds or Bounds()
         self._lock = threading.Lock()
         self._building = threading.Lock()
-        self._slots = threading.BoundedSemaphore(COMPILING_AT_ONCE)
+        self._slots = threading.BoundedSemaphore(self._bounds.at_once)
         self._kept: OrderedDict[tuple[str, str], Future[_Compiled]] = OrderedDict()
         self._vocabulary: _Vocabulary | None = None
 
@@ -120,7 +131,7 @@ class GrammarFactory:
                 threading.Thread(
                     target=self._compile, args=(spec, waited), name="helexa-grammar", daemon=True
                 ).start()
-                while len(self._kept) > KEPT:
+                while len(self._kept) > self._bounds.kept:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(key)
         compiled = self._wait(waited)
@@ -130,15 +141,14 @@ class GrammarFactory:
 
     def _wait(self, waited: Future[_Compiled]) -> _Compiled:
         """What came of a grammar, or that it takes too long, once it has its turn."""
-        for _ in range(max(1, round(QUEUE_LIMIT_S / self._limit_s))):
+        limit_s = self._bounds.compile_s
+        for _ in range(max(1, round(self._bounds.queue_s / limit_s))):
             queued = not waited.running()
             try:
-                return waited.result(self._limit_s)
+                return waited.result(limit_s)
             except TimeoutError:
                 if not queued:
-                    return _Compiled(
-                        "", refusal=f"it takes more than {self._limit_s:g} s to compile"
-                    )
+                    return _Compiled("", refusal=f"it takes more than {limit_s:g} s to compile")
         return _Compiled("", refusal="too many other grammars are being compiled")
 
     def _compile(self, spec: GrammarSpec, waited: Future[_Compiled]) -> None:
@@ -164,7 +174,8 @@ class GrammarFactory:
     def _matcher(self, lark: str) -> LLMatcher:
         from llguidance import LLMatcher, LLParserLimits
 
-        limits = LLParserLimits(**LIMITS, verbose_errors=False)
+        states = self._bounds.states
+        limits = LLParserLimits(**LIMITS, max_lexer_states=states, verbose_errors=False)
         return LLMatcher(self._words().tokenizer, lark, log_level=0, limits=limits)
 
     # -- the vocabulary -----------------------------------------------------------------------

@@ -50,7 +50,7 @@ class Counting:
 class CountingMasks:
     """A factory of such masks; ``fails_at`` is for prompts that begin with token 9."""
 
-    def __init__(self, length: int = 150, fails_at: int | None = None) -> None:
+    def __init__(self, length: int = 120, fails_at: int | None = None) -> None:
         self.length = length
         self.fails_at = fails_at
 

@@ -109,7 +109,6 @@ def public_names() -> Iterator[str]:
 
 UNDOCUMENTED = {
     "overrides",  # is **overrides in the text
-    "response_format",  # refused until constrained output is built
     "prefill_tokens",  # the same as prompt_tokens
 }
 

@@ -24,14 +24,8 @@ TEXT = (*ENGINE, "helexa.text")
 LLM = tuple(
     f"helexa.{name}"
     for name in (
-        "llm",
-        "async_llm",
-        "handle",
-        "loaded",
-        "opening",
-        "answers",
-        "streams",
-        "progress",
+        *("llm", "async_llm", "handle", "opening", "loaded", "chat_options", "child"),
+        *("answers", "streams", "progress"),
     )
 )
 LIBRARY = (*TEXT, *LLM)
@@ -58,6 +52,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "safetensors": ("helexa.engine",),
     "tokenizers": ("helexa.text",),
     "jinja2": ("helexa.text",),
+    "llguidance": ("helexa.text.grammar",),
     "click": ("helexa.cli",),
     "prometheus_client": ("helexa.neuron",),
     "pynvml": ("helexa.neuron",),
@@ -84,12 +79,15 @@ NEURON_POLICY = tuple(
 
 ACCELERATED = ("torch", "triton", "safetensors.torch", "numpy")
 UPSTAIRS = ("helexa.cli", "helexa.llm", "helexa.text", "tokenizers", "jinja2", "click", "rich")
+GRAMMAR = ("llguidance",)  # loaded by the first request that is constrained, never by an import
 HEAVY = (*ACCELERATED, "transformers", "tokenizers", "huggingface_hub", "jinja2", "pydantic")
 
 # Modules imported in a fresh interpreter (`.*` = all below) → what must not be loaded then.
 LOADS_NONE_OF: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("helexa", "helexa.errors", "helexa.refusals"): (*HEAVY, "anyio", "httpx", "click", "rich"),
-    ("helexa.cli.*",): HEAVY,
+    ("helexa", "helexa.errors", "helexa.refusals"): (
+        *(*HEAVY, *GRAMMAR, "anyio", "httpx", "click", "rich"),
+    ),
+    ("helexa.cli.*",): (*HEAVY, *GRAMMAR),
     ("helexa.protocol.*",): (
         *(name for name in HEAVY if name != "pydantic"),
         "helexa.engine",
@@ -101,10 +99,11 @@ LOADS_NONE_OF: dict[tuple[str, ...], tuple[str, ...]] = {
         "click",
         "rich",
     ),
-    ("helexa.text.*",): (*ACCELERATED, "transformers", "helexa.llm", "helexa.cli"),
+    ("helexa.text.*",): (*ACCELERATED, *GRAMMAR, "transformers", "helexa.llm", "helexa.cli"),
     (
         "helexa.engine.params",
         "helexa.engine.outputs",
+        "helexa.engine.masks",
         "helexa.engine.config",
         "helexa.engine.sequence",
         "helexa.engine.scheduler",
@@ -117,8 +116,8 @@ LOADS_NONE_OF: dict[tuple[str, ...], tuple[str, ...]] = {
         "helexa.engine.process.*",
     ): (*ACCELERATED, "transformers", *UPSTAIRS),
     NEURON_POLICY: (*ACCELERATED, "transformers", "huggingface_hub", *UPSTAIRS, "pynvml"),
-    ("helexa.engine.*",): ("transformers", *UPSTAIRS),
-    ("helexa.llm",): ("transformers", "helexa.cli", "click"),
+    ("helexa.engine.*",): ("transformers", *GRAMMAR, *UPSTAIRS),
+    ("helexa.llm",): ("transformers", *GRAMMAR, "helexa.cli", "click"),
 }
 
 # Imports modules one by one; prints, as JSON, by which of them each forbidden one came in.
@@ -221,6 +220,7 @@ def test_a_module_imports_from_its_own_floor_and_those_below(module: str) -> Non
         ("helexa.engine.core", "from helexa import LLM"),
         ("helexa.errors", "from helexa.engine.params import SamplingParams"),
         ("helexa.text.stop", "def f():\n    import torch.nn"),
+        ("helexa.engine.core", "def f():\n    import llguidance"),
         ("helexa.llm", "from click import echo"),
         ("helexa.protocol.sse", "import torch"),
         ("helexa.protocol.control", "from helexa.engine.params import SamplingParams"),

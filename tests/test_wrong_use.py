@@ -275,11 +275,13 @@ def test_26_several_choices_in_one_stream(llm: LLM) -> None:
     assert caught.value.param == "n"
 
 
-def test_27_output_constraints_that_are_not_built(llm: LLM) -> None:
-    with pytest.raises(UnsupportedGrammar):
-        llm.chat("hi", response_format={"type": "json_object"})
-    with pytest.raises(UnsupportedGrammar):
+def test_27_output_constraints_that_cannot_be_enforced(llm: LLM) -> None:
+    with pytest.raises(UnsupportedGrammar) as caught:
+        llm.chat("hi", response_format={"type": "yaml"})
+    says(caught.value, "'yaml'", "json_schema")
+    with pytest.raises(InvalidRequest) as wrong:
         llm.chat("hi", tool_choice="required")
+    assert wrong.value.param == "tool_choice"
 
 
 def test_28_tools_of_the_wrong_shape(llm: LLM) -> None:

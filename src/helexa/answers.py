@@ -71,7 +71,8 @@ class Answer:
     """One request on its way: takes step outputs, gives events, and knows when it is complete.
 
     Streams and whole answers both come from here, so they cannot differ. Its errors say the
-    ``place`` of the prompt among several, such as ``prompt[3]``, if it has one.
+    ``place`` of the prompt among several, such as ``prompt[3]``, if it has one. With ``one_call``
+    it is complete after the first tool call.
     """
 
     def __init__(
@@ -80,6 +81,8 @@ class Answer:
         parser: OutputParser,
         tokenizer: Tokenizer,
         place: str | None = None,
+        *,
+        one_call: bool = False,
     ) -> None:
         self.done = False
         self.token_ids: list[int] = []
@@ -87,6 +90,7 @@ class Answer:
         self._parser = parser
         self._tokenizer = tokenizer
         self._place = place
+        self._one_call = one_call
         self._cache: CacheReport | None = None
         self._timing = Timing(0.0, 0.0, 0.0)
 
@@ -99,7 +103,7 @@ class Answer:
         self._cache = self._cache or output.cache
         self._timing = output.timing or self._timing
         events = self._parse(output)
-        if output.finish_reason is not None or self._parser.stopped:
+        if output.finish_reason is not None or self._stopped:
             self.done = True
             events += self._parser.finish()
             events.append(self._finish(output))
@@ -112,9 +116,19 @@ class Answer:
             self.token_ids.append(token_id)
             named = None if logprob is None else self._named(logprob)
             events += self._parser.push(token_id, named)
-            if self._parser.stopped:
+            if self._stopped:
                 break
         return events
+
+    @property
+    def _called(self) -> bool:
+        """Whether it has made the one call that it may make."""
+        return self._one_call and self._parser.tool_calls_emitted > 0
+
+    @property
+    def _stopped(self) -> bool:
+        """Whether what was read is the whole answer, though the engine may go on."""
+        return self._parser.stopped or self._called
 
     def _named(self, found: TokenLogprobs) -> TokenLogprob:
         top = tuple(self._token_logprob(token_id, value) for token_id, value in found.top)
@@ -127,7 +141,8 @@ class Answer:
         return TokenLogprob(token_id, raw.decode("utf-8", "replace"), raw, logprob, top)
 
     def _finish(self, last: StepOutput) -> Finish:
-        reason = self._parser.finish_reason(last.finish_reason or "stop")
+        reached = "stop" if self._called else last.finish_reason
+        reason = self._parser.finish_reason(reached or "stop")
         usage = Usage(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=len(self.token_ids),

@@ -14,15 +14,14 @@ import anyio
 import anyio.to_thread
 
 from helexa.answers import Generation
+from helexa.chat_options import ChatOptions, Message
 from helexa.engine.params import SamplingParams
 from helexa.errors import InvalidRequest
 from helexa.handle import Handle, answers_bar, merged_params, refuse_progress, single
 from helexa.loaded import (
-    ChatOptions,
     Conversation,
     Job,
     LoadedModel,
-    Message,
     Prompt,
     one_or_more_chats,
     one_or_more_prompts,
@@ -144,7 +143,8 @@ class AsyncLLM(Handle):
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Message] | None = None,
-        tool_choice: str = "auto",
+        tool_choice: str | Message = "auto",
+        parallel_tool_calls: bool = True,
         response_format: Message | None = None,
         enable_thinking: bool | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
@@ -152,7 +152,14 @@ class AsyncLLM(Handle):
         **overrides: Any,
     ) -> AsyncAnswer[Any]:
         """Answer a conversation, or every one of a list; options as `LLM.chat`."""
-        chat = ChatOptions(tools, tool_choice, response_format, enable_thinking, template_kwargs)
+        chat = ChatOptions(
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            response_format=response_format,
+            enable_thinking=enable_thinking,
+            template_kwargs=template_kwargs,
+        )
         merged = merged_params(params, overrides)
         chats, batch = one_or_more_chats(messages)
 

@@ -11,17 +11,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
+from helexa.chat_options import ChatOptions, Message
 from helexa.engine.checkpoint.files import Progress
 from helexa.engine.config import EngineConfig, switches
 from helexa.engine.outputs import EngineStatus
 from helexa.engine.params import SamplingParams
 from helexa.errors import EngineClosed, InvalidRequest
 from helexa.loaded import (
-    ChatOptions,
     Conversation,
     Job,
     LoadedModel,
-    Message,
     ModelInfo,
     Prompt,
     check_prompt,
@@ -198,8 +197,8 @@ class Handle:
     def render(self, messages: Conversation, **chat: Any) -> str:
         """The exact text that `chat` would send to the model.
 
-        ``chat`` takes those of its options that shape the prompt: ``tools``, ``tool_choice``,
-        ``response_format``, ``enable_thinking``, ``template_kwargs``.
+        ``chat`` takes `chat`'s options beside the sampling parameters, of which ``tools``,
+        ``tool_choice``, ``enable_thinking`` and ``template_kwargs`` shape the prompt.
         """
         return self._model.render(messages, ChatOptions.of(chat))
 

@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self, overload
 
 from helexa.answers import Generation
+from helexa.chat_options import ChatOptions, Message
 from helexa.engine.params import SamplingParams
 from helexa.handle import Handle, answers_bar, merged_params, single
 from helexa.loaded import (
-    ChatOptions,
     Conversation,
     Job,
-    Message,
     Prompt,
     one_or_more_chats,
     one_or_more_prompts,
@@ -100,7 +99,8 @@ class LLM(Handle):
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Message] | None = None,
-        tool_choice: str = "auto",
+        tool_choice: str | Message = "auto",
+        parallel_tool_calls: bool = True,
         response_format: Message | None = None,
         enable_thinking: bool | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
@@ -109,11 +109,21 @@ class LLM(Handle):
     ) -> Generation | list[Generation]:
         """Answer a conversation (a string is one user message), or every one of a list, batched.
 
-        ``tools`` are in OpenAI's form; ``enable_thinking`` and ``template_kwargs`` go to the chat
-        template; ``overrides`` are fields of SamplingParams. Reasoning and tool calls come apart
-        from the text. Raises as `generate`, and TemplateError if the template cannot express it.
+        ``tools`` are in OpenAI's form; ``tool_choice`` is ``auto``, ``none``, ``required`` or a
+        tool's name; ``parallel_tool_calls=False`` ends the answer after one call;
+        ``response_format`` makes it JSON, of a schema if one is given. ``enable_thinking`` and
+        ``template_kwargs`` go to the chat template; ``overrides`` are fields of SamplingParams.
+        Reasoning and tool calls come apart from the text. Raises as `generate`, TemplateError if
+        the template cannot express it, UnsupportedGrammar for a form that cannot be enforced.
         """
-        chat = ChatOptions(tools, tool_choice, response_format, enable_thinking, template_kwargs)
+        chat = ChatOptions(
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            response_format=response_format,
+            enable_thinking=enable_thinking,
+            template_kwargs=template_kwargs,
+        )
         merged = merged_params(params, overrides)
         chats, batch = one_or_more_chats(messages)
         answers = self._run(self._chat_jobs(chats, merged, chat, batch=batch), progress)
@@ -125,14 +135,22 @@ class LLM(Handle):
         params: SamplingParams | None = None,
         *,
         tools: Sequence[Message] | None = None,
-        tool_choice: str = "auto",
+        tool_choice: str | Message = "auto",
+        parallel_tool_calls: bool = True,
         response_format: Message | None = None,
         enable_thinking: bool | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
         **overrides: Any,
     ) -> EventStream:
         """`chat`, event by event; it ends early as `stream` does."""
-        chat = ChatOptions(tools, tool_choice, response_format, enable_thinking, template_kwargs)
+        chat = ChatOptions(
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            response_format=response_format,
+            enable_thinking=enable_thinking,
+            template_kwargs=template_kwargs,
+        )
         job = self._chat_job(messages, merged_params(params, overrides), chat)
         return EventStream(self._model, single(job))
 

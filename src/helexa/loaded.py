@@ -8,21 +8,24 @@ from __future__ import annotations
 import operator
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from helexa.answers import Answer, name_place
+from helexa.chat_options import ChatOptions, Message
 from helexa.engine.host import Deliver, Host
+from helexa.engine.masks import GrammarSpec
 from helexa.engine.outputs import EngineStatus, Request
 from helexa.engine.params import SamplingParams
-from helexa.errors import HelexaError, InvalidRequest, UnsupportedGrammar, VisionUnsupported
+from helexa.errors import HelexaError, InvalidRequest, VisionUnsupported
 from helexa.text.chat_template import ChatTemplate
+from helexa.text.grammar.factory import GrammarFactory
+from helexa.text.grammar.request import CallForm
 from helexa.text.images import image_parts
 from helexa.text.parsing.markers import Markers
 from helexa.text.parsing.parser import OutputParser
 from helexa.text.tokenizer import Tokenizer
 
-Message = Mapping[str, Any]
 Conversation = str | Sequence[Message]
 Prompt = str | Sequence[int]
 
@@ -58,50 +61,23 @@ class ModelInfo:
 class Job:
     """One prompt, ready to run: the tokens, the params, and what will read the output.
 
-    ``place`` is how errors call it where it is one of several: ``prompt[3]``.
+    ``place`` is how errors call it where it is one of several: ``prompt[3]``. ``grammar`` is what
+    the answer must fit; with ``one_call`` it ends at its first tool call.
     """
 
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     new_parser: Callable[[], OutputParser]
     place: str | None = None
+    grammar: GrammarSpec | None = None
+    one_call: bool = False
 
     def requests(self) -> list[Request]:
         """The ``n`` requests that answer it."""
-        return [Request(self.prompt_ids, self.params.choice(i)) for i in range(self.params.n)]
-
-
-@dataclass(frozen=True, slots=True)
-class ChatOptions:
-    """What a chat request may say beside its messages and sampling parameters."""
-
-    tools: Sequence[Message] | None = None
-    tool_choice: str = "auto"
-    response_format: Message | None = None
-    enable_thinking: bool | None = None
-    template_kwargs: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.enable_thinking is not None and not isinstance(self.enable_thinking, bool):
-            raise InvalidRequest(
-                f"enable_thinking must be True or False, not {self.enable_thinking!r:.80}",
-                param="enable_thinking",
-                hint="leave it out to let the model's template decide",
-            )
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> ChatOptions:
-        """From keyword arguments; TypeError for one that does not shape a prompt."""
-        known = [field.name for field in fields(cls)]
-        for name in given:
-            if name not in known:
-                raise TypeError(f"{name!r} does not shape the prompt; these do: {', '.join(known)}")
-        return cls(**given)
-
-    @property
-    def offered(self) -> Sequence[Message] | None:
-        """The tools that the model is shown."""
-        return None if self.tool_choice == "none" else self.tools
+        return [
+            Request(self.prompt_ids, self.params.choice(i), grammar=self.grammar)
+            for i in range(self.params.n)
+        ]
 
 
 class LoadedModel:
@@ -114,12 +90,14 @@ class LoadedModel:
         markers: Markers,
         host: Host,
         info: ModelInfo,
+        grammars: GrammarFactory,
     ) -> None:
         self.tokenizer = tokenizer
         self.info = info
         self._template = template
         self._markers = markers
         self._host = host
+        self._grammars = grammars
         weakref.finalize(self, host.close)
 
     def status(self) -> EngineStatus:
@@ -135,7 +113,9 @@ class LoadedModel:
         self._host.abort(request_id, completed=completed)
 
     def answer(self, job: Job) -> Answer:
-        return Answer(len(job.prompt_ids), job.new_parser(), self.tokenizer, job.place)
+        return Answer(
+            len(job.prompt_ids), job.new_parser(), self.tokenizer, job.place, one_call=job.one_call
+        )
 
     def text_job(self, prompt: Prompt, params: SamplingParams) -> Job:
         """A plain prompt: text (encoded with special tokens) or token ids, output not parsed."""
@@ -147,13 +127,25 @@ class LoadedModel:
         return self._job(ids, params, tools=None, markers=None)
 
     def chat_job(self, messages: Conversation, params: SamplingParams, options: ChatOptions) -> Job:
-        """A conversation, rendered by the model's template."""
-        _require_built(options)
+        """A conversation, rendered by the model's template.
+
+        A grammar is compiled here, on the caller's thread, so that the engine need not wait for it.
+        """
+        grammar = options.grammar(self._call_form())
         ids = self.tokenizer.encode(self.render(messages, options), add_special_tokens=False)
+        if grammar is not None:
+            self._grammars.prepare(grammar)
         markers = self._markers
         if options.tool_choice == "none":
             markers = replace(markers, tool=None)
-        return self._job(ids, params, tools=options.offered, markers=markers)
+        job = self._job(ids, params, tools=options.offered, markers=markers)
+        return replace(job, grammar=grammar, one_call=not options.parallel_tool_calls)
+
+    def _call_form(self) -> CallForm | None:
+        """How the model writes tool calls; None if its vocabulary has no tokens to mark them."""
+        if self._markers.tool is None:
+            return None
+        return "tags" if self._template.shows_tags else "json"
 
     def render(self, messages: Conversation, options: ChatOptions) -> str:
         """The text that a conversation becomes."""
@@ -164,7 +156,7 @@ class LoadedModel:
                 param="messages",
                 hint="leave images out, or load a model with a vision tower",
             )
-        kwargs: dict[str, Any] = {"tools": options.offered, **_variables(options)}
+        kwargs: dict[str, Any] = {"tools": options.offered, **options.variables()}
         if options.enable_thinking is not None:
             kwargs["enable_thinking"] = options.enable_thinking
         return self._template.render(checked, **kwargs)
@@ -291,33 +283,3 @@ def _token_id(item: Any) -> int | None:
         return None if isinstance(item, bool) else operator.index(item)
     except TypeError:
         return None
-
-
-def _variables(options: ChatOptions) -> Mapping[str, Any]:
-    """What the caller gives the template beside the conversation."""
-    given = options.template_kwargs
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise InvalidRequest(
-            "template_kwargs must be a mapping of names to values",
-            param="template_kwargs",
-            hint='for example {"enable_thinking": False}',
-        )
-    return given
-
-
-def _require_built(options: ChatOptions) -> None:
-    """Refuse the constrained output that this version cannot promise."""
-    if options.tool_choice not in ("auto", "none"):
-        raise UnsupportedGrammar(
-            f"tool_choice {options.tool_choice!r} needs constrained output, which is not built",
-            param="tool_choice",
-            hint="use 'auto' or 'none'",
-        )
-    if options.response_format not in (None, {"type": "text"}):
-        raise UnsupportedGrammar(
-            "response_format needs constrained output, which is not built",
-            param="response_format",
-            hint="ask for the format in the prompt",
-        )

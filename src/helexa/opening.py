@@ -13,6 +13,7 @@ from helexa.engine.host import Host, ThreadHost
 from helexa.engine.outputs import EngineFacts
 from helexa.loaded import LoadedModel, ModelInfo
 from helexa.text.chat_template import ChatTemplate, check_template
+from helexa.text.grammar.factory import GrammarFactory
 from helexa.text.parsing.markers import Markers, probe_markers
 from helexa.text.tokenizer import Tokenizer
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from helexa.engine.checkpoint.checkpoint import Checkpoint
     from helexa.engine.process.host import ProcessHost
 
-MakeHost = Callable[["Checkpoint", EngineConfig, "Progress | None"], Host]
+MakeHost = Callable[["Checkpoint", EngineConfig, "Progress | None", GrammarFactory], Host]
+CHILD = "helexa.child:build"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,32 +68,39 @@ def open_model(
         tokenizer = Tokenizer.from_files(files, source=checkpoint.id)
         template = ChatTemplate.load(files, tokenizer, explicit=source.chat_template)
         markers = probe_markers(tokenizer)
-        host = (make_host or thread_host)(checkpoint, config, progress)
+        grammars = GrammarFactory(tokenizer, markers)
+        host = (make_host or thread_host)(checkpoint, config, progress, grammars)
         facts = host.start()
         info = _info(checkpoint.id, checkpoint.config, markers, facts)
     finally:
         checkpoint.close()
-    return LoadedModel(tokenizer, template, markers, host, info)
+    return LoadedModel(tokenizer, template, markers, host, info, grammars)
 
 
 def thread_host(
-    checkpoint: Checkpoint, config: EngineConfig, progress: Progress | None
+    checkpoint: Checkpoint,
+    config: EngineConfig,
+    progress: Progress | None,
+    grammars: GrammarFactory,
 ) -> ThreadHost:
     """The model on a thread of this process."""
     from helexa.engine.build import build_core
 
-    return ThreadHost(lambda: build_core(checkpoint, config, progress=progress))
+    return ThreadHost(lambda: build_core(checkpoint, config, progress=progress, masks=grammars))
 
 
 def process_host(
-    checkpoint: Checkpoint, config: EngineConfig, progress: Progress | None
+    checkpoint: Checkpoint,
+    config: EngineConfig,
+    progress: Progress | None,
+    grammars: GrammarFactory,
 ) -> ProcessHost:
     """The model in a child process of this one, of which torch stays out."""
     from helexa.engine.process.children import Nursery
     from helexa.engine.process.host import ProcessHost
     from helexa.engine.process.messages import Build
 
-    nursery = Nursery(warm=False)
+    nursery = Nursery(warm=False, builder=CHILD)
     order = Build(str(checkpoint.folder), config)
     return ProcessHost(order, nursery, report=progress, at_close=nursery.close)
 

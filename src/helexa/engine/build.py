@@ -17,6 +17,7 @@ from helexa.engine.end_tokens import end_token_ids
 from helexa.engine.hardware import host_memory
 from helexa.engine.intake import CoreSpec
 from helexa.engine.loading import load_model
+from helexa.engine.masks import MaskFactory
 from helexa.engine.memory import (
     HOST_SHARE,
     MIB,
@@ -35,9 +36,15 @@ from helexa.errors import CapacityError, InvalidRequest
 
 
 def build_core(
-    model: str | Path | Checkpoint, config: EngineConfig, *, progress: Progress | None = None
+    model: str | Path | Checkpoint,
+    config: EngineConfig,
+    *,
+    progress: Progress | None = None,
+    masks: MaskFactory | None = None,
 ) -> EngineCore:
     """Load a model, given open or by name, and claim the memory it serves with.
+
+    ``masks`` serves requests with a grammar; without it they are refused.
 
     Raises LoadError for the checkpoint, InvalidRequest for a setting, CapacityError if there is no
     room for the KV cache.
@@ -45,7 +52,7 @@ def build_core(
     if isinstance(model, str | Path):
         checkpoint = open_checkpoint(model, progress=progress)
         try:
-            return build_core(checkpoint, config, progress=progress)
+            return build_core(checkpoint, config, progress=progress, masks=masks)
         finally:
             checkpoint.close()
     if config.quant is not None:
@@ -65,7 +72,7 @@ def build_core(
     size = plan_pool(loaded, config)
     cache = claim(loaded, size.num_blocks, config.block_size)
     spec = describe(loaded, size, config, defaults, end_token_ids(model, defaults))
-    return EngineCore(Runner(loaded, cache), Sampler(spec.vocab_size), spec, config)
+    return EngineCore(Runner(loaded, cache), Sampler(spec.vocab_size), spec, config, masks=masks)
 
 
 def plan_pool(model: Model, config: EngineConfig) -> PoolSize:

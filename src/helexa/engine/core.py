@@ -14,6 +14,8 @@ from helexa.engine.cache.blocks import BlockPool
 from helexa.engine.cache.pages import Pages
 from helexa.engine.config import EngineConfig
 from helexa.engine.intake import CoreSpec, Intake
+from helexa.engine.logit_changes import allowing
+from helexa.engine.masks import MaskFactory
 from helexa.engine.memory import MIB, kv_reservation_mb
 from helexa.engine.outputs import (
     CacheReport,
@@ -24,7 +26,7 @@ from helexa.engine.outputs import (
     StepOutput,
 )
 from helexa.engine.rates import Rates
-from helexa.engine.sampling import Sampled, SampleRow
+from helexa.engine.sampling import NO_TOKEN, Sampled, SampleRow
 from helexa.engine.scheduler import Part, Scheduler
 from helexa.engine.sequence import Sequence as Row
 from helexa.engine.tracebacks import drop_locals
@@ -58,7 +60,7 @@ class EngineCore:
     ``submit`` and ``abort`` at any time, ``step`` while not ``idle``. A request ends with an output
     that has ``finish_reason`` or ``error`` set, or with ``abort``. A fault of the device ends the
     core: ``step`` raises DeviceError, every open request is over, and none is accepted any more.
-    ``clock`` gives seconds.
+    ``clock`` gives seconds; ``masks`` is needed by requests with a grammar.
     """
 
     def __init__(
@@ -68,12 +70,13 @@ class EngineCore:
         spec: CoreSpec,
         config: EngineConfig,
         clock: Callable[[], float] = time.perf_counter,
+        masks: MaskFactory | None = None,
     ) -> None:
         self.spec = spec
         self._runner = runner
         self._sampler = sampler
         self._clock = clock
-        self._intake = Intake(spec, config)
+        self._intake = Intake(spec, config, masks)
         self._pages = Pages(
             BlockPool(spec.num_blocks, config.block_size), spec.budget_blocks, reuse=reuses(config)
         )
@@ -105,16 +108,16 @@ class EngineCore:
     def submit(self, request: Request) -> int:
         """Queue a request and return its id.
 
-        Raises InvalidRequest, PromptTooLong or CapacityError if it can never run as asked,
-        EngineClosed or EngineLost if the core is at its end.
+        Raises InvalidRequest, PromptTooLong, CapacityError or UnsupportedGrammar if it can never
+        run as asked, EngineClosed or EngineLost if the core is at its end.
         """
         if self._ended is not None:
             raise self._ended.with_traceback(None)  # not that of the last one who tried
         seq = self._intake.sequence(self._next_id, request)
         self._next_id += 1
         seq.submitted_s = self._clock()
-        if len(seq.generated) >= seq.max_new:
-            self._ready.append(self._last(seq, seq.submitted_s, finish_reason="length"))
+        if reason := _finish_reason(seq):
+            self._ready.append(self._last(seq, seq.submitted_s, finish_reason=reason))
             return seq.id
         self._open[seq.id] = seq
         self._scheduler.add(seq)
@@ -198,10 +201,25 @@ class EngineCore:
         ]
         rows = [self._sample_row(seq) for seq in sampling]
         logits = self._runner.run(work)
+        refused = self._constrain(sampling, rows)  # while an accelerator computes the logits
         with refusals_as_memory_errors():
             sampled = self._sampler.sample(logits, rows) if rows else []
+        for at, error in refused.items():
+            sampled[at] = Sampled(NO_TOKEN, error=error)
         self._model_s = self._runner.model_s
         return sampled
+
+    def _constrain(self, sampling: list[Row], rows: list[SampleRow]) -> dict[int, HelexaError]:
+        """Give each row that has a mask its allowed tokens, in place; errors by row."""
+        refused: dict[int, HelexaError] = {}
+        for at, seq in enumerate(sampling):
+            if seq.mask is None:
+                continue
+            try:
+                rows[at] = allowing(rows[at], seq.mask.fill(), self.spec.vocab_size)
+            except HelexaError as error:
+                refused[at] = error
+        return refused
 
     def _sample_row(self, seq: Row) -> SampleRow:
         """What the sampler needs of a sequence; made anew only when end tokens become allowed."""
@@ -223,15 +241,19 @@ class EngineCore:
         if sampled.token_id in seq.ends:
             self._end(seq, now)
             return self._last(seq, now, finish_reason="stop", cache=report)
-        seq.append(sampled.token_id)
+        try:
+            seq.append(sampled.token_id)
+        except HelexaError as error:
+            self._drop(seq)
+            return self._last(seq, now, error=error)
         new: dict[str, Any] = {
             "token_ids": (sampled.token_id,),
             "logprobs": (sampled.logprob,) if sampled.logprob is not None else (),
             "cache": report,
         }
-        if len(seq.generated) >= seq.max_new:
+        if reason := _finish_reason(seq):
             self._end(seq, now)
-            return self._last(seq, now, finish_reason="length", **new)
+            return self._last(seq, now, finish_reason=reason, **new)
         timing = seq.timing(now)
         return StepOutput(seq.id, timing=timing, completion_tokens=len(seq.generated), **new)
 
@@ -314,6 +336,16 @@ class EngineCore:
         self._ended = EngineLost("the engine ended on a device fault", hint="load the model again")
         self.close()
         raise fault from cause if fault is not cause else None
+
+
+def _finish_reason(seq: Row) -> FinishReason | None:
+    """Why a sequence is at its end, if it is: nothing may follow, or it has its length.
+
+    What is complete at its last token has stopped by itself, unless it was closed for its length.
+    """
+    if seq.mask is not None and seq.mask.is_terminated:
+        return "length" if seq.mask.is_cut else "stop"
+    return "length" if len(seq.generated) >= seq.max_new else None
 
 
 def reuses(config: EngineConfig) -> bool:

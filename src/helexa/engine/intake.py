@@ -6,11 +6,18 @@ from array import array
 from dataclasses import dataclass
 
 from helexa.engine.config import EngineConfig
+from helexa.engine.masks import MaskFactory, TokenMask
 from helexa.engine.memory import MIB
 from helexa.engine.outputs import EngineFacts, Request
 from helexa.engine.params import GenerationDefaults, SamplingParams, resolve
 from helexa.engine.sequence import TOKEN_TYPE, Sequence
-from helexa.errors import CapacityError, InvalidRequest, PromptTooLong, VisionUnsupported
+from helexa.errors import (
+    CapacityError,
+    InvalidRequest,
+    PromptTooLong,
+    UnsupportedGrammar,
+    VisionUnsupported,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +42,11 @@ class CoreSpec:
 class Intake:
     """Checks requests against a model's limits. Every refusal is a request fault."""
 
-    def __init__(self, spec: CoreSpec, config: EngineConfig) -> None:
+    def __init__(
+        self, spec: CoreSpec, config: EngineConfig, masks: MaskFactory | None = None
+    ) -> None:
         self.spec = spec
+        self._masks = masks
         self.context_tokens = min(spec.longest_tokens, config.max_context or spec.longest_tokens)
         self.capacity_tokens = spec.budget_blocks * config.block_size
         self._block_size = config.block_size
@@ -44,7 +54,8 @@ class Intake:
     def sequence(self, id: int, request: Request) -> Sequence:
         """A sequence that is ready to be queued.
 
-        Raises InvalidRequest (code ``empty_prompt`` for no tokens), PromptTooLong, CapacityError.
+        Raises InvalidRequest (code ``empty_prompt`` for no tokens), PromptTooLong, CapacityError,
+        UnsupportedGrammar.
         """
         prompt_tokens = len(request.token_ids)
         if not prompt_tokens:
@@ -61,7 +72,7 @@ class Intake:
         self._require_room(prompt_tokens, request.cap)
         params = resolve(request.params, self.spec.defaults, self.spec.vocab_size)
         room = min(self.context_tokens, self.capacity_tokens) - prompt_tokens
-        return Sequence.of(
+        seq = Sequence.of(
             id,
             request.token_ids,
             request.generated,
@@ -69,6 +80,22 @@ class Intake:
             max_new=min(params.max_tokens, room),
             ends=self._ends(params),
         )
+        seq.mask = self._mask(request, seq)
+        return seq
+
+    def _mask(self, request: Request, seq: Sequence) -> TokenMask | None:
+        """What constrains the answer, at the point that the tokens generated so far have reached.
+
+        Those were read once already, so reading them again is the state an earlier run left.
+        """
+        if request.grammar is None:
+            return None
+        if self._masks is None:
+            raise UnsupportedGrammar("this engine was built without a grammar library")
+        mask = self._masks.start(request.grammar, request.token_ids, seq.ends, seq.max_new)
+        for token_id in request.generated:
+            mask.accept(token_id)
+        return mask
 
     def _require_known(self, name: str, ids: tuple[int, ...]) -> None:
         try:

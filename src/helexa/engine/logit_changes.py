@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import torch
@@ -31,6 +31,15 @@ class SampleRow:
     generated: Sequence[int] = ()
     blocked: Collection[int] = ()
     allowed: Tensor | None = None
+
+
+def allowing(row: SampleRow, mask: bytes | None, vocab_size: int) -> SampleRow:
+    """A row with a new mask, one bit for each token; ids past its end are masked out."""
+    if mask is None:
+        return row if row.allowed is None else replace(row, allowed=None)
+    size = -(-vocab_size // _WORD_BITS) * (_WORD_BITS // 8)
+    words = bytearray(mask[:size].ljust(size, b"\0"))
+    return replace(row, allowed=torch.frombuffer(words, dtype=torch.int32))
 
 
 def known(value: T | None) -> T:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from helexa.engine.masks import GrammarSpec
 from helexa.engine.params import SamplingParams
 from helexa.errors import HelexaError
 
@@ -20,6 +21,7 @@ class Request:
     generation continues after them, they count towards ``max_tokens`` and the penalties, and their
     number is the index of the next draw. ``cap`` is the longest prompt the owner admits, in tokens.
     ``images`` are arrays [3, h, w]; a request with some neither reads nor fills the prefix cache.
+    ``grammar`` constrains the answer; its state follows from ``generated``.
     """
 
     token_ids: tuple[int, ...]
@@ -27,6 +29,7 @@ class Request:
     images: tuple[Any, ...] = ()
     cap: int | None = None
     generated: tuple[int, ...] = ()
+    grammar: GrammarSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from helexa.engine.logit_changes import SampleRow, change, has_changes, known
 from helexa.engine.outputs import TokenLogprobs
 from helexa.engine.philox import uniform
 from helexa.engine.ranking import Blocks, Ranking, rankings
-from helexa.errors import NumericalError
+from helexa.errors import HelexaError, NumericalError
 
 __all__ = ["SampleRow", "Sampled", "Sampler", "health_record"]
 
@@ -31,7 +31,7 @@ class Sampled:
 
     token_id: int
     logprob: TokenLogprobs | None = None
-    error: NumericalError | None = None
+    error: HelexaError | None = None
 
 
 class Sampler:

@@ -6,6 +6,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from helexa.engine.cache.history import Nearest
+from helexa.engine.masks import TokenMask
 from helexa.engine.outputs import Timing
 from helexa.engine.params import SamplingParams
 
@@ -21,7 +22,8 @@ class Sequence:
     that of the first token drawn here. ``tokens`` is prompt and generated tokens together; keys and
     values of the first ``computed`` are in the cache, in ``blocks``, of which the first ``indexed``
     pages are the prefix tree's. ``runs`` counts the times it was given pages: once, and once more
-    after each preemption.
+    after each preemption. ``mask`` says what may come next, None that anything may; it knows
+    nothing of pages, so a preemption leaves it as it is.
     """
 
     id: int
@@ -33,6 +35,7 @@ class Sequence:
     ends: frozenset[int]
     first_index: int = 0
     cacheable: bool = True
+    mask: TokenMask | None = None
     submitted_s: float = 0.0
 
     blocks: list[int] = field(default_factory=list)
@@ -79,9 +82,11 @@ class Sequence:
         return self.prompt_tokens + self.max_new
 
     def append(self, token_id: int) -> None:
-        """Add a sampled token."""
+        """Add a sampled token; HelexaError if its mask does not let it come."""
         self.tokens.append(token_id)
         self.generated.append(token_id)
+        if self.mask is not None:
+            self.mask.accept(token_id)
 
     def page(self, index: int, size: int) -> bytes:
         """The token ids of one page, as the prefix tree compares them."""

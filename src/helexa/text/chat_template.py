@@ -105,6 +105,12 @@ class ChatTemplate:
             logger.warning("the chat template failed, ChatML is used instead: %s", error)
             return render_chatml(chat, add_generation_prompt)
 
+    @property
+    def shows_tags(self) -> bool:
+        """Whether tool calls are written as ``<function=…><parameter=…>``, not as JSON."""
+        source = self._choose(True) or ""
+        return "<function=" in source and "<parameter=" in source
+
     def _choose(self, with_tools: bool) -> str | None:
         names = ["tool_use"] if with_tools else []
         names += ["default", *self.sources]

@@ -145,6 +145,16 @@ class Tokenizer:
         return self._backend.get_vocab_size(with_added_tokens=True)
 
     @property
+    def added_ids(self) -> frozenset[int]:
+        """The tokens that were added to the vocabulary: special ones and other markers."""
+        return frozenset(self._added)
+
+    @property
+    def id_limit(self) -> int:
+        """One more than the largest id; some below may have no token."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @property
     def eos_token(self) -> str | None:
         """The text of the end token, if the tokenizer config names one."""
         return self.special_tokens.get("eos_token")

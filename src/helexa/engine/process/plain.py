@@ -65,7 +65,7 @@ def write_error(error: HelexaError) -> dict[str, Any]:
     attributes = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in vars(error).items()
-        if isinstance(value, str | int | float | bool | tuple | None)
+        if isinstance(value, str | int | float | bool | tuple | dict | None)
     }
     return {"class": type(error).__name__, "attributes": attributes}
 

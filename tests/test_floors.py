@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "helexa.errors": (),
     "helexa.engine": ENGINE,
     "helexa.text": TEXT,
+    "helexa.http": (*ROOT_ONLY, "helexa.errors", "helexa.http"),
     **dict.fromkeys(LLM, LIBRARY),
     "helexa.cli": (*LIBRARY, "helexa.cli"),
     "helexa.__main__": ("helexa.cli",),
@@ -45,6 +46,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "tokenizers": ("helexa.text",),
     "jinja2": ("helexa.text",),
     "click": ("helexa.cli",),
+    "h11": ("helexa.http",),
     "transformers": (),
 }
 
@@ -56,6 +58,7 @@ HEAVY = (*ACCELERATED, "transformers", "tokenizers", "huggingface_hub", "jinja2"
 LOADS_NONE_OF: dict[tuple[str, ...], tuple[str, ...]] = {
     ("helexa", "helexa.errors"): (*HEAVY, "anyio", "httpx", "click", "rich"),
     ("helexa.cli.*",): HEAVY,
+    ("helexa.http.*",): (*HEAVY, *UPSTAIRS, "helexa.engine", "httpx", "trio"),
     ("helexa.text.*",): (*ACCELERATED, "transformers", "helexa.llm", "helexa.cli"),
     (
         "helexa.engine.params",
@@ -174,6 +177,9 @@ def test_a_module_imports_from_its_own_floor_and_those_below(module: str) -> Non
         ("helexa.text.stop", "def f():\n    import torch.nn"),
         ("helexa.llm", "from click import echo"),
         ("helexa.engine.models.llama", "from transformers import LlamaConfig"),
+        ("helexa.http.server", "from helexa.text.events import Text"),
+        ("helexa.http.server", "import torch"),
+        ("helexa.llm", "import h11"),
         ("helexa.brand_new", ""),
     ],
 )

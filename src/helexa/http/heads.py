@@ -12,7 +12,6 @@ from http import HTTPStatus
 
 import h11
 
-from helexa.errors import InvalidRequest
 from helexa.http.framing import Body, ChunkedBody, EndlessBody, LengthBody
 from helexa.http.headers import Field, Headers
 from helexa.http.refusals import HeadersTooLarge, RejectedRequest, UrlTooLong
@@ -163,15 +162,15 @@ def _framing(headers: Headers, *, http11: bool) -> tuple[bool, bool, int | None]
 
 
 def write_request(method: str, target: str, fields: list[Field]) -> bytes:
-    """A request head. Raises InvalidRequest for what would not stay one head."""
+    """A request head. Raises ValueError for what would not stay one head."""
     verb, path = method.encode("latin-1"), target.encode("latin-1")
     if not _NAME.fullmatch(verb) or not path or _NOT_IN_A_TARGET.search(path):
-        raise InvalidRequest(f"{method!r} {target!r} is no request line")
+        raise ValueError(f"{method!r} {target!r} is no request line")
     return b"%b %b HTTP/1.1\r\n%b" % (verb, path, _lines(fields))
 
 
 def write_response(status: int, fields: list[Field]) -> bytes:
-    """A response head. Raises InvalidRequest for what would not stay one head."""
+    """A response head. Raises ValueError for what would not stay one head."""
     line = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n".encode()
     return line + _lines(fields)
 
@@ -179,5 +178,5 @@ def write_response(status: int, fields: list[Field]) -> bytes:
 def _lines(fields: list[Field]) -> bytes:
     lines = b"".join([b"%b: %b\r\n" % field for field in fields])
     if not _LINES.fullmatch(lines) or lines.count(b"\n") != len(fields):
-        raise InvalidRequest("a header has a character that no header may have")
+        raise ValueError("a header has a character that no header may have")
     return lines + b"\r\n"

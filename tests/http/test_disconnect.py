@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio.abc import SocketStream
 
@@ -93,7 +94,7 @@ async def test_n026_while_a_stream_is_written(leave: Leave, kind: type[Streaming
             try:
                 while True:
                     yield b"x" * 10_000
-                    await anyio.sleep(0)
+                    await anyio.lowlevel.checkpoint()
             finally:
                 left.set()
 
@@ -192,7 +193,7 @@ async def test_n027_a_slow_reader_slows_nobody() -> None:
             while request.path == "/endless" or n < 200:
                 n += 1
                 yield event({"n": n, "filler": "x" * 1000})
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
 
         return EventStream(events())
 

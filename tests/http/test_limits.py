@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 
 import anyio
@@ -26,7 +27,7 @@ SMALL = ServerConfig(max_body_bytes=1000)
 HASTY = ServerConfig(
     header_timeout_s=0.2, body_timeout_s=0.2, idle_timeout_s=0.4, write_stall_s=0.3, linger_s=0.2
 )
-CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 async def size(request: Request) -> Response:
@@ -118,12 +119,31 @@ async def test_n021_a_stalled_body(sent: bytes) -> None:
 
 async def test_a_slow_body_is_taken() -> None:
     """Longer than the timeout in all, but never silent for that long."""
-    async with serving(size, HASTY) as server, connected(server) as peer:
-        await peer.send(post(b"x" * 10)[:-10])
-        for _ in range(10):
-            await anyio.sleep(0.05)
+    now, arrived = 0.0, 0
+
+    async def count(request: Request) -> Response:
+        nonlocal arrived
+        async for part in request.stream():
+            arrived += len(part)
+        return json_response(arrived)
+
+    async with serving(count, clock=lambda: now) as server, connected(server) as peer:
+        await peer.send(post(b"x" * 4)[:-4])
+        for n in range(4):
+            await anyio.sleep(0.3)  # the deadlines are looked at, more than once
+            now += 50  # of 60
             await peer.send(b"x")
-        assert (await peer.answer()).body == b"10"
+            await settle(lambda n=n: arrived == n + 1)  # type: ignore[misc]
+        assert (await peer.answer()).body == b"4"
+
+
+async def test_and_a_silent_one_is_not() -> None:
+    now = 0.0
+    async with serving(size, clock=lambda: now) as server, connected(server) as peer:
+        await peer.send(post(b"xx")[:-1])
+        await anyio.sleep(0.1)
+        now += 61
+        assert (await peer.answer()).status == 408
 
 
 async def test_an_idle_connection_is_closed_without_a_word() -> None:
@@ -148,7 +168,7 @@ async def test_a_client_that_reads_nothing_is_dropped() -> None:
     left = anyio.Event()
 
     async def flood(request: Request) -> Response:
-        async def parts():  # type: ignore[no-untyped-def]  # noqa: ANN202
+        async def parts() -> AsyncIterator[bytes]:
             try:
                 while True:
                     yield b"x" * 100_000
@@ -175,12 +195,13 @@ async def test_a_slow_reader_that_goes_on_is_served() -> None:
     async def large(_: Request) -> Response:
         return Response(b"x" * 6_000_000)
 
-    async with serving(large, HASTY) as server, connected(server) as peer:
+    config = ServerConfig(write_stall_s=4)
+    async with serving(large, config) as server, connected(server) as peer:
         await peer.send(GET)
         await peer.until(b"\r\n\r\n")
         got = len(peer.buffer)
         while got < 6_000_000:
-            got += len(await peer.stream.receive(500_000))
+            got += len(await peer.stream.receive(150_000))
             await anyio.sleep(0.05)
         assert got == 6_000_000
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 
 import anyio
 import pytest
@@ -107,7 +108,7 @@ async def test_n023_routes() -> None:
 
 async def test_head_of_a_stream_runs_none_of_it() -> None:
     async def forever(_: Request) -> Response:
-        async def parts():  # type: ignore[no-untyped-def]  # noqa: ANN202
+        async def parts() -> AsyncIterator[bytes]:
             raise AssertionError
             yield b""
 
@@ -121,7 +122,7 @@ async def test_head_of_a_stream_runs_none_of_it() -> None:
 
 async def test_http_1_0_is_answered_and_closed() -> None:
     async def parts(_: Request) -> Response:
-        async def two():  # type: ignore[no-untyped-def]  # noqa: ANN202
+        async def two() -> AsyncIterator[bytes]:
             yield b"one"
             yield b"two"
 
@@ -214,7 +215,7 @@ async def test_an_answer_that_breaks_off_is_never_taken_for_whole(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def cut(request: Request) -> Response:
-        async def parts():  # type: ignore[no-untyped-def]  # noqa: ANN202
+        async def parts() -> AsyncIterator[bytes]:
             yield b"half"
             raise ZeroDivisionError
 
@@ -240,7 +241,7 @@ async def test_an_answer_that_breaks_off_is_never_taken_for_whole(
 @pytest.mark.parametrize("length", ["3", "5"])
 async def test_a_wrong_length_is_cut(length: str, caplog: pytest.LogCaptureFixture) -> None:
     async def wrong(_: Request) -> Response:
-        async def parts():  # type: ignore[no-untyped-def]  # noqa: ANN202
+        async def parts() -> AsyncIterator[bytes]:
             yield b"four"
 
         return StreamingResponse(parts(), headers={"content-length": length})
@@ -291,7 +292,7 @@ async def test_what_is_held_is_released_after_the_answer() -> None:
             log.append("freed")
 
     async def handler(request: Request) -> Response:
-        async def parts():  # type: ignore[no-untyped-def]  # noqa: ANN202
+        async def parts() -> AsyncIterator[bytes]:
             log.append("streaming")
             yield b"x"
 

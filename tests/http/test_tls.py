@@ -28,7 +28,7 @@ def config(authority: trustme.CA, tmp_path: Path) -> ServerConfig:
     cert.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
     for blob in cert.cert_chain_pems:
         blob.write_to_path(str(tmp_path / "cert.pem"), append=True)
-    return ServerConfig(tls=Tls(tmp_path / "cert.pem", tmp_path / "key.pem"), header_timeout_s=0.5)
+    return ServerConfig(tls=Tls(tmp_path / "cert.pem", tmp_path / "key.pem"), header_timeout_s=2)
 
 
 @pytest.fixture

@@ -138,6 +138,8 @@ def _check(head: bytes, max_fields: int) -> None:
 
 def _read(role: type[h11.SERVER] | type[h11.CLIENT], head: bytes) -> object:
     reader = h11.Connection(role, max_incomplete_event_size=len(head))
+    if role is h11.CLIENT and head.startswith(b"HTTP/1.1 1"):  # h11 wants a request before a 1xx
+        reader.send(h11.Request(method="GET", target="/", headers=[("host", "x")]))
     reader.receive_data(head)
     try:
         return reader.next_event()

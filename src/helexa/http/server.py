@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -48,7 +49,7 @@ class Server:
 
     ``render`` gives errors their form; ``observe`` is told of every request that ended. `serve`
     runs once. `stop` may be called from any task of the loop; a running request that outlives the
-    drain is ended with ``ShuttingDown``.
+    drain is ended with ``ShuttingDown``. Timeouts are measured by ``clock``, in seconds.
     """
 
     def __init__(
@@ -58,10 +59,11 @@ class Server:
         *,
         render: Render = render_error,
         observe: Observe | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config or ServerConfig()
         self.port = 0
-        self._service = Service(handler, self.config, render, observe)
+        self._service = Service(handler, self.config, render, observe, clock)
         self.connections = 0
         self._connections: set[Connection] = set()
         self._refusing = 0
@@ -256,9 +258,10 @@ async def serving(
     drain_s: float = 5.0,
     render: Render = render_error,
     observe: Observe | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Server]:
     """Serve while the block runs, then drain. Raises BindError."""
-    server = Server(handler, config, render=render, observe=observe)
+    server = Server(handler, config, render=render, observe=observe, clock=clock)
     await server.bind()
     try:
         async with anyio.create_task_group() as tasks:

@@ -11,7 +11,7 @@ from anyio.abc import ByteStream, SocketAttribute
 
 from helexa.errors import UpstreamError, UpstreamMalformed, UpstreamTimeout
 from helexa.http.config import ClientConfig
-from helexa.http.framing import Body, FramingError
+from helexa.http.framing import Body, EndlessBody, FramingError
 from helexa.http.heads import ResponseHead, find_head_end, parse_response
 from helexa.http.inbox import GONE
 from helexa.http.refusals import RejectedRequest
@@ -139,8 +139,8 @@ class UpstreamResponse:
         self.status = head.status
         self.headers = head.headers
         self._connection = connection
-        self._keep_alive = head.keep_alive
         self._body = head.body(method)
+        self._keep_alive = head.keep_alive and not isinstance(self._body, EndlessBody)
         self._first = connection.take(self._body)
 
     @property

@@ -1,7 +1,9 @@
 """Any handler of ours as an ASGI application: mounted in another framework, or served by another
 server.
 
-    app = Starlette(routes=[Mount("/llm", app=AsgiApp(router, lifespan=open_the_model))])
+    app = Starlette(routes=[Mount("/llm", app=AsgiApp(router))], lifespan=...)
+
+A mounted app is not told of startup and shutdown: what it needs, the outer lifespan opens.
 """
 
 from __future__ import annotations
@@ -114,9 +116,8 @@ class _Body:
     """The body of an ASGI request."""
 
     def __init__(self, parts: ObjectReceiveStream[bytes], headers: Headers) -> None:
-        chunked = "transfer-encoding" in headers
-        declared = headers.get("content-length", "0")
-        self.content_length = None if chunked else int(declared or 0)
+        declared = headers.get("content-length", "")
+        self.content_length = int(declared) if declared and declared.isdecimal() else None
         self._parts = parts
 
     async def read(self) -> bytes:

@@ -138,6 +138,9 @@ class Connection:
             await self._listening(talk)
             if self._farewell is not None and self._current is not None:
                 await self._listening(self._say_farewell)
+        except Exception:
+            self._conclude("cut")
+            raise
         finally:
             self._conclude("shutdown")
             if self._reset:

@@ -32,14 +32,13 @@ class Upstream:
         self._stream = stream
         self._config = config
         self._buffer = bytearray()
-        self._fileno = stream.extra(SocketAttribute.raw_socket).fileno()
+        self._poll = select.poll()
+        self._poll.register(stream.extra(SocketAttribute.raw_socket).fileno(), select.POLLIN)
 
     @property
     def stale(self) -> bool:
         """Whether an idle connection has something to read: its end, or what nobody asked for."""
-        poll = select.poll()
-        poll.register(self._fileno, select.POLLIN)
-        return bool(self._buffer or poll.poll(0))
+        return bool(self._buffer or self._poll.poll(0))
 
     async def ask(self, wire: bytes, timeout_s: float) -> ResponseHead:
         """Send a request and wait for the head of its answer.
@@ -49,19 +48,17 @@ class Upstream:
         if len(wire) > _PIECE_BYTES:
             with suppress(*_BROKEN):  # it may have answered before it stopped reading
                 await self._send_pieces(wire)
-        try:
-            with anyio.fail_after(timeout_s):
-                if len(wire) <= _PIECE_BYTES:
-                    with suppress(*_BROKEN):
-                        await self._stream.send(wire)
-                while True:
-                    head = await self._read_head()
-                    if head.status >= 200:
-                        return head
-                    if head.status == 101:
-                        raise UpstreamMalformed("it switches to a protocol nobody asked for")
-        except TimeoutError as error:
-            raise UpstreamTimeout(f"no head of an answer within {timeout_s:g} s") from error
+        with anyio.move_on_after(timeout_s):
+            if len(wire) <= _PIECE_BYTES:
+                with suppress(*_BROKEN):
+                    await self._stream.send(wire)
+            while True:
+                head = await self._read_head()
+                if head.status >= 200:
+                    return head
+                if head.status == 101:
+                    raise UpstreamMalformed("it switches to a protocol nobody asked for")
+        raise UpstreamTimeout(f"no head of an answer within {timeout_s:g} s")
 
     async def receive(self, body: Body) -> bytes:
         """More of a body; empty once it is complete.
@@ -71,12 +68,12 @@ class Upstream:
         idle_s = self._config.idle_timeout_s
         try:
             while not body.done:
-                with anyio.fail_after(idle_s):
+                with anyio.move_on_after(idle_s) as waiting:
                     self._buffer += await self._stream.receive()
+                if waiting.cancelled_caught:
+                    raise UpstreamTimeout(f"no byte of the body for {idle_s:g} s")
                 if data := body.feed(self._buffer):
                     return data
-        except TimeoutError as error:
-            raise UpstreamTimeout(f"no byte of the body for {idle_s:g} s") from error
         except FramingError as error:
             raise UpstreamMalformed(str(error)) from error
         except anyio.EndOfStream as error:

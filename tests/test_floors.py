@@ -39,8 +39,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "helexa.protocol": PROTOCOL,
     "helexa.engine": ENGINE,
     "helexa.text": TEXT,
+    "helexa.http": (*ERRORS, "helexa.http"),
     **dict.fromkeys(LLM, LIBRARY),
-    "helexa.neuron": (*LIBRARY, *PROTOCOL, "helexa.neuron"),
+    "helexa.neuron": (*LIBRARY, *PROTOCOL, "helexa.http", "helexa.neuron"),
     "helexa.cli": (*LIBRARY, "helexa.cli"),
     "helexa.__main__": ("helexa.cli",),
 }
@@ -56,6 +57,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "click": ("helexa.cli",),
     "prometheus_client": ("helexa.neuron",),
     "pynvml": ("helexa.neuron",),
+    "h11": ("helexa.http",),
     "transformers": (),
 }
 
@@ -100,6 +102,7 @@ LOADS_NONE_OF: dict[tuple[str, ...], tuple[str, ...]] = {
         "rich",
     ),
     ("helexa.text.*",): (*ACCELERATED, *GRAMMAR, "transformers", "helexa.llm", "helexa.cli"),
+    ("helexa.http.*",): (*HEAVY, *UPSTAIRS, "helexa.engine", "httpx", "trio"),
     (
         "helexa.engine.params",
         "helexa.engine.outputs",
@@ -229,6 +232,9 @@ def test_a_module_imports_from_its_own_floor_and_those_below(module: str) -> Non
         ("helexa.neuron.limits", "import torch"),
         ("helexa.neuron.config", "from helexa.cli import main"),
         ("helexa.engine.core", "from helexa.neuron import limits"),
+        ("helexa.http.server", "from helexa.text.events import Text"),
+        ("helexa.http.server", "import torch"),
+        ("helexa.llm", "import h11"),
         ("helexa.brand_new", ""),
     ],
 )

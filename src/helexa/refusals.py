@@ -60,6 +60,7 @@ class Refusal(HelexaError):
     status = 400
     type = "invalid_request_error"
     fault = "request"
+    code: str | None = "bad_request"
 
 
 class MalformedJson(Refusal):
@@ -120,6 +121,13 @@ class RequestTooLarge(Refusal):
     def extras(self) -> dict[str, Any]:
         """The limit."""
         return {"max_bytes": self.max_bytes}
+
+
+class UrlTooLong(Refusal):
+    """The request target is longer than the server reads."""
+
+    status = 414
+    code = "uri_too_long"
 
 
 class HeadersTooLarge(Refusal):

@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "helexa.http": (*ERRORS, "helexa.http"),
     **dict.fromkeys(LLM, LIBRARY),
     "helexa.neuron": (*LIBRARY, *PROTOCOL, "helexa.http", "helexa.neuron"),
-    "helexa.cli": (*LIBRARY, "helexa.cli"),
+    "helexa.cli": (*LIBRARY, *PROTOCOL, "helexa.http", "helexa.neuron", "helexa.cli"),
     "helexa.__main__": ("helexa.cli",),
 }
 

@@ -240,7 +240,7 @@ class AsyncEventStream:
                 break
             try:
                 if self._running is None:
-                    await self._start()
+                    await self.start()
                 else:
                     await self._read(self._running)
             except BaseException:  # also cancellation: the reader leaves, the request ends
@@ -248,7 +248,11 @@ class AsyncEventStream:
                 raise
         raise StopAsyncIteration
 
-    async def _start(self) -> None:
+    async def start(self) -> None:
+        """Hand the request to the engine; the first read does it otherwise. Raises as that would.
+
+        Once only.
+        """
         job = await anyio.to_thread.run_sync(self._prepare)
         if self._closed:  # while the prompt was being prepared: nothing runs, nothing must
             return

@@ -32,7 +32,7 @@ from tools.tiny.team import Team, together
 class Plan:
     """What a run does; the defaults made the model that ships."""
 
-    steps: int = 8860
+    steps: int = 9310
     step_tokens: int = 6144
     micro_tokens: int = 2048
     matrix_lr: float = 0.02
@@ -44,11 +44,12 @@ class Plan:
         (2380, 5760, 0.8),
         (5760, 6260, 0.35),
         (6260, 8860, 0.7),
+        (8860, 9310, 0.5),
     )
     seed: int = 1
 
     def scale(self, step: int) -> float:
-        """Learning rate as a share of its top: warm up, stay, then fall to zero five times."""
+        """Learning rate as a share of its top: warm up, stay, then fall to zero six times."""
         for begin, end, top in self.falls:
             if begin <= step < end:
                 return top * (end - step) / (end - begin)

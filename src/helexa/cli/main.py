@@ -22,7 +22,9 @@ COMMANDS: Mapping[str, str] = {
     "generate": "Continue a text, without a chat template.",
     "inspect": "Show what a model is made of and what it needs here.",
     "models": "List the models on this machine.",
+    "neuron": "Serve models on this host, as a daemon.",
     "pull": "Download a model.",
+    "serve": "Serve one model on this machine.",
     "version": "Show versions of helexa, Python, torch and the platform.",
 }
 

@@ -1,0 +1,1 @@
+"""What a daemon answers, one file per surface."""

@@ -1,0 +1,95 @@
+"""`/v1/chat/completions`, `/v1/completions` and `/v1/responses`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from helexa.chat_options import ChatOptions
+from helexa.engine.params import SamplingParams
+from helexa.neuron.api.answering import answer, now
+from helexa.protocol.fields import parse
+from helexa.protocol.ids import chat_id, completion_id, message_id, response_id
+from helexa.protocol.openai.chat import ChatCall, ChatRequest, wants_thinking
+from helexa.protocol.openai.chat_answer import ChatAnswer
+from helexa.protocol.openai.completion_answer import CompletionAnswer
+from helexa.protocol.openai.completions import CompletionRequest
+from helexa.protocol.openai.projection import Head
+from helexa.protocol.openai.response_answer import ResponseAnswer
+from helexa.protocol.openai.responses import ResponseRequest
+
+if TYPE_CHECKING:
+    from helexa.http import Request, Response
+    from helexa.loaded import Job
+    from helexa.neuron.app import Neuron
+    from helexa.neuron.slots import Slot
+
+
+async def chat(neuron: Neuron, request: Request) -> Response:
+    """A conversation is answered."""
+    body = parse(ChatRequest, await request.json())
+    neuron.require_engine()
+    call = body.call(include_thinking=wants_thinking(request.headers.get("x-include-thinking")))
+    slot = neuron.serving(call.model)
+    projection = ChatAnswer(
+        Head(chat_id(), call.model, now()),
+        logprobs=call.logprobs,
+        include_thinking=call.include_thinking,
+        markers=slot.model.info.reasoning_markers,
+    )
+    return await answer(
+        request,
+        slot,
+        lambda: prepared(slot, call),
+        projection,
+        stream=call.stream,
+        trust_headers=neuron.config.trust_principal_headers,
+    )
+
+
+async def responses(neuron: Neuron, request: Request) -> Response:
+    """The same in the terms of the responses API."""
+    body = parse(ResponseRequest, await request.json())
+    neuron.require_engine()
+    call = body.call()
+    slot = neuron.serving(call.model)
+    projection = ResponseAnswer(
+        Head(response_id(), call.model, now()), message_id=message_id(), echo=body.echo()
+    )
+    return await answer(
+        request,
+        slot,
+        lambda: prepared(slot, call),
+        projection,
+        stream=call.stream,
+        trust_headers=neuron.config.trust_principal_headers,
+    )
+
+
+async def completions(neuron: Neuron, request: Request) -> Response:
+    """A text is continued."""
+    body = parse(CompletionRequest, await request.json())
+    neuron.require_engine()
+    call = body.call()
+    slot = neuron.serving(call.model)
+    projection = CompletionAnswer(Head(completion_id(), call.model, now()), logprobs=call.logprobs)
+    params = SamplingParams(**call.sampling)
+    return await answer(
+        request,
+        slot,
+        lambda: slot.model.text_job(call.prompt, params),
+        projection,
+        stream=call.stream,
+        trust_headers=neuron.config.trust_principal_headers,
+    )
+
+
+def prepared(slot: Slot, call: ChatCall) -> Job:
+    """The prompt and the parameters of a conversation."""
+    options = ChatOptions(
+        tools=call.tools,
+        tool_choice=call.tool_name or call.tool_choice,
+        response_format=call.response_format,
+        template_kwargs=call.template_kwargs,
+        parallel_tool_calls=call.parallel_tool_calls,
+    )
+    return slot.model.chat_job(call.messages, SamplingParams(**call.sampling), options)

@@ -1,0 +1,107 @@
+"""The control routes: what a daemon is, how it is doing, and which models it holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from helexa.errors import HelexaError, InvalidRequest, PreflightError
+from helexa.http import Response
+from helexa.neuron.api.answering import JSON
+from helexa.neuron.ids import HARNESS, ModelSpec
+from helexa.neuron.listing import known_capabilities, preflight
+from helexa.neuron.preflight import error_json
+from helexa.neuron.registry import StillRunning
+from helexa.protocol.envelope import WireError, chain_text, flat_error
+from helexa.protocol.json_text import to_json
+from helexa.protocol.openai.models import model_list
+from helexa.refusals import ModelNotFound
+
+if TYPE_CHECKING:
+    from helexa.http import Request
+    from helexa.neuron.app import Neuron
+
+
+def ok(value: Any) -> Response:
+    return Response(to_json(value), media_type=JSON)
+
+
+def told(error: WireError) -> Response:
+    return Response(to_json(error.body()), error.status, error.headers(), media_type=JSON)
+
+
+async def version(neuron: Neuron, request: Request) -> Response:
+    return ok(neuron.build.to_wire())
+
+
+async def discovery(neuron: Neuron, request: Request) -> Response:
+    cap = neuron.runtime.prompt_cap_tokens
+    return ok(neuron.hardware.discovery(neuron.config.harness_names, cap).to_wire())
+
+
+async def health(neuron: Neuron, request: Request) -> Response:
+    loads = [slot.load_report() for slot in neuron.slots if slot.state == "loaded"]
+    body = neuron.hardware.health(neuron.uptime_s, neuron.activation.status, loads)
+    return ok(body.to_wire())
+
+
+async def models(neuron: Neuron, request: Request) -> Response:
+    infos = [slot.model_info().to_wire() for slot in neuron.slots]
+    return ok(sorted(infos, key=lambda info: str(info["id"])))
+
+
+async def openai_models(neuron: Neuron, request: Request) -> Response:
+    loaded = [(slot.id, slot.created_s) for slot in neuron.slots if slot.state == "loaded"]
+    return ok(model_list(loaded))
+
+
+async def endpoint(neuron: Neuron, request: Request) -> Response:
+    try:
+        neuron.registry.find(request.params["id"])
+    except ModelNotFound as error:
+        return told(flat_error(error, 404))
+    return ok({"url": f"http://localhost:{neuron.port}"})
+
+
+async def capabilities(neuron: Neuron, request: Request) -> Response:
+    model_id = request.params["id"]
+    try:
+        return ok({"capabilities": list(neuron.registry.find(model_id).model.info.capabilities)})
+    except ModelNotFound:
+        found = known_capabilities(model_id, neuron.registry.sources, neuron.environ)
+    if found is None:
+        error = HelexaError(f"model '{model_id}' is not loaded and not on this machine")
+        return told(flat_error(error, 404))
+    return ok({"capabilities": list(found)})
+
+
+async def load(neuron: Neuron, request: Request) -> Response:
+    """Load a model; answers when it is loaded."""
+    try:
+        spec = ModelSpec.from_json(await request.json())
+        if spec.harness != HARNESS or not neuron.config.harness_names:
+            raise InvalidRequest(f"unknown harness '{spec.harness}'")
+        neuron.registry.refuse_loaded(spec)
+        await preflight(spec, neuron.registry.sources, neuron.environ)
+        await neuron.load(spec)
+    except PreflightError as error:
+        return Response(to_json({"error": error_json(error)}), 422, media_type=JSON)
+    except HelexaError as error:
+        return told(flat_error(error))
+    return ok({"status": "loaded"})
+
+
+async def unload(neuron: Neuron, request: Request) -> Response:
+    """Unload a model; answers when its memory is free."""
+    body = await request.json()
+    model_id = body.get("model_id") if isinstance(body, dict) else None
+    if not isinstance(model_id, str) or not model_id:
+        return told(WireError(400, "missing model_id", flat=True))
+    try:
+        await neuron.registry.unload(model_id, force=body.get("force") is True)
+    except ModelNotFound as error:
+        return told(WireError(404, chain_text(error), flat=True))
+    except StillRunning as error:
+        return told(flat_error(error, 409))
+    except InvalidRequest as error:
+        return told(flat_error(error))
+    return ok({"status": "unloaded"})

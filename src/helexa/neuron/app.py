@@ -1,0 +1,186 @@
+"""The daemon, wired: what it holds, its routes, its start and its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+
+import anyio
+from anyio.abc import TaskGroup
+
+from helexa.engine.process.children import Nursery
+from helexa.http import AsgiApp, Request, Response, Router, ServerConfig
+from helexa.neuron.activation import ActivationTracker, activate
+from helexa.neuron.api import chat as surfaces
+from helexa.neuron.api import control, tokens
+from helexa.neuron.api.answering import render
+from helexa.neuron.bearer import may_enter, required_bearer
+from helexa.neuron.build import build_info
+from helexa.neuron.config import NeuronConfig
+from helexa.neuron.discovery import Hardware, Sampler
+from helexa.neuron.ids import HARNESS, ModelSpec
+from helexa.neuron.machine import read_machine
+from helexa.neuron.registry import Registry
+from helexa.neuron.runtime import Runtime
+from helexa.neuron.slots import Loader, Slot
+from helexa.neuron.sources import Sources
+from helexa.opening import CHILD
+from helexa.refusals import InvalidApiKey, NoHarness, ShuttingDown
+
+Handler = Callable[["Neuron", Request], Awaitable[Response]]
+
+ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("GET", "/version", control.version),
+    ("GET", "/discovery", control.discovery),
+    ("GET", "/health", control.health),
+    ("GET", "/models", control.models),
+    ("GET", "/models/{id}/endpoint", control.endpoint),
+    ("GET", "/models/{id}/capabilities", control.capabilities),
+    ("POST", "/models/load", control.load),
+    ("POST", "/models/unload", control.unload),
+    ("GET", "/v1/models", control.openai_models),
+    ("POST", "/v1/chat/completions", surfaces.chat),
+    ("POST", "/v1/completions", surfaces.completions),
+    ("POST", "/v1/responses", surfaces.responses),
+    ("POST", "/tokenize", tokens.tokenize),
+    ("POST", "/detokenize", tokens.detokenize),
+    ("POST", "/v1/tokenize", tokens.tokenize),
+    ("POST", "/v1/detokenize", tokens.detokenize),
+)
+
+
+class Neuron:
+    """One host's models behind HTTP. ``port`` is set by whoever binds one."""
+
+    def __init__(self, config: NeuronConfig, runtime: Runtime, environ: Mapping[str, str]) -> None:
+        self.config = config
+        self.runtime = runtime
+        self.environ = environ
+        self.build = build_info(environ)
+        self.port = config.port
+        self.activation = ActivationTracker(spec.model_id for spec in config.default_models)
+        self.activated = anyio.Event()
+        self._began_s = time.monotonic()
+        self._machine = read_machine()
+        self._sampler = Sampler()
+        self._nursery = Nursery(builder=CHILD)
+        self._bearer = required_bearer(config.auth_env, environ)
+        self._tasks: TaskGroup | None = None
+        self._closing = False
+        sources = Sources.of(config.engine, environ)
+        loader = Loader(config, runtime, sources, self._nursery)
+        self.registry = Registry(loader, lambda: self.hardware.gpus)
+
+    @property
+    def hardware(self) -> Hardware:
+        """The host at its last sample."""
+        return Hardware(self._machine, self._sampler.latest, self.config.report_cpu_device)
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The models that are loaded, or were and are coming back."""
+        return list(self.registry.slots.values())
+
+    @property
+    def uptime_s(self) -> float:
+        return time.monotonic() - self._began_s
+
+    def require_engine(self) -> None:
+        """Raises NoHarness where no engine is configured."""
+        if not self.config.harness_names:
+            raise NoHarness(HARNESS)
+
+    def serving(self, model_id: str) -> Slot:
+        """The slot for a request. Raises ModelNotFound, ModelRecovering or ShuttingDown."""
+        if self._closing:
+            raise ShuttingDown
+        return self.registry.serving(model_id)
+
+    async def load(self, spec: ModelSpec) -> None:
+        """Load a model; the load goes on when its caller leaves. Raises as `Registry.load`."""
+        if self._closing or self._tasks is None:
+            raise ShuttingDown
+        done = anyio.Event()
+        failures: list[Exception] = []
+
+        async def run() -> None:
+            try:
+                await self.registry.load(spec)
+            except Exception as error:  # for whoever asked, if they are still there
+                failures.append(error)
+            finally:
+                done.set()
+
+        self._tasks.start_soon(run)
+        await done.wait()
+        if failures:
+            raise failures[0]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Neuron]:
+        """Sample the host, load the default models, and unload everything at the end."""
+        self._sampler.start()
+        self._nursery.prepare()
+        await self._sampler.first()
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                tasks.start_soon(self._activate)
+                yield self
+                self.stop_taking()
+                tasks.cancel_scope.cancel()
+        finally:
+            self._tasks = None
+            self._sampler.stop()
+            await self.registry.close()
+            self._nursery.close()
+
+    def stop_taking(self) -> None:
+        """Refuse what comes from now on, and whoever waits for a seat."""
+        self._closing = True
+        for slot in self.slots:
+            slot.door.close(ShuttingDown)
+
+    def router(self) -> Router:
+        """The routes, as a handler for a server or an ASGI app."""
+        router = Router()
+        for method, pattern, handler in ROUTES:
+            router.add(method, pattern, partial(self._enter, handler))
+        return router
+
+    def asgi(self) -> AsgiApp:
+        """The daemon as an ASGI app, which starts and ends it."""
+        return AsgiApp(self.router(), lifespan=self.running, render=render)
+
+    def server_config(self) -> ServerConfig:
+        """The limits of its HTTP server."""
+        http = self.config.http
+        return ServerConfig(
+            host=self.config.host,
+            port=self.config.port,
+            max_connections=http.max_connections,
+            max_body_bytes=http.max_body_mb * 2**20,
+            max_head_bytes=http.max_header_kb * 2**10,
+            header_timeout_s=http.header_timeout_secs,
+            body_timeout_s=http.body_timeout_secs,
+            idle_timeout_s=http.idle_timeout_secs,
+            write_stall_s=http.write_stall_secs,
+            close_idle_on_drain=False,
+        )
+
+    async def _enter(self, handler: Handler, request: Request) -> Response:
+        if not may_enter(request.headers.get("authorization"), self._bearer):
+            raise InvalidApiKey
+        return await handler(self, request)
+
+    async def _activate(self) -> None:
+        await activate(
+            self.config.default_models,
+            self.activation,
+            self.load,
+            harnesses=self.config.harness_names,
+            unavailable=self.hardware.unavailable,
+        )
+        self.activated.set()

@@ -1,0 +1,53 @@
+"""A daemon from its start to its end: bind, serve, drain on a signal, leave nothing behind."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+
+from helexa.http import Server
+from helexa.neuron.api.answering import render
+from helexa.neuron.app import Neuron
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+log = logging.getLogger(__name__)
+
+
+async def run(
+    neuron: Neuron, ready: Callable[[Server], Coroutine[Any, Any, None]] | None = None
+) -> None:
+    """Serve until a signal, then drain. Raises BindError.
+
+    ``ready`` is called, in a task of its own, once the port is bound; a second signal ends the
+    process at once, and its children with it.
+    """
+    server = Server(neuron.router(), neuron.server_config(), render=render)
+    await server.bind()
+    neuron.port = server.port
+    log.info("listening on %s", server.url)
+    async with neuron.running(), anyio.create_task_group() as tasks:
+        tasks.start_soon(_stop_on_signal, neuron, server)
+        if ready is not None:
+            tasks.start_soon(ready, server)
+        await server.serve()
+        tasks.cancel_scope.cancel()
+    log.info("shutdown complete")
+
+
+async def _stop_on_signal(neuron: Neuron, server: Server) -> None:
+    with anyio.open_signal_receiver(*SIGNALS) as signals:
+        stopping = False
+        async for number in signals:
+            if stopping:
+                os._exit(1)  # the children die with us
+            stopping = True
+            log.info("%s: shutting down", signal.Signals(number).name)
+            neuron.stop_taking()
+            server.stop(neuron.config.shutdown_drain_secs or math.inf)

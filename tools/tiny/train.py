@@ -32,7 +32,7 @@ from tools.tiny.team import Team, together
 class Plan:
     """What a run does; the defaults made the model that ships."""
 
-    steps: int = 9310
+    steps: int = 9640
     step_tokens: int = 6144
     micro_tokens: int = 2048
     matrix_lr: float = 0.02
@@ -45,11 +45,12 @@ class Plan:
         (5760, 6260, 0.35),
         (6260, 8860, 0.7),
         (8860, 9310, 0.5),
+        (9310, 9640, 0.35),
     )
     seed: int = 1
 
     def scale(self, step: int) -> float:
-        """Learning rate as a share of its top: warm up, stay, then fall to zero six times."""
+        """Learning rate as a share of its top: warm up, stay, then fall to zero seven times."""
         for begin, end, top in self.falls:
             if begin <= step < end:
                 return top * (end - step) / (end - begin)

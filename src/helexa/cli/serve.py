@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from helexa.cli.options import DEFAULT_MODEL, MODEL_HELP, debug_option
+from helexa.cli.terminal import console
 
 if TYPE_CHECKING:
     from helexa.http import Server
-    from helexa.neuron.app import Neuron
 
 BUILTIN = "builtin:helexa/tiny"
 
@@ -40,28 +40,23 @@ def serve(model: str, port: int, host: str) -> None:
 
     configure_logging(30, choose_format(os.environ), sys.stderr)
     id = BUILTIN if model == DEFAULT_MODEL else model
-    config = NeuronConfig(port=port, host=host, default_models=(ModelSpec(model_id=id),))
+    config = NeuronConfig(port=port, host=host)
     neuron = Neuron(config, read_runtime(os.environ), os.environ)
 
     async def ready(server: Server) -> None:
-        await _announce(neuron, server, id)
+        with console(sys.stderr).status(f"loading {id}"):
+            await neuron.load(ModelSpec(model_id=id))
+        _announce(server.url, id)
 
     anyio.run(run, neuron, ready)
 
 
-async def _announce(neuron: Neuron, server: Server, id: str) -> None:
-    """Wait until the model is loaded, then say how to ask it."""
-    from helexa.cli.terminal import console
-    from helexa.errors import LoadError
-
-    with console(sys.stderr).status(f"loading {id}"):
-        await neuron.activated.wait()
-    for failure in neuron.activation.status.failed:
-        raise LoadError(f"cannot load {failure.model_id}: {failure.error}")
+def _announce(url: str, id: str) -> None:
+    """Say where the model answers, and how to ask it."""
     body = {"model": id, "messages": [{"role": "user", "content": "Hello!"}]}
-    click.echo(f"{id} answers at {server.url}/v1")
+    click.echo(f"{id} answers at {url}/v1")
     click.echo(
-        f"  curl -s {server.url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+        f"  curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
         f"    -d '{json.dumps(body)}'"
     )
     click.echo("^C ends it.", err=True)

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 
 from helexa.http import Server
+from helexa.http.response import cause_of
 from helexa.neuron.api.answering import render
 from helexa.neuron.app import Neuron
 
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 async def run(
     neuron: Neuron, ready: Callable[[Server], Coroutine[Any, Any, None]] | None = None
 ) -> None:
-    """Serve until a signal, then drain. Raises BindError.
+    """Serve until a signal, then drain. Raises BindError, and what ``ready`` raises.
 
     ``ready`` is called, in a task of its own, once the port is bound; a second signal ends the
     process at once, and its children with it.
@@ -32,12 +33,15 @@ async def run(
     await server.bind()
     neuron.port = server.port
     log.info("listening on %s", server.url)
-    async with neuron.running(), anyio.create_task_group() as tasks:
-        tasks.start_soon(_stop_on_signal, neuron, server)
-        if ready is not None:
-            tasks.start_soon(ready, server)
-        await server.serve()
-        tasks.cancel_scope.cancel()
+    try:
+        async with neuron.running(), anyio.create_task_group() as tasks:
+            tasks.start_soon(_stop_on_signal, neuron, server)
+            if ready is not None:
+                tasks.start_soon(ready, server)
+            await server.serve()
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise cause_of(group) from None
     log.info("shutdown complete")
 
 

@@ -1,4 +1,4 @@
-"""`helexa serve` and `helexa neuron` as processes: they answer, they stop, they say what is wrong."""
+"""`helexa serve` and `helexa neuron` as processes: they answer, stop, and say what is wrong."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_one_command_serves_and_one_signal_ends_it() -> None:
         }
         answer = httpx.post(f"{found[0]}/v1/chat/completions", json=body, timeout=TIMEOUT_S)
         assert "tiny" in answer.json()["choices"][0]["message"]["content"]
-        children = [child for child in children_of(process.pid)]
+        children = children_of(process.pid)
         assert children
         process.send_signal(signal.SIGINT)
         assert process.wait(TIMEOUT_S) == 0

@@ -133,7 +133,7 @@ async def test_a_slow_body_is_taken() -> None:
             await anyio.sleep(0.3)  # the deadlines are looked at, more than once
             now += 50  # of 60
             await peer.send(b"x")
-            await settle(lambda n=n: arrived == n + 1)  # type: ignore[misc]
+            await settle(lambda n=n: arrived == n + 1)  # type: ignore[misc]  # mypy infers no default of a lambda
         assert (await peer.answer()).body == b"4"
 
 
@@ -178,7 +178,10 @@ async def test_a_client_that_reads_nothing_is_dropped() -> None:
         return Response(b"x" * 50_000_000) if request.path == "/" else StreamingResponse(parts())
 
     endings: list[Ending] = []
-    observe = lambda _, ending: endings.append(ending)  # noqa: E731
+
+    def observe(_: Request, ending: Ending) -> None:
+        endings.append(ending)
+
     async with serving(flood, HASTY, observe=observe) as server:
         for wire in (GET, GET.replace(b"/ ", b"/stream ")):
             async with connected(server) as peer:

@@ -114,8 +114,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """The console script; ``args`` are those of the process if not given."""
     for name in ("stdin", "stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started us
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+        if stream is None:  # closed by whoever started us; open for the life of the process
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # never to be closed
         elif hasattr(stream, "reconfigure"):  # odd bytes become "?", not a traceback
             stream.reconfigure(errors="replace")
     warnings.showwarning = show_warning

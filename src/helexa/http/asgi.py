@@ -106,7 +106,7 @@ class AsgiApp:
                 await send({"type": "lifespan.startup.complete"})
                 phase = "shutdown"
                 await receive()
-        except Exception as error:
+        except Exception as error:  # the server around us is told, and logs it
             await send({"type": f"lifespan.{phase}.failed", "message": str(error)})
             raise
         await send({"type": "lifespan.shutdown.complete"})

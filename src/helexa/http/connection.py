@@ -138,7 +138,7 @@ class Connection:
             await self._listening(talk)
             if self._farewell is not None and self._current is not None:
                 await self._listening(self._say_farewell)
-        except Exception:
+        except Exception:  # whatever it was, the request is over; the server logs it
             self._conclude("cut")
             raise
         finally:

@@ -193,7 +193,7 @@ class Server:
                 self._connections.discard(connection)
         except (*GONE, anyio.BusyResourceError, OSError, TimeoutError) as error:
             logger.debug("a connection failed: %r", error)
-        except Exception:
+        except Exception:  # the edge of a connection: the others go on
             logger.exception("a connection failed")
         finally:
             await anyio.aclose_forcefully(stream)

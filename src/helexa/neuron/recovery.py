@@ -270,6 +270,8 @@ class RecoveringHost:
             self._losses = [at for at in self._losses if now - at < policy.storm_window] + [now]
             for record in self._records.values():
                 record.losses += 1
+            self._fail([r for r in self._records.values() if self._hopeless(r)], loss.error)
+            waiting = list(self._records.values())  # fixed before anything can be resubmitted
             if not loss.reaped:
                 self._poison("the model's process cannot be killed")
             elif len(self._losses) >= policy.storm:
@@ -277,11 +279,13 @@ class RecoveringHost:
             else:
                 self._become("recovering", loss.cause)
                 self._recover_on_a_thread(policy.attempts)
-            waiting = list(self._records.values())
-        self._fail([r for r in waiting if r.losses > 1 or policy.resume_wait <= 0], loss.error)
         timer = threading.Timer(policy.resume_wait, self._give_up_on, (waiting, loss.error))
         timer.daemon = True
         timer.start()
+
+    def _hopeless(self, record: Record) -> bool:
+        """Whether an interrupted request does not wait for the model to come back."""
+        return record.losses > 1 or self._policy.resume_wait <= 0
 
     def _recover_on_a_thread(self, attempts: int) -> None:
         self._recovery = threading.Thread(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from helexa.engine.config import EngineConfig
 from helexa.engine.memory import MIB, Limit, kv_reservation_mb
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from helexa.loaded import Job, LoadedModel
     from helexa.text.grammar.factory import GrammarFactory
 
+WireStatus = Literal["loaded", "recovering", "poisoned"]
 MIN_RETRY_S, MAX_RETRY_S = 2, 60
 
 
@@ -59,9 +60,10 @@ class Slot:
         return self.host.state
 
     @property
-    def wire_status(self) -> str:
-        """``loaded``, ``recovering`` or ``poisoned``."""
-        return self.host.state if self.host.state in ("loaded", "poisoned") else "recovering"
+    def wire_status(self) -> WireStatus:
+        """What the list of models says of its state."""
+        state = self.host.state
+        return state if state == "loaded" or state == "poisoned" else "recovering"
 
     def limit(self) -> Limit:
         """How long requests may be, at the speed that the model reads prompts just now."""
@@ -113,7 +115,7 @@ class Slot:
             tool_call=info.tool_markers is not None,
             reasoning=info.reasoning_markers is not None,
             servable=servable(
-                "poisoned" if self.host.state == "poisoned" else self.wire_status,  # type: ignore[arg-type]
+                self.wire_status,
                 detail=self.host.detail,
                 kv=self.shape.kv,
                 budget_mb=self.kv_budget_mb,

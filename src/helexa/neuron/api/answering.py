@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
@@ -20,18 +19,22 @@ from helexa.streams import AsyncEventStream
 if TYPE_CHECKING:
     from helexa.http import Request
     from helexa.loaded import Job
+    from helexa.neuron.app import Neuron
     from helexa.neuron.slots import Slot
     from helexa.protocol.openai.projection import Projection
 
+JSON = "application/json"
+PRINCIPAL = ("x-helexa-account-id", "x-helexa-key-id")
+
 
 async def answer(
+    neuron: Neuron,
     request: Request,
     slot: Slot,
     prepare: Callable[[], Job],
     projection: Projection,
     *,
     stream: bool,
-    trust_headers: bool = True,
 ) -> Response:
     """Admit a request, run it, and answer with what the projection makes of its events.
 
@@ -39,7 +42,7 @@ async def answer(
     """
     job = await anyio.to_thread.run_sync(prepare)
     headers = {name: request.headers.get(name) or "" for name in PRINCIPAL}
-    principal = principal_of(headers, trusted=trust_headers)
+    principal = principal_of(headers, trusted=neuron.config.trust_principal_headers)
     await request.hold(slot.door.enter(principal, slot.check(job)))
     events = await request.hold(AsyncEventStream(slot.model, lambda: job))
     try:
@@ -49,12 +52,9 @@ async def answer(
         projection.open()
         async for event in events:
             projection.push(event)
-    except HelexaError as error:
+    except (EngineLost, DeviceError, EngineClosed) as error:
         raise as_refusal(slot, error) from error
     return json_response(projection.whole())
-
-
-PRINCIPAL = ("x-helexa-account-id", "x-helexa-key-id")
 
 
 async def frames(
@@ -94,5 +94,6 @@ def render(error: Exception) -> Response:
     return Response(to_json(told.body()), told.status, told.headers(), media_type=JSON)
 
 
-JSON = "application/json"
-now = partial(lambda clock: int(clock()), time.time)
+def now() -> int:
+    """Seconds since 1970, as answers state when they were made."""
+    return int(time.time())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from helexa.chat_options import ChatOptions
@@ -36,14 +37,8 @@ async def chat(neuron: Neuron, request: Request) -> Response:
         include_thinking=call.include_thinking,
         markers=slot.model.info.reasoning_markers,
     )
-    return await answer(
-        request,
-        slot,
-        lambda: prepared(slot, call),
-        projection,
-        stream=call.stream,
-        trust_headers=neuron.config.trust_principal_headers,
-    )
+    job = partial(prepared, slot, call)
+    return await answer(neuron, request, slot, job, projection, stream=call.stream)
 
 
 async def responses(neuron: Neuron, request: Request) -> Response:
@@ -55,14 +50,8 @@ async def responses(neuron: Neuron, request: Request) -> Response:
     projection = ResponseAnswer(
         Head(response_id(), call.model, now()), message_id=message_id(), echo=body.echo()
     )
-    return await answer(
-        request,
-        slot,
-        lambda: prepared(slot, call),
-        projection,
-        stream=call.stream,
-        trust_headers=neuron.config.trust_principal_headers,
-    )
+    job = partial(prepared, slot, call)
+    return await answer(neuron, request, slot, job, projection, stream=call.stream)
 
 
 async def completions(neuron: Neuron, request: Request) -> Response:
@@ -72,15 +61,8 @@ async def completions(neuron: Neuron, request: Request) -> Response:
     call = body.call()
     slot = neuron.serving(call.model)
     projection = CompletionAnswer(Head(completion_id(), call.model, now()), logprobs=call.logprobs)
-    params = SamplingParams(**call.sampling)
-    return await answer(
-        request,
-        slot,
-        lambda: slot.model.text_job(call.prompt, params),
-        projection,
-        stream=call.stream,
-        trust_headers=neuron.config.trust_principal_headers,
-    )
+    job = partial(slot.model.text_job, call.prompt, SamplingParams(**call.sampling))
+    return await answer(neuron, request, slot, job, projection, stream=call.stream)
 
 
 def prepared(slot: Slot, call: ChatCall) -> Job:

@@ -229,7 +229,9 @@ def test_n136b_an_answer_survives_its_child(served: Served, sampling: dict[str, 
 def test_a_client_that_leaves_gives_its_seat_back(served: Served) -> None:
     body = {"model": TINY, "prompt": "Once", "max_tokens": 3000, "stream": True, "ignore_eos": True}
     with served.http.stream("POST", "/v1/completions", json=body) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # kept: collected as garbage, it would close the connection
+        assert stream.status_code == 200, list(lines)
+        next(lines)
         load = served.neuron.registry.slots[TINY].load_report()
         assert load.in_flight == 1
     slot = served.neuron.registry.slots[TINY]

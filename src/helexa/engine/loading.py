@@ -153,15 +153,6 @@ def resolve_dtype(
     return torch.float16 if stored_16_bit else torch.float32
 
 
-def panels_pay() -> bool:
-    """Whether this CPU reads panels faster than rows (see `kernels.panels`).
-
-    True for x86 with AVX2 alone: with AVX-512 torch's own one-row product is as fast.
-    """
-    generated = "fbgemm" in torch.backends.quantized.supported_engines
-    return generated and torch.backends.cpu.get_cpu_capability() == "AVX2"
-
-
 def resolve_numerics(
     dtype: str | torch.dtype,
     device: torch.device,
@@ -174,14 +165,7 @@ def resolve_numerics(
     """
     kept = resolve_dtype(dtype, device, stored_16_bit)
     on_cpu = device.type == "cpu"
-    automatic = str(dtype) == "auto" and on_cpu and kept == torch.float16
-    dense = DenseFormat(
-        dtype=torch.bfloat16 if automatic else kept,
-        device=device,
-        prefer_float16=automatic,
-        panels=on_cpu and panels_pay(),
-        kernels="quant_kernels" not in disabled,
-    )
+    dense = DenseFormat(kept, device, kernels="quant_kernels" not in disabled)
     return Numerics(
         device=device,
         activations=torch.float32 if on_cpu else kept,

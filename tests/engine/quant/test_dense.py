@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from helexa.engine.kernels.packed import can_pack
+from helexa.engine.quant import dense
 from helexa.engine.quant.dense import (
     DenseFormat,
     DenseWeight,
     HalfWeight,
-    PanelWeight,
+    PackedWeight,
     fits_float16,
+    in_pieces,
 )
 
 CPU = torch.device("cpu")
@@ -21,34 +24,49 @@ def matrix(rows: int, columns: int, scale: float = 0.1) -> Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)) * scale
 
 
-def auto(*, panels: bool = False, kernels: bool = True) -> DenseFormat:
-    return DenseFormat(torch.bfloat16, CPU, prefer_float16=True, panels=panels, kernels=kernels)
+def half(*, packed: bool = False, kernels: bool = True) -> DenseFormat:
+    return DenseFormat(torch.bfloat16, CPU, packed=packed, kernels=kernels)
 
 
-LARGE = [matrix(1024, 512).bfloat16(), matrix(512, 512).bfloat16()]
+LARGE = [matrix(1030, 512).bfloat16(), matrix(506, 512).bfloat16()]
+WIDE = [part * 2.0**20 for part in LARGE]
 
 
 @pytest.mark.parametrize(
-    ("form", "kind"),
+    ("form", "parts", "kind", "itemsize"),
     [
-        (auto(), HalfWeight),
-        (auto(panels=True), PanelWeight),
-        (auto(kernels=False), DenseWeight),
-        (DenseFormat(torch.bfloat16, CPU), HalfWeight),
-        (DenseFormat(torch.float32, CPU), DenseWeight),
+        pytest.param(half(), LARGE, HalfWeight, 2, id="rows"),
+        pytest.param(
+            half(packed=True),
+            LARGE,
+            PackedWeight,
+            2,
+            id="packed",
+            marks=pytest.mark.skipif(not can_pack(), reason="torch has no FBGEMM here"),
+        ),
+        pytest.param(half(kernels=False), LARGE, DenseWeight, 2, id="plain"),
+        pytest.param(half(packed=True), WIDE, HalfWeight, 2, id="bf16"),
+        pytest.param(DenseFormat(torch.float32, CPU), LARGE, DenseWeight, 4, id="f32"),
     ],
-    ids=["rows", "panels", "plain", "bf16", "f32"],
 )
 @pytest.mark.parametrize("rows", [0, 1, 2, 9])
-def test_every_form_multiplies_alike(form: DenseFormat, kind: type, rows: int) -> None:
-    weight = form.make(LARGE)
+@pytest.mark.parametrize("piece", [dense.PIECE_ELEMENTS, 2**17])
+def test_every_form_multiplies_alike(
+    form: DenseFormat,
+    parts: list[Tensor],
+    kind: type,
+    itemsize: int,
+    rows: int,
+    piece: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dense, "PIECE_ELEMENTS", piece)
+    weight = form.make(parts)
     assert type(weight) is kind
     assert weight.shape == (1536, 512)
-    stacked = torch.cat(LARGE).float()
-    assert weight.nbytes == stacked.numel() * weight.tensor.itemsize
+    stacked = torch.cat(parts).float()
+    assert weight.nbytes == stacked.numel() * itemsize
     torch.testing.assert_close(weight.matrix().float(), stacked, atol=2**-24, rtol=0)
-    ids = torch.tensor([5, 1100, 5])
-    assert torch.equal(weight.rows(ids), weight.matrix()[ids])
     x = torch.randn(rows, 512)
     assert weight.matmul(x).dtype == torch.float32
     assert weight.matmul(x).shape == (rows, 1536)
@@ -56,16 +74,19 @@ def test_every_form_multiplies_alike(form: DenseFormat, kind: type, rows: int) -
     assert (similar > 0.9999).all()
 
 
+def test_pieces_are_cut_at_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense, "PIECE_ELEMENTS", 512 * 400)
+    pieces = list(in_pieces(LARGE))
+    assert [len(piece) for piece in pieces] == [400, 400, 230, 400, 106]
+    assert torch.equal(torch.cat(pieces), torch.cat(LARGE).float())
+
+
 def test_small_matrices_lose_nothing() -> None:
-    weight = auto(panels=True).make([LARGE[0][:64]])
+    weight = half(packed=True).make([LARGE[0][:64]])
+    assert type(weight) is DenseWeight
     assert weight.tensor.dtype == torch.float32
     x = torch.randn(1, 512)
     torch.testing.assert_close(weight.matmul(x), x @ LARGE[0][:64].float().T)
-
-
-def test_ragged_matrices_stay_rows() -> None:
-    weight = auto(panels=True).make([matrix(1030, 1024).bfloat16()])
-    assert type(weight) is HalfWeight
 
 
 @pytest.mark.parametrize(
@@ -85,10 +106,21 @@ def test_ragged_matrices_stay_rows() -> None:
 )
 def test_float16_only_where_it_holds_the_values(values: Tensor, fits: bool) -> None:
     assert fits_float16(values) is fits
-    form = auto(kernels=False).make([values])
-    assert form.tensor.dtype == (torch.float16 if fits else torch.bfloat16)
+
+
+def test_what_float16_does_not_hold_stays_bfloat16() -> None:
+    weight = DenseFormat(torch.float16, CPU).make(WIDE)
+    assert type(weight) is HalfWeight
+    assert weight.tensor.dtype == torch.bfloat16
+
+
+def test_a_table_stays_in_its_file() -> None:
+    values = matrix(8, 8).bfloat16()
+    assert DenseFormat(torch.float32, CPU).table(values) is values
 
 
 def test_one_matrix_that_fits_is_shared_not_copied() -> None:
     values = matrix(8, 8)
-    assert DenseFormat(torch.float32, CPU).make([values]).tensor.data_ptr() == values.data_ptr()
+    weight = DenseFormat(torch.float32, CPU).make([values])
+    assert type(weight) is DenseWeight
+    assert weight.tensor.data_ptr() == values.data_ptr()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+import threading
 import weakref
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ class SafetensorsFolder:
         self.folder = folder
         self.table = read_table(folder)
         self.maps: dict[str, mmap.mmap] = {}
+        self.lock = threading.Lock()
         self.views: weakref.WeakValueDictionary[str, memoryview] = weakref.WeakValueDictionary()
 
     def info(self, name: str) -> TensorInfo:
@@ -85,10 +87,11 @@ class SafetensorsFolder:
         return view
 
     def map(self, file: str) -> mmap.mmap:
-        if file not in self.maps:
-            with (self.folder / file).open("rb") as handle:
-                self.maps[file] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
-        return self.maps[file]
+        with self.lock:
+            if file not in self.maps:
+                with (self.folder / file).open("rb") as handle:
+                    self.maps[file] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
+            return self.maps[file]
 
     def close(self) -> None:
         """Forget the maps; each is unmapped with the last tensor that views it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -23,21 +24,23 @@ PROGRESS_NAME = "weights"  # one for all tensors: the bytes reported are those o
 
 
 class Ledger:
-    """Which tensors were taken, shared by all views of one load."""
+    """Which tensors were taken, shared by all views of one load, and by its threads."""
 
     def __init__(self, total_bytes: int, progress: Progress | None) -> None:
         self.taken: set[str] = set()
         self.done_bytes = 0
         self.total_bytes = total_bytes
         self.progress = progress
+        self.lock = threading.Lock()
 
     def take(self, name: str, nbytes: int) -> None:
-        if name in self.taken:
-            return
-        self.taken.add(name)
-        self.done_bytes += nbytes
-        if self.progress is not None:
-            self.progress(PROGRESS_NAME, self.done_bytes, self.total_bytes)
+        with self.lock:
+            if name in self.taken:
+                return
+            self.taken.add(name)
+            self.done_bytes += nbytes
+            if self.progress is not None:
+                self.progress(PROGRESS_NAME, self.done_bytes, self.total_bytes)
 
 
 class Weights:

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 TILE_BYTES = 2**20
 TINY = torch.tensor(1e-30)
-
-
-class Bags(NamedTuple):
-    """``count`` bags of ``size`` neighbouring rows each, for `torch.embedding_bag`."""
-
-    places: Tensor
-    """The rows, one bag after the other: int32 [count · size]."""
-    starts: Tensor
-    """Where each bag begins: int32 [count]."""
-    factors: Tensor
-    """Working memory for the rows' factors: [count, size]."""
-    flat: Tensor
-    """The same memory as ``factors``, as `torch.embedding_bag` wants it: [count · size]."""
 
 
 class Scratch:
@@ -33,26 +18,12 @@ class Scratch:
 
     def __init__(self) -> None:
         self.buffer = torch.empty(0)
-        self.shapes: dict[tuple[int, int, torch.dtype], Bags] = {}
 
     def tile(self, rows: int, columns: int) -> Tensor:
         """An uninitialised float32 matrix [rows, columns]."""
         if self.buffer.numel() < rows * columns:
             self.buffer = torch.empty(rows * columns)
         return self.buffer[: rows * columns].view(rows, columns)
-
-    def bags(self, count: int, size: int, dtype: torch.dtype) -> Bags:
-        """The bags of one shape, with factors of ``dtype``; about as large as size/64 of a weight.
-
-        All weights of a shape use the same ones.
-        """
-        key = count, size, dtype
-        if key not in self.shapes:
-            places = torch.arange(count * size, dtype=torch.int32)
-            factors = torch.empty((count, size), dtype=dtype)
-            starts = places[::size].contiguous()
-            self.shapes[key] = Bags(places, starts, factors, factors.view(-1))
-        return self.shapes[key]
 
 
 def product_definition(x: Tensor, weight: Tensor) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import nn
 
 from helexa.engine.layers.attention import Attention
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from helexa.engine.checkpoint.weights import Weights
     from helexa.engine.config import ModelConfig
     from helexa.engine.numerics import Numerics
+
+LOADERS = 8
 
 
 class DecoderLayer(nn.Module):
@@ -44,3 +48,16 @@ class DecoderLayer(nn.Module):
         x = x + self.attention(self.input_norm(x), batch, cache, angles)
         out: Tensor = x + self.mlp(self.mlp_norm(x))
         return out
+
+
+def load_layers(layers: nn.ModuleList, weights: Weights) -> None:
+    """Fill each `DecoderLayer` from its place in the checkpoint, several at a time.
+
+    Laying out a matrix keeps one core busy. Of several errors, that of the first layer is raised.
+    """
+
+    def load(index: int) -> None:
+        cast("DecoderLayer", layers[index]).load(weights / index)
+
+    with ThreadPoolExecutor(min(LOADERS, torch.get_num_threads())) as pool:
+        list(pool.map(load, range(len(layers))))

@@ -6,29 +6,53 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from helexa.engine.quant.dense import DenseWeight
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from helexa.engine.checkpoint.weights import Weights
     from helexa.engine.numerics import Numerics
+    from helexa.engine.quant.weight import Weight
 
 
 class Embedding(nn.Module):
-    """A table of ``rows`` vectors; eats `weight` [rows, size], kept in a plain format."""
+    """A table of ``rows`` vectors; eats `weight` [rows, size], kept in a plain format.
+
+    ``weight`` is the same matrix to multiply with, for an output layer that is tied to it.
+    """
+
+    weight: Weight | None
 
     def __init__(self, rows: int, size: int, numerics: Numerics) -> None:
         super().__init__()
         self.rows = rows
         self.size = size
         self.numerics = numerics
+        self.weight = None
 
-    def load(self, weights: Weights) -> None:
-        """Take the table from the checkpoint; a tied output layer multiplies with the same one."""
-        self.weight = self.numerics.plain.make([weights.take("weight", (self.rows, self.size))])
+    def load(self, weights: Weights, *, tied: bool) -> None:
+        """Take the table from the checkpoint.
+
+        One that is packed to be multiplied is looked up in the checkpoint's file: taken a second
+        time, when the pages that the packing read are free again.
+        """
+        plain, shape = self.numerics.plain, (self.rows, self.size)
+        if tied:
+            self.weight = plain.make([weights.take("weight", shape)])
+        if isinstance(self.weight, DenseWeight):
+            self.table = self.weight.tensor
+        else:
+            self.table = plain.table(weights.take("weight", shape))
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [T] → [T, size] in the activations' format."""
-        return self.weight.rows(ids).to(self.numerics.activations)
+        return self.table.index_select(0, ids).to(self.numerics.activations)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it takes in memory, a table that stays in its file not counted twice."""
+        return self.table.nbytes if self.weight is None else self.weight.nbytes
 
     def extra_repr(self) -> str:
         return f"{self.rows} × {self.size}"

@@ -46,5 +46,10 @@ class Linear(nn.Module):
         y = self.weight.matmul(x)
         return y if self.bias is None else y.add_(self.bias)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes its matrix takes in memory."""
+        return self.weight.nbytes
+
     def extra_repr(self) -> str:
         return f"{self.inputs} → {' | '.join(map(str, self.outputs))}"

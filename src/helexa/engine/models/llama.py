@@ -5,11 +5,11 @@ Reference: transformers' `LlamaForCausalLM`; arXiv:2302.13971, arXiv:2407.21783.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from torch import nn
 
-from helexa.engine.layers.decoder import DecoderLayer
+from helexa.engine.layers.decoder import DecoderLayer, load_layers
 from helexa.engine.layers.embedding import Embedding
 from helexa.engine.layers.linear import Linear
 from helexa.engine.layers.norm import RMSNorm
@@ -42,11 +42,11 @@ class Llama(Model):
     def load(self, weights: Weights) -> None:
         """Fill every module from the checkpoint, by its Hugging Face names."""
         body, config = weights / "model", self.config
-        self.embed.load(body / "embed_tokens")
-        for index, layer in enumerate(self.layers):
-            cast("DecoderLayer", layer).load(body / "layers" / index)
+        tied = weights.checkpoint.tied
+        self.embed.load(body / "embed_tokens", tied=tied)
+        load_layers(self.layers, body / "layers")
         self.norm.load(body / "norm")
-        if not weights.checkpoint.tied:
+        if not tied:
             numerics = self.numerics
             self.head = Linear(config.hidden_size, config.vocab_size, bias=False, numerics=numerics)
             self.head.load(weights / "lm_head")

@@ -65,10 +65,9 @@ class Model(nn.Module, ABC):
         """Scores of every vocabulary entry: hidden [R, hidden] → [R, V] float32."""
         if not len(hidden):  # part of a prompt: no reason to read the output layer
             return hidden.new_empty((0, self.config.vocab_size), dtype=torch.float32)
-        if self.head is not None:
-            scores: Tensor = self.head(hidden)
-        else:
-            scores = self.embed.weight.matmul(hidden)
+        output = self.embed.weight.matmul if self.embed.weight is not None else self.head
+        assert output is not None
+        scores: Tensor = output(hidden)
         return scores.float()
 
     def new_cache(
@@ -144,4 +143,4 @@ class Model(nn.Module, ABC):
     def nbytes(self) -> int:
         """Bytes its weights take in memory."""
         owners = (m for m in self.modules() if isinstance(m, Linear | Embedding))
-        return sum(m.weight.nbytes for m in owners) + sum(b.nbytes for b in self.buffers())
+        return sum(m.nbytes for m in owners) + sum(b.nbytes for b in self.buffers())

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from mmap import mmap
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
 
-from helexa.engine.kernels.matvec import Bags, Scratch, expanded_product, one_row_product
-from helexa.engine.kernels.panels import (
-    PANEL,
-    expanded_panel_product,
-    pack,
-    panel_rows,
-    summed_product,
-    unpack,
-)
+from helexa.engine.kernels.matvec import Scratch, expanded_product, one_row_product
+from helexa.engine.kernels.packed import can_pack, pack, packed_product, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
+
+    from helexa.engine.kernels.packed import Packed
+    from helexa.engine.quant.weight import Weight
 
 FLOAT16_MAX = 65504.0
 FLOAT16_MIN_SCALE = 2.0**-10
 """Below this largest value, what float16 rounds away (at most 2⁻²⁵) would begin to count."""
 FEW_ROWS_MIN_ELEMENTS = 2**19
 """Smaller matrices lie in cache, where 16 bits save no time: they are expanded once."""
-PANEL_ROWS = 2
-"""Up to so many rows of activations, reading panels as they are beats expanding them."""
+PIECE_ELEMENTS = 2**23
+"""A matrix is packed in pieces of at most so many numbers, each by way of float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,10 +47,6 @@ class DenseWeight:
     def matrix(self) -> Tensor:
         """The whole matrix [N, K]."""
         return self.tensor
-
-    def rows(self, ids: Tensor) -> Tensor:
-        """The rows ``ids`` [T]: [T, K]."""
-        return self.tensor.index_select(0, ids)
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] → [T, N] in x's dtype."""
@@ -79,89 +72,103 @@ class HalfWeight(DenseWeight):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PanelWeight(DenseWeight):
-    """As HalfWeight, with the matrix in panels [N/64, K, 64] (see `kernels.panels`)."""
+class PackedWeight:
+    """A float16 matrix [N, K] in a layout of its own (see `kernels.packed`), in pieces of rows."""
 
-    scratch: Scratch
-    bags: Bags
+    pieces: tuple[Packed, ...]
+    shape: tuple[int, int]
 
     @property
-    def shape(self) -> tuple[int, int]:
-        count, columns, width = self.tensor.shape
-        return count * width, columns
+    def nbytes(self) -> int:
+        rows, columns = self.shape
+        return 2 * rows * columns
 
     def matrix(self) -> Tensor:
-        """The whole matrix [N, K], copied out of its panels."""
-        return unpack(self.tensor)
-
-    def rows(self, ids: Tensor) -> Tensor:
-        """The rows ``ids`` [T]: [T, K]."""
-        return panel_rows(self.tensor, ids)
+        """The whole matrix [N, K], copied out, float32."""
+        return torch.cat([unpack(piece) for piece in self.pieces])
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
-        if len(x) == 1:
-            return summed_product(x, self.tensor, self.bags)
-        if 1 < len(x) <= PANEL_ROWS:
-            return torch.cat([summed_product(row[None], self.tensor, self.bags) for row in x])
-        return expanded_panel_product(x, self.tensor, self.scratch)
+        if len(self.pieces) == 1:
+            return packed_product(x, self.pieces[0])
+        return torch.cat([packed_product(x, piece) for piece in self.pieces], -1)
 
 
 @dataclass(frozen=True, slots=True)
 class DenseFormat:
     """Keeps weights as plain matrices of ``dtype`` on ``device``.
 
-    ``prefer_float16`` replaces bfloat16 wherever float16 holds a matrix as well: CPUs multiply it
-    faster and it rounds finer. ``panels`` lays large 16-bit matrices out in panels. ``kernels``
-    False leaves every product to one torch operator.
+    On a CPU, either 16-bit format stands for float16 wherever that holds a matrix, for it rounds
+    finer and CPUs multiply it faster, and for bfloat16 elsewhere. ``packed`` lays large float16
+    matrices out as FBGEMM wants them. ``kernels`` False leaves every product to torch's plain
+    operator, in the weights' own format.
     """
 
     dtype: torch.dtype
     device: torch.device
-    prefer_float16: bool = False
-    panels: bool = False
+    packed: bool = field(default_factory=can_pack)
     kernels: bool = True
     scratch: Scratch = field(default_factory=lambda: Scratch(), compare=False)
 
-    def make(self, parts: Sequence[Tensor]) -> DenseWeight:
+    def make(self, parts: Sequence[Tensor]) -> Weight:
         """Stack the matrices [N_i, K] into one; a single one that needs no change is shared."""
-        own_kernels = self.device.type == "cpu" and self.dtype.itemsize == 2 and self.kernels
-        if own_kernels and sum(part.numel() for part in parts) < FEW_ROWS_MIN_ELEMENTS:
-            return DenseWeight(self.stacked(parts, torch.float32))
-        dtype = self.dtype
-        if self.prefer_float16 and all(fits_float16(part) for part in parts):
-            dtype = torch.float16
-        if not own_kernels:
-            return DenseWeight(self.stacked(parts, dtype))
-        if self.panels and all(len(part) % PANEL == 0 for part in parts):
-            panels = self.packed(parts, dtype)
-            count, columns, _ = panels.shape
-            return PanelWeight(panels, self.scratch, self.scratch.bags(count, columns, dtype))
-        one_row = dtype == torch.float16
-        return HalfWeight(self.stacked(parts, dtype), self.scratch, one_row)
+        if self.device.type != "cpu" or self.dtype.itemsize != 2:
+            return DenseWeight(stacked(parts, self.dtype, self.device))
+        held = all(fits_float16(part) for part in parts)
+        dtype = torch.float16 if held else torch.bfloat16
+        if not self.kernels:
+            return DenseWeight(stacked(parts, dtype))
+        if sum(part.numel() for part in parts) < FEW_ROWS_MIN_ELEMENTS:
+            return DenseWeight(stacked(parts, torch.float32))
+        if held and self.packed:
+            pieces = tuple(pack(piece) for piece in in_pieces(parts))
+            return PackedWeight(pieces, (sum(map(len, parts)), parts[0].shape[1]))
+        return HalfWeight(stacked(parts, dtype), self.scratch, one_row=held)
 
-    def stacked(self, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-        """The matrices one below the other, each converted straight into its place."""
-        if len(parts) == 1:
-            return parts[0].to(device=self.device, dtype=dtype)
-        rows = sum(len(part) for part in parts)
-        out = torch.empty((rows, parts[0].shape[1]), dtype=dtype, device=self.device)
-        start = 0
-        for part in parts:
-            out[start : start + len(part)].copy_(part)
-            start += len(part)
-        return out
+    def table(self, matrix: Tensor) -> Tensor:
+        """A matrix [N, K] whose rows are looked up; on a CPU it stays in the checkpoint's file."""
+        return matrix if self.device.type == "cpu" else matrix.to(self.device, self.dtype)
 
-    def packed(self, parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-        """As `stacked`, in panels [N/64, K, 64]."""
-        count = sum(len(part) for part in parts) // PANEL
-        out = torch.empty((count, parts[0].shape[1], PANEL), dtype=dtype, device=self.device)
-        start = 0
-        for part in parts:
-            stop = start + len(part) // PANEL
-            pack(part, out[start:stop])
-            start = stop
-        return out
+
+def stacked(
+    parts: Sequence[Tensor], dtype: torch.dtype, device: torch.device | None = None
+) -> Tensor:
+    """The matrices [N_i, K] as one; a single one that needs no change is shared."""
+    if len(parts) == 1:
+        return parts[0].to(device=device, dtype=dtype)
+    out = torch.empty((sum(map(len, parts)), parts[0].shape[1]), dtype=dtype, device=device)
+    fill(out, parts)
+    return out
+
+
+def in_pieces(parts: Sequence[Tensor]) -> Iterator[Tensor]:
+    """The matrices [N_i, K] in float32, cut and stacked to pieces of `PIECE_ELEMENTS` or less.
+
+    A piece is made when it is asked for.
+    """
+    columns = parts[0].shape[1]
+    if sum(part.numel() for part in parts) <= PIECE_ELEMENTS:
+        groups = [list(parts)]
+    else:
+        most = max(1, PIECE_ELEMENTS // columns)
+        groups = [[piece] for part in parts for piece in torch.split(part, most)]
+    for group in groups:
+        piece = mapped(sum(map(len, group)), columns)
+        fill(piece, group)
+        yield piece
+
+
+def mapped(rows: int, columns: int) -> Tensor:
+    """A float32 matrix in memory of its own, which goes back to the system with the matrix."""
+    return torch.frombuffer(mmap(-1, 4 * rows * columns), dtype=torch.float32).view(rows, columns)
+
+
+def fill(out: Tensor, parts: Sequence[Tensor]) -> None:
+    """Write the matrices [N_i, K] one below the other, each converted straight into its place."""
+    start = 0
+    for part in parts:
+        out[start : start + len(part)].copy_(part)
+        start += len(part)
 
 
 def fits_float16(tensor: Tensor) -> bool:

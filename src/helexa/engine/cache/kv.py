@@ -43,7 +43,7 @@ class KVCache:
 
     A token's slot is ``block * block_size + offset``. The memory is claimed here, once, and not
     initialised: a CPU page costs nothing until it is first written. A head's tokens are neighbours
-    in memory, as attention reads them.
+    in memory, and its keys and values too, as a core of the CPU that attends for it reads them.
     """
 
     def __init__(
@@ -58,9 +58,10 @@ class KVCache:
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
-        shape = (num_layers, 2, kv_heads, num_blocks * block_size, head_dim)
+        shape = (num_layers, kv_heads, 2, num_blocks * block_size, head_dim)
         self.memory = torch.empty(shape, dtype=dtype, device=device)
-        self.layers = tuple(LayerCache(kv, *kv.transpose(1, 2)) for kv in self.memory)
+        both = self.memory.transpose(1, 2)
+        self.layers = tuple(LayerCache(kv, *kv.transpose(1, 2)) for kv in both)
 
     @property
     def dtype(self) -> torch.dtype:

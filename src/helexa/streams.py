@@ -176,7 +176,7 @@ def _with_choices(choices: list[Generation]) -> Generation:
     return replace(first, alternatives=tuple(others)) if others else first
 
 
-class _LoopMailbox(Generic[Item]):
+class LoopMailbox(Generic[Item]):
     """What other threads leave for one task of an asyncio or trio event loop."""
 
     def __init__(self) -> None:
@@ -225,9 +225,14 @@ class AsyncEventStream:
         self._model = model
         self._prepare = prepare
         self._running: _Running | None = None
-        self._mailbox: _LoopMailbox[StepOutput | None] = _LoopMailbox()
+        self._mailbox: LoopMailbox[StepOutput | None] = LoopMailbox()
         self._events: deque[Event] = deque()
         self._closed = False
+
+    @property
+    def tokens_read(self) -> int:
+        """How many tokens of the answer have been read so far."""
+        return 0 if self._running is None else len(self._running.answer.token_ids)
 
     def __aiter__(self) -> AsyncEventStream:
         return self
@@ -292,7 +297,7 @@ async def run_jobs_async(
 ) -> list[Generation]:
     """`run_jobs` for an event loop; cancellation aborts every request within one step."""
     batch = _Batch(model, jobs)
-    mailbox: _LoopMailbox[tuple[int, StepOutput]] = _LoopMailbox()
+    mailbox: LoopMailbox[tuple[int, StepOutput]] = LoopMailbox()
 
     def put(index: int, output: StepOutput) -> None:
         mailbox.put((index, output))

@@ -33,6 +33,7 @@ class Daemon:
                 prefix_bytes=8,
                 prefix_lookups=9,
                 prefix_hits=2,
+                losses={"deadline": 1},
             )
             for model, door in self.doors.items()
         ]
@@ -124,7 +125,6 @@ def test_n142_after_a_request_and_a_rejection() -> None:
     daemon.metrics.request_ended(REFUSED)
     daemon.metrics.http_request("/v1/chat/completions", "POST", 200)
     daemon.metrics.model_loaded("m", 3.5)
-    daemon.metrics.model_lost("m", "deadline")
     found = daemon.read()
     for name, value in WANTED.items():
         assert found.get(f"neuron_{name}") == value, name
@@ -149,7 +149,6 @@ def test_the_series_of_an_unloaded_model_disappear() -> None:
     for model in ("m", "other"):
         daemon.metrics.request_ended(answered(model))
         daemon.metrics.model_loaded(model, 1.0)
-        daemon.metrics.model_lost(model, "exit")
     del daemon.doors["m"]
     daemon.metrics.forget("m")
     found = daemon.read()
@@ -182,3 +181,12 @@ def test_a_model_that_recovers_has_a_status_and_no_load() -> None:
     assert 'neuron_model_status{model="m",status="recovering"} 1.0' in found
     assert "neuron_model_in_flight" not in found
     assert "vram_used" not in found
+
+
+def test_what_clients_make_up_is_no_label() -> None:
+    daemon = Daemon("m")
+    daemon.metrics.http_request("", "BREW", 404)
+    daemon.metrics.http_request("/health", "GET", None)
+    found = daemon.read()
+    assert found['neuron_http_requests_total{method="other",route="unknown",status="404"}'] == 1
+    assert found['neuron_http_requests_total{method="GET",route="/health",status="none"}'] == 1

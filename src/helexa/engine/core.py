@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn, Protocol
 import torch
 from torch import Tensor
 
-from helexa.engine.allocation import refusals_as_memory_errors
+from helexa.engine.allocation import refusals_as_memory_errors, unused_mb
 from helexa.engine.cache.blocks import BlockPool
 from helexa.engine.cache.pages import Pages
 from helexa.engine.config import EngineConfig
@@ -171,6 +171,7 @@ class EngineCore:
             kv_budget_mb=self._pages.budget_blocks * size,
             cached_mb=pool.idle_count * size,
             free_mb=self._pages.available * size,
+            unused_mb=unused_mb(self.facts.device),
             tok_s_prefill=self._rates.prefill.tokens_per_s,
             tok_s_decode=self._rates.decode.tokens_per_s,
             kv_capacity_tokens=self._intake.capacity_tokens,

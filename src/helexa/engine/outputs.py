@@ -132,6 +132,7 @@ class EngineStatus:
     kv_budget_mb: float = 0.0
     cached_mb: float = 0.0
     free_mb: float = 0.0
+    unused_mb: float = 0.0
     tok_s_prefill: float = 0.0
     tok_s_decode: float = 0.0
     kv_capacity_tokens: int = 0

@@ -53,12 +53,22 @@ class Permit:
     def kv_mb(self) -> int:
         return self._ticket.kv_mb
 
+    @property
+    def held(self) -> bool:
+        """Whether it has not been released."""
+        return self._ticket.stage == "admitted"
+
     def release(self) -> None:
         """Give everything back; the second time does nothing."""
         self._door._leave(self._ticket)
 
     def move(self, door: Admission) -> None:
-        """Take the seat along to another door, which has to count it whatever is free there."""
+        """Take the seat along to another door, which has to count it whatever is free there.
+
+        One that was released stays so.
+        """
+        if not self.held:
+            return
         self.release()
         self._door, self._ticket = door, door._adopt(self._ticket)
 
@@ -78,6 +88,7 @@ class Admission:
         clock: Callable[[], float] = anyio.current_time,
     ) -> None:
         self._model_id = model_id
+        self._config = config
         self._seating = Seating(Rules.of(config), kv_budget_mb)
         self._clock = clock
 
@@ -130,6 +141,11 @@ class Admission:
     def close(self, reason: Callable[[], HelexaError]) -> None:
         """Refuse everyone who waits and whoever comes later, each with an error of its own."""
         self._seating.close(reason)
+
+    def renewed(self) -> Admission:
+        """A door of the same rules and the same budget, where nothing has happened yet."""
+        budget_mb = self._seating.kv_budget_mb
+        return Admission(self._model_id, self._config, kv_budget_mb=budget_mb, clock=self._clock)
 
     def report(self, tok_s_prefill: float = 0, tok_s_decode: float = 0) -> ModelLoad:
         """The present load and the refusals so far."""

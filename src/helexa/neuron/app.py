@@ -11,8 +11,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from helexa.engine.process.children import Nursery
-from helexa.http import AsgiApp, Request, Response, Router, ServerConfig
+from helexa.http import AsgiApp, Ending, Request, Response, Router, ServerConfig
 from helexa.neuron.activation import ActivationTracker, activate
+from helexa.neuron.admission import ACCOUNT_HEADER, KEY_HEADER, principal_of
 from helexa.neuron.api import chat as surfaces
 from helexa.neuron.api import control, tokens
 from helexa.neuron.api.answering import render
@@ -20,12 +21,14 @@ from helexa.neuron.bearer import may_enter, required_bearer
 from helexa.neuron.build import build_info
 from helexa.neuron.config import NeuronConfig
 from helexa.neuron.discovery import Hardware, Sampler
-from helexa.neuron.ids import HARNESS, ModelSpec
+from helexa.neuron.ids import HARNESS, ModelSpec, find_slot
 from helexa.neuron.machine import read_machine
+from helexa.neuron.metrics import Metrics, Present, Surface
 from helexa.neuron.registry import Registry
 from helexa.neuron.runtime import Runtime
 from helexa.neuron.slots import Loader, Slot
 from helexa.neuron.sources import Sources
+from helexa.neuron.story import STORY, Story, story_of
 from helexa.opening import CHILD
 from helexa.refusals import InvalidApiKey, NoHarness, ShuttingDown
 
@@ -41,14 +44,19 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/models/load", control.load),
     ("POST", "/models/unload", control.unload),
     ("GET", "/v1/models", control.openai_models),
-    ("POST", "/v1/chat/completions", surfaces.chat),
-    ("POST", "/v1/completions", surfaces.completions),
-    ("POST", "/v1/responses", surfaces.responses),
+    ("GET", "/metrics", control.metrics),
     ("POST", "/tokenize", tokens.tokenize),
     ("POST", "/detokenize", tokens.detokenize),
     ("POST", "/v1/tokenize", tokens.tokenize),
     ("POST", "/v1/detokenize", tokens.detokenize),
 )
+
+SURFACES: tuple[tuple[str, Surface, Handler], ...] = (
+    ("/v1/chat/completions", "chat", surfaces.chat),
+    ("/v1/completions", "completions", surfaces.completions),
+    ("/v1/responses", "responses", surfaces.responses),
+)
+PRINCIPAL = (ACCOUNT_HEADER, KEY_HEADER)
 
 
 class Neuron:
@@ -71,7 +79,9 @@ class Neuron:
         self._closing = False
         sources = Sources.of(config.engine, environ)
         loader = Loader(config, runtime, sources, self._nursery)
-        self.registry = Registry(loader, lambda: self.hardware.gpus)
+        self.metrics = Metrics(self.build, self.present)
+        self.registry = Registry(loader, lambda: self.hardware.gpus, self.metrics)
+        self._trap = runtime.poisoned_model
 
     @property
     def hardware(self) -> Hardware:
@@ -87,33 +97,50 @@ class Neuron:
     def uptime_s(self) -> float:
         return time.monotonic() - self._began_s
 
+    def present(self) -> Present:
+        """The daemon at this moment, as the metrics tell it."""
+        hardware = self.hardware
+        return Present(
+            uptime_s=self.uptime_s,
+            host=hardware.sample.host.health,
+            devices=hardware.device_health,
+            models=tuple(slot.model_state() for slot in self.slots),
+        )
+
     def require_engine(self) -> None:
         """Raises NoHarness where no engine is configured."""
         if not self.config.harness_names:
             raise NoHarness(HARNESS)
 
     def serving(self, model_id: str) -> Slot:
-        """The slot for a request. Raises ModelNotFound, ModelRecovering or ShuttingDown."""
-        if self._closing:
-            raise ShuttingDown
+        """The slot for a request. Raises ModelNotFound, ModelRecovering."""
         return self.registry.serving(model_id)
+
+    def springs(self, slot: Slot) -> bool:
+        """Whether this request is the one that a test has chosen to kill its model; true once."""
+        wanted, default = self._trap, self.registry.sources.default
+        if wanted is None or find_slot(wanted, [slot.id], default) is None:
+            return False
+        self._trap = None
+        return True
 
     async def load(self, spec: ModelSpec) -> None:
         """Load a model; the load goes on when its caller leaves. Raises as `Registry.load`."""
-        if self._closing or self._tasks is None:
+        tasks = self._tasks
+        if self._closing or tasks is None:
             raise ShuttingDown
         done = anyio.Event()
         failures: list[Exception] = []
 
         async def run() -> None:
             try:
-                await self.registry.load(spec)
+                await self.registry.load(spec, tasks)
             except Exception as error:  # for whoever asked, if they are still there
                 failures.append(error)
             finally:
                 done.set()
 
-        self._tasks.start_soon(run)
+        tasks.start_soon(run)
         await done.wait()
         if failures:
             raise failures[0]
@@ -140,19 +167,26 @@ class Neuron:
     def stop_taking(self) -> None:
         """Refuse what comes from now on, and whoever waits for a seat."""
         self._closing = True
-        for slot in self.slots:
-            slot.door.close(ShuttingDown)
+        self.registry.close_doors(ShuttingDown)
 
     def router(self) -> Router:
         """The routes, as a handler for a server or an ASGI app."""
         router = Router()
         for method, pattern, handler in ROUTES:
             router.add(method, pattern, partial(self._enter, handler))
+        for pattern, surface, handler in SURFACES:
+            router.add("POST", pattern, partial(self._infer, surface, handler))
         return router
+
+    def observe(self, request: Request, ending: Ending) -> None:
+        """Count a request that has ended, and tell the story of one that wanted an answer."""
+        self.metrics.http_request(request.route, request.method, ending.status)
+        if STORY in request.context:
+            self.metrics.request_ended(story_of(request).end(ending))
 
     def asgi(self) -> AsgiApp:
         """The daemon as an ASGI app, which starts and ends it."""
-        return AsgiApp(self.router(), lifespan=self.running, render=render)
+        return AsgiApp(self.router(), lifespan=self.running, render=render, observe=self.observe)
 
     def server_config(self) -> ServerConfig:
         """The limits of its HTTP server."""
@@ -171,9 +205,23 @@ class Neuron:
         )
 
     async def _enter(self, handler: Handler, request: Request) -> Response:
+        self._require_bearer(request)
+        return await handler(self, request)
+
+    async def _infer(self, surface: Surface, handler: Handler, request: Request) -> Response:
+        story = Story.of(request, surface)
+        with story.watching():
+            self._require_bearer(request)
+            headers = {name: request.headers.get(name) or "" for name in PRINCIPAL}
+            trusted = self.config.trust_principal_headers
+            story.line.principal = principal_of(headers, trusted=trusted)
+            if self._closing:
+                raise ShuttingDown
+            return await handler(self, request)
+
+    def _require_bearer(self, request: Request) -> None:
         if not may_enter(request.headers.get("authorization"), self._bearer):
             raise InvalidApiKey
-        return await handler(self, request)
 
     async def _activate(self) -> None:
         await activate(

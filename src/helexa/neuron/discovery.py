@@ -65,6 +65,17 @@ class Hardware:
         certain = cards.known and cards.unavailable is None
         return self.report_cpu and certain and not cards.devices
 
+    @property
+    def device_health(self) -> tuple[DeviceHealth, ...]:
+        """How each device is doing."""
+        sample = self.sample
+        return (sample.host.as_device(),) if self.on_cpu else sample.cards.health
+
+    def free_mb(self, devices: Sequence[int]) -> int:
+        """MiB that are free on the fullest of these cards; 0 if that is not known."""
+        free = {card.index: card.vram_free_mb for card in self.sample.cards.health}
+        return min((free.get(index, 0) for index in devices), default=0)
+
     def discovery(self, harnesses: Sequence[str], max_prompt_tokens: int) -> DiscoveryResponse:
         """The body of `/discovery`."""
         cards, machine = self.sample.cards, self.machine
@@ -85,14 +96,12 @@ class Hardware:
         self, uptime_s: float, activation: ActivationStatus, models: Sequence[ModelLoad]
     ) -> HealthResponse:
         """The body of `/health`."""
-        host = self.sample.host
-        devices: tuple[DeviceHealth, ...] = self.sample.cards.health
         return HealthResponse(
             uptime_secs=int(uptime_s),
-            devices=(host.as_device(),) if self.on_cpu else devices,
+            devices=self.device_health,
             activation=activation,
             models=tuple(models),
-            host=host.health,
+            host=self.sample.host.health,
         )
 
 

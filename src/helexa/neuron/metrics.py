@@ -19,12 +19,14 @@ from helexa.protocol.control import BuildInfo, DeviceHealth, HostHealth, ModelLo
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UNKNOWN = "unknown"
+OTHER = "other"
+NO_STATUS = "none"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600)
 TOKENS_PER_SECOND = (1, 2.5, 5, 10, 15, 20, 30, 40, 60, 80, 120, 200)
 
 Surface = Literal["chat", "completions", "responses", "images"]
 Outcome = Literal["stop", "length", "tool_calls", "rejected", "error", "cancelled"]
-Cause = Literal["exit", "deadline", "device", "oom"]
 
 REJECTIONS = {
     "queue_full": "rejected_queue_full",
@@ -56,7 +58,10 @@ DEVICE_GAUGES = {
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """One slot: its status, its memory, its prefix cache; ``load`` only while it is loaded."""
+    """One slot: its status, its memory, its prefix cache; ``load`` only while it is loaded.
+
+    ``losses`` counts the processes that it has lost, by their cause.
+    """
 
     id: str
     status: str
@@ -65,6 +70,7 @@ class ModelState:
     prefix_bytes: int = 0
     prefix_lookups: int = 0
     prefix_hits: int = 0
+    losses: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +139,14 @@ class Metrics:
         )
         self._loads = self._counter("model_loads", "Loads.", "model", "result")
         self._load_seconds = self._gauge("model_load_seconds", "The last load.", "model")
-        self._recoveries = self._counter("model_recoveries", "Lost processes.", "model", "cause")
 
-    def http_request(self, route: str, method: str, status: int) -> None:
-        """Count an HTTP response; ``route`` is the pattern, not the path."""
-        self._http.labels(route, method, status).inc()
+    def http_request(self, route: str, method: str, status: int | None) -> None:
+        """Count an HTTP request; ``route`` is the pattern that fits the path, empty if none does.
+
+        ``status`` None: no answer was begun, as the client had left.
+        """
+        known = method if method in METHODS else OTHER
+        self._http.labels(route or UNKNOWN, known, NO_STATUS if status is None else status).inc()
 
     def request_ended(self, end: RequestEnd) -> None:
         """Count an inference request, its tokens and its times."""
@@ -163,15 +172,11 @@ class Metrics:
         if ok:
             self._load_seconds.labels(label).set(seconds)
 
-    def model_lost(self, model: str, cause: Cause) -> None:
-        """Count a process that had to be replaced."""
-        self._recoveries.labels(self._label(model), cause).inc()
-
     def forget(self, model: str) -> None:
         """Drop the series of a model that was unloaded."""
         for metric in (
             *(self._requests, self._errors, self._duration, self._queue_wait, self._first_token),
-            *(self._speed, self._loads, self._load_seconds, self._recoveries),
+            *(self._speed, self._loads, self._load_seconds),
             *self._tokens.values(),
         ):
             metric.remove_by_labels({"model": model})
@@ -266,6 +271,8 @@ def add_model(series: Series, model: ModelState) -> None:
     series.counter("prefix_cache_lookups", text, model.prefix_lookups, labels)
     text = "Prompts of which a part was cached."
     series.counter("prefix_cache_hits", text, model.prefix_hits, labels)
+    for cause, count in model.losses.items():
+        series.counter("model_recoveries", "Lost processes.", count, {**labels, "cause": cause})
     if model.load is None:
         return
     for name, text in LOAD_GAUGES.items():

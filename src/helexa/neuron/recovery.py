@@ -307,7 +307,8 @@ class RecoveringHost:
                 continue
             return
         with self._gate:
-            self._poison(f"loading again failed {attempts} times: {reason}")
+            if self.state != "closed":
+                self._poison(f"loading again failed {attempts} times: {reason}")
 
     def _pause(self, attempt: int) -> float:
         pauses = self._policy.pauses
@@ -331,5 +332,4 @@ class RecoveringHost:
 
     def _become(self, state: State, cause: str) -> None:
         self.state, self.detail = state, cause
-        log.info("the model is %s (%s)", state, cause)
         self._on_change(state, cause)

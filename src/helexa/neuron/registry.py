@@ -5,19 +5,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskGroup
 
-from helexa.errors import EngineClosed, InvalidRequest
+from helexa.engine.host import ConsumerGone
+from helexa.errors import EngineClosed, HelexaError, InvalidRequest
 from helexa.neuron.ids import ModelSpec, find_slot
-from helexa.neuron.recovery import RecoveringHost
+from helexa.neuron.metrics import Metrics
+from helexa.neuron.recovery import RecoveringHost, State
 from helexa.neuron.slots import Loader, Slot
 from helexa.neuron.sources import Sources
 from helexa.refusals import ModelNotFound, ModelUnloaded
+from helexa.streams import LoopMailbox
 
 UNLOAD_S = 5.0
+Change = tuple[State, str]
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +43,14 @@ class Registry:
     ``gpus`` are the indices of the cards that may be used.
     """
 
-    def __init__(self, loader: Loader, gpus: Callable[[], tuple[int, ...]]) -> None:
+    def __init__(
+        self, loader: Loader, gpus: Callable[[], tuple[int, ...]], metrics: Metrics
+    ) -> None:
         self.slots: dict[str, Slot] = {}
         self._loader = loader
         self._gpus = gpus
+        self._metrics = metrics
+        self._closed: Callable[[], HelexaError] | None = None
         self._loading: dict[str, anyio.Lock] = {}
         self._hosts: dict[str, RecoveringHost] = {}
 
@@ -71,10 +81,11 @@ class Registry:
             raise slot.unavailable()
         return slot
 
-    async def load(self, spec: ModelSpec) -> Slot:
+    async def load(self, spec: ModelSpec, tasks: TaskGroup) -> None:
         """Load a model; a second caller for the same one waits and is refused.
 
-        Raises InvalidRequest if it is loaded already, or as `open_model`.
+        A task of ``tasks`` follows what becomes of it until it is unloaded. Raises InvalidRequest
+        if it is loaded already, or as `open_model`.
         """
         id, _ = self._loader.sources.find(spec.model_id)
         lock = self._loading.setdefault(str(id), anyio.Lock())
@@ -85,24 +96,57 @@ class Registry:
                 await self._remove(self.slots[broken])
             gpus = self._gpus()
             devices = spec.place(gpus)
-            began = time.monotonic()
+            changes: LoopMailbox[Change] = LoopMailbox()
+            load = partial(
+                self._loader.load,
+                spec,
+                devices,
+                cuda=bool(gpus),
+                started=partial(self._hosts.__setitem__, str(id)),
+                on_change=partial(tell, changes),
+            )
             try:
-                slot = await anyio.to_thread.run_sync(
-                    partial(
-                        self._loader.load,
-                        spec,
-                        devices,
-                        cuda=bool(gpus),
-                        started=partial(self._hosts.__setitem__, str(id)),
-                    )
-                )
-            except EngineClosed as error:
-                raise InvalidRequest(f"load of '{spec.model_id}' was cancelled") from error
+                slot = await self._timed(spec, load)
             finally:
                 self._hosts.pop(str(id), None)
+            tasks.start_soon(self._follow, slot, changes)
+
+    async def _timed(self, spec: ModelSpec, load: Callable[[], Slot]) -> Slot:
+        """Load, and say how long it took and how it went."""
+        began, slot = time.monotonic(), None
+        try:
+            slot = await anyio.to_thread.run_sync(load)
             self.slots[spec.model_id] = slot
-            log.info("loaded %s in %.1f s", spec.model_id, time.monotonic() - began)
+            if self._closed is not None:
+                slot.door.close(self._closed)
             return slot
+        except EngineClosed as error:
+            raise InvalidRequest(f"load of '{spec.model_id}' was cancelled") from error
+        finally:
+            took_s = time.monotonic() - began
+            self._metrics.model_loaded(spec.model_id, took_s, ok=slot is not None)
+            fields = {"model": spec.model_id, "elapsed_ms": round(1000 * took_s)}
+            text = "model loaded" if slot is not None else "loading a model failed"
+            log.info(text, extra={"fields": fields})
+
+    async def _follow(self, slot: Slot, changes: LoopMailbox[Change]) -> None:
+        """Let a slot know what its host goes through, until it is closed."""
+        while slot.state != "closed":
+            state, cause = await changes.get()
+            before = slot.state
+            slot.changed(state)
+            if self._closed is not None:
+                slot.door.close(self._closed)
+            if state not in (before, "closed"):
+                level = logging.INFO if state == "loaded" else logging.WARNING
+                fields = {"model": slot.id, "status": slot.wire_status, "cause": cause}
+                log.log(level, "model status changed", extra={"fields": fields})
+
+    def close_doors(self, reason: Callable[[], HelexaError]) -> None:
+        """Refuse whoever waits for a seat or will, at every model."""
+        self._closed = reason
+        for slot in self.slots.values():
+            slot.door.close(reason)
 
     async def unload(self, model_id: str, *, force: bool = False) -> None:
         """Unload a model, or cancel its loading. Raises ModelNotFound, StillRunning."""
@@ -115,7 +159,7 @@ class Registry:
         if slot.load_report().in_flight and not force and slot.state == "loaded":
             raise StillRunning(model_id)
         await self._remove(slot)
-        log.info("unloaded %s", model_id)
+        log.info("model unloaded", extra={"fields": {"model": slot.id}})
 
     async def close(self) -> None:
         """Unload everything."""
@@ -129,3 +173,10 @@ class Registry:
         self.slots.pop(slot.id, None)
         slot.door.close(lambda: ModelUnloaded(slot.id))
         await anyio.to_thread.run_sync(slot.model.close, UNLOAD_S)
+        self._metrics.forget(slot.id)
+
+
+def tell(changes: LoopMailbox[Change], state: State, cause: str) -> None:
+    """Leave a change of state for the event loop, if there still is one; never waits."""
+    with suppress(ConsumerGone):
+        changes.put((state, cause))

@@ -29,7 +29,7 @@ async def run(
     ``ready`` is called, in a task of its own, once the port is bound; a second signal ends the
     process at once, and its children with it.
     """
-    server = Server(neuron.router(), neuron.server_config(), render=render)
+    server = Server(neuron.router(), neuron.server_config(), render=render, observe=neuron.observe)
     await server.bind()
     neuron.port = server.port
     log.info("listening on %s", server.url)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,10 +15,11 @@ from helexa.engine.memory import MIB, Limit, kv_reservation_mb
 from helexa.engine.process.children import Nursery
 from helexa.engine.process.host import Deadlines, ProcessHost
 from helexa.engine.process.messages import Build
-from helexa.neuron.admission import Admission
+from helexa.neuron.admission import Admission, Permit
 from helexa.neuron.config import NeuronConfig
 from helexa.neuron.ids import ModelSpec
-from helexa.neuron.limits import Limits, Shape, servable, validate
+from helexa.neuron.limits import Limits, Shape, servable, still_free, validate
+from helexa.neuron.metrics import ModelState
 from helexa.neuron.recovery import Policy, RecoveringHost, State
 from helexa.neuron.runtime import Runtime
 from helexa.neuron.sources import BUILTIN, Sources
@@ -38,7 +40,11 @@ MIN_RETRY_S, MAX_RETRY_S = 2, 60
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """A model that was loaded and has not been unloaded; its state is its host's."""
+    """A model that was loaded and has not been unloaded.
+
+    ``state`` is its host's as the event loop has been told of it by `changed`; ``permits`` are
+    those of the requests that are being answered.
+    """
 
     spec: ModelSpec
     devices: tuple[int, ...]
@@ -49,6 +55,9 @@ class Slot:
     shape: Shape
     kv_budget_mb: int
     created_s: int = field(default_factory=lambda: int(time.time()))
+    state: State = "loaded"
+    permits: set[Permit] = field(default_factory=set)
+    free_mb: int = 0
 
     @property
     def id(self) -> str:
@@ -56,14 +65,38 @@ class Slot:
         return self.spec.model_id
 
     @property
-    def state(self) -> State:
-        return self.host.state
-
-    @property
     def wire_status(self) -> WireStatus:
         """What the list of models says of its state."""
-        state = self.host.state
+        state = self.state
         return state if state == "loaded" or state == "poisoned" else "recovering"
+
+    def changed(self, state: State) -> None:
+        """Take note of what became of the host, in the order in which it did.
+
+        While there is no model nobody is admitted; one that is back has a new door, through which
+        the requests that go on have come already.
+        """
+        before, self.state = self.state, state
+        if state == "recovering" or state == "poisoned":
+            self.door.close(self.unavailable)
+        elif state == "loaded" and before != "loaded":
+            self.door = self.door.renewed()
+            for permit in self.permits:
+                permit.move(self.door)
+
+    @asynccontextmanager
+    async def seat(self, principal: str | None, kv_mb: int) -> AsyncIterator[Permit]:
+        """Wait for a permit; at the latest the end of the block releases it. Raises as `Admission`.
+
+        It goes along to the door of a model that was lost and came back.
+        """
+        permit = await self.door.acquire(principal, kv_mb)
+        self.permits.add(permit)
+        try:
+            yield permit
+        finally:
+            permit.release()
+            self.permits.discard(permit)
 
     def limit(self) -> Limit:
         """How long requests may be, at the speed that the model reads prompts just now."""
@@ -74,20 +107,31 @@ class Slot:
         """The longest sequence that a request may become."""
         return min(self.limit().context or self.shape.longest_tokens, self.model.info.max_context)
 
-    def check(self, job: Job) -> int:
+    def check(self, job: Job, card_free_mb: int) -> int:
         """Check a prompt against the limits and say how many MiB of KV cache the request claims.
 
-        Raises InvalidRequest, PromptTooLong.
+        ``card_free_mb`` is what the last sample found free on the fullest of its cards, 0 if that
+        is not known. Raises InvalidRequest, PromptTooLong, LowMemory.
         """
         length = len(job.prompt_ids)
+        self.free_mb = still_free(self.free_mb, self._usable_mb(card_free_mb))
         validate(
             length,
             cap_tokens=self.limits.prompt_cap(self.shape, self.limit()),
-            free_mb=0,
+            free_mb=self.free_mb,
             floor_mb=self.limits.rules.floor_mb,
         )
         room = max(0, self.context_tokens() - length)
         return kv_reservation_mb(self.shape.kv, length, min(job.params.max_tokens, room))
+
+    def _usable_mb(self, card_free_mb: int) -> int:
+        """What a step may still take of a card: what is free, and what its allocator holds unused.
+
+        Host memory belongs to everyone: what is free of it says nothing about one model.
+        """
+        if not card_free_mb or not self.model.info.device.startswith("cuda"):
+            return 0
+        return card_free_mb + int(self.model.status().unused_mb)
 
     def unavailable(self) -> ModelRecovering:
         """What a request is told while there is no child."""
@@ -98,18 +142,23 @@ class Slot:
         left_s = round(host.load_s - gone_s)
         return ModelRecovering(self.id, min(MAX_RETRY_S, max(MIN_RETRY_S, left_s)))
 
+    @property
+    def vram_used_mb(self) -> int:
+        """MiB of device memory that it holds."""
+        return round(self.model.info.weight_mb + self.kv_budget_mb)
+
     def load_report(self) -> ModelLoad:
         status = self.model.status()
         return self.door.report(status.tok_s_prefill, status.tok_s_decode)
 
     def model_info(self) -> ModelInfo:
         """Its entry in the list of models."""
-        info, ready = self.model.info, self.host.state == "loaded"
+        info, ready = self.model.info, self.state == "loaded"
         return ModelInfo(
             id=self.id,
             status=self.wire_status,
             devices=self.devices,
-            vram_used_mb=round(info.weight_mb + self.kv_budget_mb),
+            vram_used_mb=self.vram_used_mb,
             capabilities=info.capabilities,
             limit=self.limits.published(self.limit()) if ready else None,
             tool_call=info.tool_markers is not None,
@@ -121,6 +170,20 @@ class Slot:
                 budget_mb=self.kv_budget_mb,
             ),
             spec=SentSpec.model_validate(self.spec.to_json()),
+        )
+
+    def model_state(self) -> ModelState:
+        """What the metrics say of it."""
+        status = self.model.status()
+        return ModelState(
+            id=self.id,
+            status=self.wire_status,
+            vram_used_mb=self.vram_used_mb,
+            load=self.load_report() if self.state == "loaded" else None,
+            prefix_bytes=round(status.cached_mb * MIB),
+            prefix_lookups=status.prefix.lookups,
+            prefix_hits=status.prefix.hits,
+            losses=dict(self.host.recoveries),
         )
 
 

@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
 
-from helexa.errors import DeviceError, EngineClosed, EngineLost, HelexaError
+from helexa.errors import (
+    DeviceError,
+    EngineClosed,
+    EngineLost,
+    HelexaError,
+    OutOfMemory,
+    VisionUnsupported,
+)
 from helexa.http import EventStream, Response, json_response
-from helexa.neuron.admission import principal_of
+from helexa.neuron.story import Story, story_of
 from helexa.protocol.envelope import wire_error
 from helexa.protocol.json_text import to_json
-from helexa.refusals import ModelUnloaded
+from helexa.refusals import LowMemory, ModelUnloaded
 from helexa.streams import AsyncEventStream
+from helexa.text.events import Finish
 
 if TYPE_CHECKING:
     from helexa.http import Request
     from helexa.loaded import Job
+    from helexa.neuron.admission import Permit
     from helexa.neuron.app import Neuron
     from helexa.neuron.slots import Slot
     from helexa.protocol.openai.projection import Projection
+    from helexa.protocol.sse import Frame
+    from helexa.text.events import Event
 
 JSON = "application/json"
-PRINCIPAL = ("x-helexa-account-id", "x-helexa-key-id")
+WHOLE_ANSWER_BYTES: Final = 1 << 40
+"""More than any answer has: one waits here whole, so that its seat need not wait for its reader."""
 
 
 async def answer(
@@ -40,38 +53,78 @@ async def answer(
 
     The head is sent only when the request runs, so that every refusal is a plain answer.
     """
-    job = await anyio.to_thread.run_sync(prepare)
-    headers = {name: request.headers.get(name) or "" for name in PRINCIPAL}
-    principal = principal_of(headers, trusted=neuron.config.trust_principal_headers)
-    await request.hold(slot.door.enter(principal, slot.check(job)))
+    story = story_of(request)
+    job = await anyio.to_thread.run_sync(placed, slot, prepare)
+    if neuron.springs(slot):
+        slot.host.kill()
+        raise slot.unavailable()
+    claim_mb = slot.check(job, neuron.hardware.free_mb(slot.devices))
+    permit = await request.hold(slot.seat(story.line.principal, claim_mb))
+    story.waited_s = permit.waited_s
     events = await request.hold(AsyncEventStream(slot.model, lambda: job))
+    story.runs(len(job.prompt_ids), lambda: events.tokens_read)
+    running = Running(slot, story, permit, events, projection)
     try:
         await events.start()
-        if stream:
-            return EventStream(frames(slot, events, projection), last_words=last_words(projection))
-        projection.open()
-        async for event in events:
-            projection.push(event)
-    except (EngineLost, DeviceError, EngineClosed) as error:
-        raise as_refusal(slot, error) from error
-    return json_response(projection.whole())
-
-
-async def frames(
-    slot: Slot, events: AsyncEventStream, projection: Projection
-) -> AsyncIterator[bytes]:
-    """The frames of a streamed answer; one that fails ends with its error."""
-    for frame in projection.open():
-        yield frame.encode()
-    try:
-        async for event in events:
-            for frame in projection.push(event):
-                yield frame.encode()
-        for frame in projection.end():
-            yield frame.encode()
+        if not stream:
+            return await running.whole()
     except HelexaError as error:
-        for frame in projection.fail(as_refusal(slot, error)):
+        raise as_refusal(slot, error) from error
+    return EventStream(
+        running.frames(),
+        last_words=last_words(projection),
+        max_buffer_bytes=WHOLE_ANSWER_BYTES,
+    )
+
+
+def placed(slot: Slot, prepare: Callable[[], Job]) -> Job:
+    """The job; what a model cannot do is said with its name."""
+    try:
+        return prepare()
+    except VisionUnsupported as error:
+        error.model_id = slot.id
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A request that was admitted. Its seat is free as soon as its last event is there."""
+
+    slot: Slot
+    story: Story
+    permit: Permit
+    events: AsyncEventStream
+    projection: Projection
+
+    async def whole(self) -> Response:
+        """The answer in one piece."""
+        self.projection.open()
+        async for event in self.events:
+            self._push(event)
+        return json_response(self.projection.whole())
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        """The frames of a streamed answer; one that fails ends with its error."""
+        for frame in self.projection.open():
             yield frame.encode()
+        try:
+            with self.story.watching():
+                async for event in self.events:
+                    for frame in self._push(event):
+                        yield frame.encode()
+            last = self.projection.end()
+        except HelexaError as error:
+            last = self.projection.fail(as_refusal(self.slot, error))
+        finally:
+            self.permit.release()
+        for frame in last:
+            yield frame.encode()
+
+    def _push(self, event: Event) -> list[Frame]:
+        if isinstance(event, Finish):
+            self.story.finish = event
+            self.permit.release()
+        return self.projection.push(event)
 
 
 def last_words(projection: Projection) -> Callable[[HelexaError], bytes]:
@@ -81,10 +134,13 @@ def last_words(projection: Projection) -> Callable[[HelexaError], bytes]:
 
 def as_refusal(slot: Slot, error: HelexaError) -> HelexaError:
     """An error of the engine as a client is told of it."""
-    if isinstance(error, EngineLost | DeviceError):
-        return slot.unavailable()
-    if isinstance(error, EngineClosed):
-        return ModelUnloaded(slot.id)
+    match error:
+        case EngineLost() | DeviceError():
+            return slot.unavailable()
+        case EngineClosed():
+            return ModelUnloaded(slot.id)
+        case OutOfMemory():
+            return LowMemory(error.free_mb, slot.limits.rules.floor_mb)
     return error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from helexa.errors import HelexaError, InvalidRequest, PreflightError
@@ -9,6 +10,7 @@ from helexa.http import Response
 from helexa.neuron.api.answering import JSON
 from helexa.neuron.ids import HARNESS, ModelSpec
 from helexa.neuron.listing import known_capabilities, preflight
+from helexa.neuron.metrics import CONTENT_TYPE
 from helexa.neuron.preflight import error_json
 from helexa.neuron.registry import StillRunning
 from helexa.protocol.envelope import WireError, chain_text, flat_error
@@ -19,6 +21,8 @@ from helexa.refusals import ModelNotFound
 if TYPE_CHECKING:
     from helexa.http import Request
     from helexa.neuron.app import Neuron
+
+log = logging.getLogger(__name__)
 
 
 def ok(value: Any) -> Response:
@@ -74,6 +78,10 @@ async def capabilities(neuron: Neuron, request: Request) -> Response:
     return ok({"capabilities": list(found)})
 
 
+async def metrics(neuron: Neuron, request: Request) -> Response:
+    return Response(neuron.metrics.render(), media_type=CONTENT_TYPE)
+
+
 async def load(neuron: Neuron, request: Request) -> Response:
     """Load a model; answers when it is loaded."""
     try:
@@ -84,6 +92,8 @@ async def load(neuron: Neuron, request: Request) -> Response:
         await preflight(spec, neuron.registry.sources, neuron.environ)
         await neuron.load(spec)
     except PreflightError as error:
+        fields = {"model": spec.model_id, "reason": error.kind, "detail": error.message}
+        log.warning("model refused", extra={"fields": fields})
         return Response(to_json({"error": error_json(error)}), 422, media_type=JSON)
     except HelexaError as error:
         return told(flat_error(error))

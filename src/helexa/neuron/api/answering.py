@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -70,11 +70,7 @@ async def answer(
             return await running.whole()
     except HelexaError as error:
         raise as_refusal(slot, error) from error
-    return EventStream(
-        running.frames(),
-        last_words=last_words(projection),
-        max_buffer_bytes=WHOLE_ANSWER_BYTES,
-    )
+    return running.stream()
 
 
 def placed(slot: Slot, prepare: Callable[[], Job]) -> Job:
@@ -93,7 +89,7 @@ class Running:
     slot: Slot
     story: Story
     permit: Permit
-    events: AsyncEventStream
+    events: AsyncIterable[Event]
     projection: Projection
 
     async def whole(self) -> Response:
@@ -102,6 +98,14 @@ class Running:
         async for event in self.events:
             self._push(event)
         return json_response(self.projection.whole())
+
+    def stream(self) -> EventStream:
+        """The answer as it comes."""
+        return EventStream(
+            self.frames(),
+            last_words=last_words(self.projection),
+            max_buffer_bytes=WHOLE_ANSWER_BYTES,
+        )
 
     async def frames(self) -> AsyncIterator[bytes]:
         """The frames of a streamed answer; one that fails ends with its error."""

@@ -322,3 +322,13 @@ def test_n036_readers() -> None:
 def test_n029_health_fresh() -> None:
     said = hardware(Cards()).health(0.9, ActivationStatus(), []).to_wire()
     assert (said["uptime_secs"], said["models"]) == (0, [])
+
+
+def test_the_fullest_card_of_a_model_counts() -> None:
+    health = tuple(
+        DeviceHealth(index=index, vram_used_mb=0, vram_free_mb=free_mb)
+        for index, free_mb in ((0, 900), (1, 400), (3, 50))
+    )
+    at = hardware(Cards(health=health))
+    assert [at.free_mb(devices) for devices in ((0,), (0, 1), (0, 2), ())] == [900, 400, 0, 0]
+    assert hardware(Cards()).free_mb((0,)) == 0

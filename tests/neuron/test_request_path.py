@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -240,4 +242,17 @@ def test_the_queue_is_full(daemon: Daemon) -> None:
         assert daemon.end("f3")[1]["code"] == "rate_limit_exceeded"
         labels = {"model": TINY, "reason": "anon_yield"}
         assert daemon.metric("model_rejections_total", **labels) >= 1
+    wait_until(lambda: load(daemon) == (0, 0))
+
+
+def test_a_seat_goes_along_to_the_model_that_is_back(daemon: Daemon) -> None:
+    slot, before = daemon.slot(), daemon.slot().door
+    with daemon.asking(TEXT, endless(), "goes-on"):
+        wait_until(lambda: slot.model.status().running == 1)
+        os.kill(daemon.child(), signal.SIGKILL)
+        wait_until(lambda: slot.door is not before, 60)
+        assert (slot.load_report().in_flight, before.report().in_flight) == (1, 0)
+        wait_until(lambda: slot.model.status().running == 1)
+    text, fields = daemon.end("goes-on")
+    assert (text, fields["client_gone"]) == ("request done", True)
     wait_until(lambda: load(daemon) == (0, 0))

@@ -21,6 +21,8 @@ BODIES: dict[str, Any] = {
     TEXT: {"model": TINY, "prompt": "Hi"},
     "/v1/responses": {"model": TINY, "input": "Hi"},
 }
+IMAGES = "/v1/images/generations"
+PICTURE: Any = {"model": TINY, "prompt": "a cat"}
 IMAGE = "data:image/png;base64,iVBORw0KGgo="
 
 
@@ -46,7 +48,7 @@ def empty() -> Iterator[Daemon]:
 
 def test_n055_no_harness() -> None:
     with running(NeuronConfig(port=0, harnesses=())) as bare:
-        for path, body in BODIES.items():
+        for path, body in {**BODIES, IMAGES: PICTURE}.items():
             answer = bare.http.post(path, json=body, headers={"x-request-id": f"r{path}"})
             assert answer.status_code == 503
             assert answer.json() == {"error": "harness 'candle' is not enabled on this neuron"}
@@ -54,7 +56,7 @@ def test_n055_no_harness() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("path", [*BODIES, "/tokenize"])
+@pytest.mark.parametrize("path", [*BODIES, "/tokenize", IMAGES])
 def test_n056_not_loaded(empty: Daemon, path: str, stream: bool) -> None:
     body = {**BODIES.get(path, BODIES[TEXT]), "model": "o/absent", "stream": stream}
     answer = empty.http.post(path, json=body)
@@ -182,6 +184,15 @@ def test_n143_a_client_leaves_the_queue(daemon: Daemon) -> None:
         assert (fields["finish_reason"], fields["completion_tokens"]) == ("cancelled", 0)
         assert load(daemon) == (1, 0)
     assert daemon.end("runs")[1]["finish_reason"] == "cancelled"
+
+
+def test_n145_an_image_of_a_model_that_writes(daemon: Daemon) -> None:
+    headers = {"x-request-id": "picture"}
+    answer = daemon.http.post(IMAGES, json=PICTURE, headers=headers)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (422, "wrong_modality")
+    assert (error["model_id"], bool(error["suggestion"])) == (TINY, True)
+    assert daemon.end("picture")[1]["surface"] == "images"
 
 
 def test_n142_metrics(daemon: Daemon) -> None:

@@ -15,7 +15,7 @@ from helexa.http import AsgiApp, Ending, Request, Response, Router, ServerConfig
 from helexa.neuron.activation import ActivationTracker, activate
 from helexa.neuron.admission import ACCOUNT_HEADER, KEY_HEADER, principal_of
 from helexa.neuron.api import chat as surfaces
-from helexa.neuron.api import control, tokens
+from helexa.neuron.api import control, images, tokens
 from helexa.neuron.api.answering import render
 from helexa.neuron.bearer import may_enter, required_bearer
 from helexa.neuron.build import build_info
@@ -55,6 +55,7 @@ SURFACES: tuple[tuple[str, Surface, Handler], ...] = (
     ("/v1/chat/completions", "chat", surfaces.chat),
     ("/v1/completions", "completions", surfaces.completions),
     ("/v1/responses", "responses", surfaces.responses),
+    ("/v1/images/generations", "images", images.generate),
 )
 PRINCIPAL = (ACCOUNT_HEADER, KEY_HEADER)
 

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from helexa.chat_options import ChatOptions
 from helexa.engine.params import SamplingParams
-from helexa.neuron.api.answering import answer, now
-from helexa.neuron.story import story_of
+from helexa.neuron.api.answering import answer, now, slot_for
 from helexa.protocol.fields import parse
 from helexa.protocol.ids import chat_id, completion_id, message_id, response_id
 from helexa.protocol.openai.chat import ChatCall, ChatRequest, wants_thinking
 from helexa.protocol.openai.chat_answer import ChatAnswer
 from helexa.protocol.openai.completion_answer import CompletionAnswer
-from helexa.protocol.openai.completions import CompletionCall, CompletionRequest
+from helexa.protocol.openai.completions import CompletionRequest
 from helexa.protocol.openai.projection import Head
 from helexa.protocol.openai.response_answer import ResponseAnswer
 from helexa.protocol.openai.responses import ResponseRequest
@@ -31,7 +30,7 @@ async def chat(neuron: Neuron, request: Request) -> Response:
     body = parse(ChatRequest, await request.json())
     neuron.require_engine()
     call = body.call(include_thinking=wants_thinking(request.headers.get("x-include-thinking")))
-    slot = slot_for(neuron, request, call)
+    slot = slot_for(neuron, request, call.model, stream=call.stream)
     projection = ChatAnswer(
         Head(chat_id(), call.model, now()),
         logprobs=call.logprobs,
@@ -47,7 +46,7 @@ async def responses(neuron: Neuron, request: Request) -> Response:
     body = parse(ResponseRequest, await request.json())
     neuron.require_engine()
     call = body.call()
-    slot = slot_for(neuron, request, call)
+    slot = slot_for(neuron, request, call.model, stream=call.stream)
     projection = ResponseAnswer(
         Head(response_id(), call.model, now()), message_id=message_id(), echo=body.echo()
     )
@@ -60,7 +59,7 @@ async def completions(neuron: Neuron, request: Request) -> Response:
     body = parse(CompletionRequest, await request.json())
     neuron.require_engine()
     call = body.call()
-    slot = slot_for(neuron, request, call)
+    slot = slot_for(neuron, request, call.model, stream=call.stream)
     projection = CompletionAnswer(Head(completion_id(), call.model, now()), logprobs=call.logprobs)
     job = partial(
         slot.model.text_job,
@@ -69,14 +68,6 @@ async def completions(neuron: Neuron, request: Request) -> Response:
         response_format=call.response_format,
     )
     return await answer(neuron, request, slot, job, projection, stream=call.stream)
-
-
-def slot_for(neuron: Neuron, request: Request, call: ChatCall | CompletionCall) -> Slot:
-    """The slot that a call is for, noted for the log. Raises as `Neuron.serving`."""
-    story_of(request).asks(call.model, stream=call.stream)
-    slot = neuron.serving(call.model)
-    story_of(request).line.model = slot.id
-    return slot
 
 
 def prepared(slot: Slot, call: ChatCall) -> Job:

@@ -1,0 +1,29 @@
+"""`/v1/images/generations`: checked and refused, as no model here makes images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from helexa.neuron.api.answering import slot_for
+from helexa.protocol.fields import parse
+from helexa.protocol.openai.images import ImageRequest
+from helexa.refusals import NotBuilt, WrongModality
+
+if TYPE_CHECKING:
+    from helexa.http import Request, Response
+    from helexa.neuron.app import Neuron
+
+IMAGE = "image"
+
+
+async def generate(neuron: Neuron, request: Request) -> Response:
+    """An image is refused with what is wrong first: the request, the model, this daemon."""
+    body = parse(ImageRequest, await request.json())
+    neuron.require_engine()
+    call = body.call()
+    slot = slot_for(neuron, request, call.model)
+    if IMAGE not in slot.model.info.capabilities:
+        raise WrongModality(
+            slot.id, f"model '{slot.id}' makes text, not images", suggestion="use a chat route"
+        )
+    raise NotBuilt("image generation is not built into this server")

@@ -139,6 +139,14 @@ def test_n143_rejected(daemon: Daemon) -> None:
     assert fields["stream"] is True
 
 
+def test_n143_a_rejected_parameter(daemon: Daemon) -> None:
+    headers = {"x-request-id": "two"}
+    daemon.http.post(CHAT, json={**BODIES[CHAT], "n": 2}, headers=headers)
+    text, fields = daemon.end("two")
+    assert (text, fields["code"]) == ("request rejected", "unsupported_parameter")
+    assert fields["model"] == TINY
+
+
 @pytest.mark.parametrize(
     ("content", "kind", "code"),
     [

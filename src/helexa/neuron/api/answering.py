@@ -40,12 +40,10 @@ WHOLE_ANSWER_BYTES: Final = 1 << 40
 """More than any answer has: one waits here whole, so that its seat need not wait for its reader."""
 
 
-def slot_for(neuron: Neuron, request: Request, model_id: str, *, stream: bool = False) -> Slot:
+def slot_for(neuron: Neuron, request: Request, model_id: str) -> Slot:
     """The slot that a request is for, noted for the log. Raises as `Neuron.serving`."""
-    story = story_of(request)
-    story.asks(model_id, stream=stream)
     slot = neuron.serving(model_id)
-    story.line.model = slot.id
+    story_of(request).line.model = slot.id
     return slot
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from helexa.chat_options import ChatOptions
 from helexa.engine.params import SamplingParams
 from helexa.neuron.api.answering import answer, now, slot_for
+from helexa.neuron.story import story_of
 from helexa.protocol.fields import parse
 from helexa.protocol.ids import chat_id, completion_id, message_id, response_id
 from helexa.protocol.openai.chat import ChatCall, ChatRequest, wants_thinking
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 async def chat(neuron: Neuron, request: Request) -> Response:
     """A conversation is answered."""
     body = parse(ChatRequest, await request.json())
+    story_of(request).asks(body.model, stream=bool(body.stream))
     neuron.require_engine()
     call = body.call(include_thinking=wants_thinking(request.headers.get("x-include-thinking")))
-    slot = slot_for(neuron, request, call.model, stream=call.stream)
+    slot = slot_for(neuron, request, call.model)
     projection = ChatAnswer(
         Head(chat_id(), call.model, now()),
         logprobs=call.logprobs,
@@ -44,9 +46,10 @@ async def chat(neuron: Neuron, request: Request) -> Response:
 async def responses(neuron: Neuron, request: Request) -> Response:
     """The same in the terms of the responses API."""
     body = parse(ResponseRequest, await request.json())
+    story_of(request).asks(body.model, stream=bool(body.stream))
     neuron.require_engine()
     call = body.call()
-    slot = slot_for(neuron, request, call.model, stream=call.stream)
+    slot = slot_for(neuron, request, call.model)
     projection = ResponseAnswer(
         Head(response_id(), call.model, now()), message_id=message_id(), echo=body.echo()
     )
@@ -57,9 +60,10 @@ async def responses(neuron: Neuron, request: Request) -> Response:
 async def completions(neuron: Neuron, request: Request) -> Response:
     """A text is continued."""
     body = parse(CompletionRequest, await request.json())
+    story_of(request).asks(body.model, stream=bool(body.stream))
     neuron.require_engine()
     call = body.call()
-    slot = slot_for(neuron, request, call.model, stream=call.stream)
+    slot = slot_for(neuron, request, call.model)
     projection = CompletionAnswer(Head(completion_id(), call.model, now()), logprobs=call.logprobs)
     job = partial(
         slot.model.text_job,

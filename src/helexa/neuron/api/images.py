@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from helexa.neuron.api.answering import slot_for
+from helexa.neuron.story import story_of
 from helexa.protocol.fields import parse
 from helexa.protocol.openai.images import ImageRequest
 from helexa.refusals import NotBuilt, WrongModality
@@ -19,6 +20,7 @@ IMAGE = "image"
 async def generate(neuron: Neuron, request: Request) -> Response:
     """An image is refused with what is wrong first: the request, the model, this daemon."""
     body = parse(ImageRequest, await request.json())
+    story_of(request).asks(body.model, stream=False)
     neuron.require_engine()
     call = body.call()
     slot = slot_for(neuron, request, call.model)

@@ -21,6 +21,8 @@ from helexa.neuron.runtime import Runtime
 from tests.neuron.daemons import HELLO, TINY, Daemon, endless, frames, running
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.timeout(300)  # each loads models, two or three times
+
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 COPY = "copy:o/tiny"
@@ -91,7 +93,7 @@ def test_n136_kill_child(daemon: Daemon) -> None:
         assert 2 <= int(answer.headers["retry-after"]) <= 60
     text, fields = daemon.end("lost")
     assert (text, fields["code"]) == ("request failed", "model_recovering")
-    wait_until(lambda: daemon.status() == "loaded", 60)
+    wait_until(lambda: daemon.status() == "loaded", 100)
     assert daemon.metric("model_recoveries_total", model=TINY, cause="exit") == losses + 1
     assert daemon.http.post(CHAT, json=SHORT).status_code == 200
 
@@ -106,7 +108,7 @@ def test_n136_a_model_that_is_back_counts_afresh(daemon: Daemon) -> None:
         assert slot.load_report().rejected_anon_yield == 1
     os.kill(daemon.child(), signal.SIGKILL)
     wait_until(lambda: slot.state == "recovering")
-    wait_until(lambda: slot.state == "loaded", 60)
+    wait_until(lambda: slot.state == "loaded", 100)
     report = slot.load_report()
     assert (report.rejected_anon_yield, report.in_flight, report.queue_depth) == (0, 0, 0)
     assert report.max_in_flight == 1
@@ -126,7 +128,7 @@ def test_n137_step_deadline(daemon: Daemon) -> None:
     assert served > 1
     assert not Path(f"/proc/{pid}").exists()
     assert daemon.end("stopped")[0] == "request failed"
-    wait_until(lambda: daemon.status(COPY) == "loaded", 60)
+    wait_until(lambda: daemon.status(COPY) == "loaded", 100)
     assert daemon.metric("model_recoveries_total", model=COPY, cause="deadline") == 1
     daemon.http.post("/models/unload", json={"model_id": COPY})
 
@@ -136,7 +138,7 @@ def test_n139_give_up(daemon: Daemon, files: Path) -> None:
     away = files / "away"
     (files / "o" / "tiny").rename(away)
     os.kill(daemon.child(COPY), signal.SIGKILL)
-    wait_until(lambda: daemon.status(COPY) == "poisoned", 60)
+    wait_until(lambda: daemon.status(COPY) == "poisoned", 100)
     (info,) = [m for m in daemon.http.get("/models").json() if m["id"] == COPY]
     assert (info["servable"]["ok"], info["servable"]["reason"]) == (False, "recovery_failed")
     answer = daemon.http.post(CHAT, json={**SHORT, "model": COPY})
@@ -173,7 +175,7 @@ def test_n138_debug_poison(daemon: Daemon) -> None:
     assert answer.json()["error"]["code"] == "model_recovering"
     assert daemon.end("first")[0] == "request rejected"
     wait_until(lambda: daemon.metric("model_recoveries_total", model=VICTIM, cause="exit") == 1)
-    wait_until(lambda: daemon.status(VICTIM) == "loaded", 60)
+    wait_until(lambda: daemon.status(VICTIM) == "loaded", 100)
     assert daemon.child(VICTIM) != pid
     for stream in (True, False):
         assert daemon.http.post(CHAT, json={**body, "stream": stream}).status_code == 200

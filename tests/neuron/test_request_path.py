@@ -7,10 +7,14 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 
+from helexa.neuron.app import Neuron
 from helexa.neuron.config import AdmissionConfig, EngineSection, NeuronConfig
 from helexa.neuron.ids import ModelSpec
+from helexa.neuron.runtime import Runtime
 from tests.neuron.daemons import HELLO, TINY, Daemon, endless, running
 from tests.waiting import wait_until
 
@@ -64,6 +68,19 @@ def test_n056_not_loaded(empty: Daemon, path: str, stream: bool) -> None:
     error = answer.json()["error"]
     assert (error["code"], error["model_id"]) == ("model_not_found", "o/absent")
     assert "retry-after" not in answer.headers
+
+
+def test_a_load_does_not_hold_up_the_end() -> None:
+    async def main() -> Neuron:
+        neuron = Neuron(NeuronConfig(default_models=(ModelSpec(model_id=TINY),)), Runtime(), {})
+        async with neuron.running():
+            await anyio.to_thread.run_sync(
+                wait_until, lambda: neuron.activation.status.in_progress == TINY
+            )
+        return neuron
+
+    neuron = anyio.run(main)
+    assert (neuron.slots, neuron.activation.status.completed) == ([], ())
 
 
 def test_n057_chained(empty: Daemon) -> None:
@@ -269,7 +286,7 @@ def test_a_seat_goes_along_to_the_model_that_is_back(daemon: Daemon) -> None:
     with daemon.asking(TEXT, endless(), "goes-on"):
         wait_until(lambda: slot.model.status().running == 1)
         os.kill(daemon.child(), signal.SIGKILL)
-        wait_until(lambda: slot.door is not before, 60)
+        wait_until(lambda: slot.door is not before, 100)
         assert (slot.load_report().in_flight, before.report().in_flight) == (1, 0)
         wait_until(lambda: slot.model.status().running == 1)
     text, fields = daemon.end("goes-on")

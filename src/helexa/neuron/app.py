@@ -156,9 +156,12 @@ class Neuron:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
                 tasks.start_soon(self._activate)
-                yield self
-                self.stop_taking()
-                tasks.cancel_scope.cancel()
+                try:
+                    yield self
+                finally:
+                    self.stop_taking()
+                    tasks.cancel_scope.cancel()
+                    await self.registry.cancel_loads()
         finally:
             self._tasks = None
             self._sampler.stop()

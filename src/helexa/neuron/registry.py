@@ -102,7 +102,7 @@ class Registry:
                 spec,
                 devices,
                 cuda=bool(gpus),
-                started=partial(self._hosts.__setitem__, str(id)),
+                started=partial(self._started, str(id)),
                 on_change=partial(tell, changes),
             )
             try:
@@ -111,9 +111,15 @@ class Registry:
                 self._hosts.pop(str(id), None)
             tasks.start_soon(self._follow, slot, changes)
 
+    def _started(self, id: str, host: RecoveringHost) -> None:
+        """A load has got as far as its process; called on its thread."""
+        self._hosts[id] = host
+        if self._closed is not None:
+            host.close(0.0)
+
     async def _timed(self, spec: ModelSpec, load: Callable[[], Slot]) -> Slot:
         """Load, and say how long it took and how it went."""
-        began, slot = time.monotonic(), None
+        began, slot, detail = time.monotonic(), None, None
         try:
             slot = await anyio.to_thread.run_sync(load)
             self.slots[spec.model_id] = slot
@@ -121,13 +127,20 @@ class Registry:
                 slot.door.close(self._closed)
             return slot
         except EngineClosed as error:
-            raise InvalidRequest(f"load of '{spec.model_id}' was cancelled") from error
+            detail = f"load of '{spec.model_id}' was cancelled"
+            raise InvalidRequest(detail) from error
+        except HelexaError as error:
+            detail = error.message
+            raise
         finally:
             took_s = time.monotonic() - began
             self._metrics.model_loaded(spec.model_id, took_s, ok=slot is not None)
-            fields = {"model": spec.model_id, "elapsed_ms": round(1000 * took_s)}
-            text = "model loaded" if slot is not None else "loading a model failed"
-            log.info(text, extra={"fields": fields})
+            elapsed_ms = round(1000 * took_s)
+            fields = {"model": spec.model_id, "elapsed_ms": elapsed_ms, "detail": detail}
+            if slot is not None:
+                log.info("model loaded", extra={"fields": fields})
+            else:
+                log.warning("model not loaded", extra={"fields": fields})
 
     async def _follow(self, slot: Slot, changes: LoopMailbox[Change]) -> None:
         """Let a slot know what its host goes through, until it is closed."""
@@ -161,19 +174,23 @@ class Registry:
         await self._remove(slot)
         log.info("model unloaded", extra={"fields": {"model": slot.id}})
 
-    async def close(self) -> None:
-        """Unload everything."""
+    async def cancel_loads(self) -> None:
+        """End what is loading. To be called after `close_doors`."""
         with anyio.CancelScope(shield=True):  # bounded: each host kills its child in time
             for host in list(self._hosts.values()):
                 await anyio.to_thread.run_sync(host.close, 0.0)
+
+    async def close(self) -> None:
+        """Unload everything."""
+        with anyio.CancelScope(shield=True):  # bounded: each host kills its child in time
             for slot in list(self.slots.values()):
                 await self._remove(slot)
 
     async def _remove(self, slot: Slot) -> None:
         self.slots.pop(slot.id, None)
+        self._metrics.forget(slot.id)
         slot.door.close(lambda: ModelUnloaded(slot.id))
         await anyio.to_thread.run_sync(slot.model.close, UNLOAD_S)
-        self._metrics.forget(slot.id)
 
 
 def tell(changes: LoopMailbox[Change], state: State, cause: str) -> None:

@@ -11,6 +11,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from helexa.engine.process.children import Nursery
+from helexa.errors import InvalidRequest
 from helexa.http import AsgiApp, Request, Response, Router, ServerConfig
 from helexa.neuron.activation import ActivationTracker, activate
 from helexa.neuron.api import chat as surfaces
@@ -27,7 +28,7 @@ from helexa.neuron.runtime import Runtime
 from helexa.neuron.slots import Loader, Slot
 from helexa.neuron.sources import Sources
 from helexa.opening import CHILD
-from helexa.refusals import InvalidApiKey, NoHarness, ShuttingDown
+from helexa.refusals import CudaUnavailable, InvalidApiKey, NoHarness, ShuttingDown
 
 Handler = Callable[["Neuron", Request], Awaitable[Response]]
 
@@ -70,7 +71,7 @@ class Neuron:
         self._tasks: TaskGroup | None = None
         self._closing = False
         sources = Sources.of(config.engine, environ)
-        loader = Loader(config, runtime, sources, self._nursery)
+        loader = Loader(config, runtime, sources, self._nursery, environ)
         self.registry = Registry(loader, lambda: self.hardware.gpus)
 
     @property
@@ -99,9 +100,16 @@ class Neuron:
         return self.registry.serving(model_id)
 
     async def load(self, spec: ModelSpec) -> None:
-        """Load a model; the load goes on when its caller leaves. Raises as `Registry.load`."""
+        """Load a model; the load goes on when its caller leaves.
+
+        Raises ShuttingDown, CudaUnavailable, InvalidRequest for the harness, or as `Registry.load`.
+        """
         if self._closing or self._tasks is None:
             raise ShuttingDown
+        if self.hardware.unavailable is not None:
+            raise CudaUnavailable(self.hardware.unavailable)
+        if spec.harness not in self.config.harness_names:
+            raise InvalidRequest(f"unknown harness '{spec.harness}'")
         done = anyio.Event()
         failures: list[Exception] = []
 

@@ -11,8 +11,9 @@ import anyio
 import anyio.to_thread
 
 from helexa.errors import EngineClosed, InvalidRequest
-from helexa.neuron.ids import ModelSpec, find_slot
-from helexa.neuron.recovery import RecoveringHost
+from helexa.neuron.fetching import LoadWatch
+from helexa.neuron.ids import ModelId, ModelSpec, find_slot, same_model
+from helexa.neuron.listing import preflight
 from helexa.neuron.slots import Loader, Slot
 from helexa.neuron.sources import Sources
 from helexa.refusals import ModelNotFound, ModelUnloaded
@@ -41,19 +42,13 @@ class Registry:
         self.slots: dict[str, Slot] = {}
         self._loader = loader
         self._gpus = gpus
-        self._loading: dict[str, anyio.Lock] = {}
-        self._hosts: dict[str, RecoveringHost] = {}
+        self._loading: dict[ModelId, anyio.Lock] = {}
+        self._watches: dict[ModelId, LoadWatch] = {}
 
     @property
     def sources(self) -> Sources:
         """Where models come from."""
         return self._loader.sources
-
-    def refuse_loaded(self, spec: ModelSpec) -> None:
-        """Raise InvalidRequest if the model is loaded already, and not beyond repair."""
-        name = find_slot(spec.model_id, self.slots, self.sources.default)
-        if name is not None and self.slots[name].state != "poisoned":
-            raise InvalidRequest(f"model '{spec.model_id}' already loaded")
 
     def find(self, model_id: str) -> Slot:
         """The slot that a name means. Raises ModelNotFound."""
@@ -74,42 +69,41 @@ class Registry:
     async def load(self, spec: ModelSpec) -> Slot:
         """Load a model; a second caller for the same one waits and is refused.
 
-        Raises InvalidRequest if it is loaded already, or as `open_model`.
+        A model beyond repair is loaded afresh. Raises InvalidRequest if it is loaded already,
+        PreflightError if it cannot be, or as `open_model`.
         """
-        id, _ = self._loader.sources.find(spec.model_id)
-        lock = self._loading.setdefault(str(id), anyio.Lock())
-        async with lock:
-            self.refuse_loaded(spec)
-            broken = find_slot(spec.model_id, self.slots, self.sources.default)
-            if broken is not None:
-                await self._remove(self.slots[broken])
+        id, _ = self.sources.find(spec.model_id)
+        async with self._loading.setdefault(id, anyio.Lock()):
+            old = same_model(id, self.slots, self.sources.default)
+            if old is not None and self.slots[old].state != "poisoned":
+                raise InvalidRequest(f"model '{spec.model_id}' already loaded")
             gpus = self._gpus()
             devices = spec.place(gpus)
             began = time.monotonic()
+            loader = self._loader
+            watch = LoadWatch(spec.model_id, loader.config.engine.load_stall_secs)
+            self._watches[id] = watch
             try:
-                slot = await anyio.to_thread.run_sync(
-                    partial(
-                        self._loader.load,
-                        spec,
-                        devices,
-                        cuda=bool(gpus),
-                        started=partial(self._hosts.__setitem__, str(id)),
-                    )
+                await watch.run(partial(preflight, spec, self.sources, loader.environ))
+                if old is not None:
+                    await self._remove(self.slots[old])
+                slot = await watch.run(
+                    partial(loader.load, spec, devices, cuda=bool(gpus), watch=watch)
                 )
-            except EngineClosed as error:
-                raise InvalidRequest(f"load of '{spec.model_id}' was cancelled") from error
+            except EngineClosed:
+                raise InvalidRequest(f"load of '{spec.model_id}' was cancelled") from None
             finally:
-                self._hosts.pop(str(id), None)
+                del self._watches[id]
             self.slots[spec.model_id] = slot
             log.info("loaded %s in %.1f s", spec.model_id, time.monotonic() - began)
             return slot
 
     async def unload(self, model_id: str, *, force: bool = False) -> None:
         """Unload a model, or cancel its loading. Raises ModelNotFound, StillRunning."""
-        id, _ = self._loader.sources.find(model_id)
-        loading = self._hosts.get(str(id))
-        if loading is not None:
-            await anyio.to_thread.run_sync(loading.close, 0.0)
+        watch = self._loading_as(model_id)
+        if watch is not None:
+            await anyio.to_thread.run_sync(watch.cancel)
+            log.info("cancelled the load of %s", model_id)
             return
         slot = self.find(model_id)
         if slot.load_report().in_flight and not force and slot.state == "loaded":
@@ -120,10 +114,15 @@ class Registry:
     async def close(self) -> None:
         """Unload everything."""
         with anyio.CancelScope(shield=True):  # bounded: each host kills its child in time
-            for host in list(self._hosts.values()):
-                await anyio.to_thread.run_sync(host.close, 0.0)
+            for watch in list(self._watches.values()):
+                await anyio.to_thread.run_sync(watch.cancel)
             for slot in list(self.slots.values()):
                 await self._remove(slot)
+
+    def _loading_as(self, model_id: str) -> LoadWatch | None:
+        names = {str(id): watch for id, watch in self._watches.items()}
+        name = find_slot(model_id, names, self.sources.default)
+        return None if name is None else names[name]
 
     async def _remove(self, slot: Slot) -> None:
         self.slots.pop(slot.id, None)

@@ -55,7 +55,14 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
 class Neuron:
     """One host's models behind HTTP. ``port`` is set by whoever binds one."""
 
-    def __init__(self, config: NeuronConfig, runtime: Runtime, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        config: NeuronConfig,
+        runtime: Runtime,
+        environ: Mapping[str, str],
+        *,
+        sampler: Sampler | None = None,
+    ) -> None:
         self.config = config
         self.runtime = runtime
         self.environ = environ
@@ -65,7 +72,7 @@ class Neuron:
         self.activated = anyio.Event()
         self._began_s = time.monotonic()
         self._machine = read_machine()
-        self._sampler = Sampler()
+        self._sampler = sampler or Sampler()
         self._nursery = Nursery(builder=CHILD)
         self._bearer = required_bearer(config.auth_env, environ)
         self._tasks: TaskGroup | None = None

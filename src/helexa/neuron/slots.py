@@ -193,21 +193,24 @@ class Loader:
             disabled=self.runtime.disabled,
         )
 
+    def deadlines(self) -> Deadlines:
+        """How long a child may take."""
+        return Deadlines(
+            step=self.runtime.step_timeout_s,
+            load=self.config.engine.load_stall_secs,
+            exit=self.runtime.abort_deadline_s,
+        )
+
     def _host(
         self, order: Build, report: Progress | None, on_change: Callable[[State, str], None]
     ) -> RecoveringHost:
-        section, runtime = self.config.engine, self.runtime
-        deadlines = Deadlines(
-            step=runtime.step_timeout_s,
-            load=section.load_stall_secs,
-            exit=runtime.abort_deadline_s,
-        )
+        section = self.config.engine
         policy = Policy(
             attempts=max(1, section.recovery_attempts), resume_wait=section.resume_wait_secs
         )
         return RecoveringHost(
             lambda on_loss: ProcessHost(
-                order, self.nursery, deadlines=deadlines, report=report, on_loss=on_loss
+                order, self.nursery, deadlines=self.deadlines(), report=report, on_loss=on_loss
             ),
             policy,
             on_change=on_change,

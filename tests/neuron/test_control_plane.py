@@ -26,7 +26,7 @@ from helexa.neuron.nvml import Cards
 from helexa.neuron.slots import Slot
 from helexa.protocol.control import BuildInfo, DiscoveryResponse, HealthResponse
 from tests.engine.checkpoint.conftest import FakeHub, serving
-from tests.neuron.daemons import TINY, Daemon, daemon
+from tests.neuron.running import TINY, Daemon, daemon
 from tests.waiting import wait_until
 
 JSON = {"content-type": "application/json"}

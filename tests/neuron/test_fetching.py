@@ -17,7 +17,7 @@ from helexa.neuron.fetching import LoadWatch, fetch
 from helexa.neuron.ids import ModelId
 from helexa.neuron.sources import Source
 from tests.engine.checkpoint.conftest import FakeHub, serving
-from tests.neuron.daemons import Daemon, daemon
+from tests.neuron.running import Daemon, daemon
 from tests.waiting import wait_until
 
 TINY_FOLDER = Path(__file__).parents[2] / "src/helexa/builtin/tiny"

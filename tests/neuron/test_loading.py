@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from helexa.neuron.config import EngineSection, NeuronConfig, SourceConfig
-from tests.neuron.daemons import TINY, Daemon, daemon
+from tests.neuron.running import TINY, Daemon, daemon
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from helexa.chat_options import ChatOptions, Message
 from helexa.engine.checkpoint.files import Progress
-from helexa.engine.config import EngineConfig, switches
+from helexa.engine.config import EngineConfig, switches, uses_templates
 from helexa.engine.outputs import EngineStatus
 from helexa.engine.params import SamplingParams
 from helexa.errors import EngineClosed, InvalidRequest
@@ -90,7 +90,15 @@ class Handle:
                 f"progress must be a function of (name, done, total), not {progress!r:.80}",
                 param="progress",
             )
-        self._source = Source(model, revision, cache_dir, offline, token, chat_template)
+        self._source = Source(
+            model,
+            revision,
+            cache_dir,
+            offline,
+            token,
+            chat_template,
+            use_template=uses_templates(os.environ),
+        )
         self._config = EngineConfig(
             device=device,
             dtype=dtype,

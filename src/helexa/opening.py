@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helexa.engine.checkpoint.files import Progress
+from helexa.engine.checkpoint.reference import Reference
 from helexa.engine.config import EngineConfig, ModelConfig
 from helexa.engine.host import Host, ThreadHost
 from helexa.engine.outputs import EngineFacts
@@ -27,14 +28,18 @@ CHILD = "helexa.child:build"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a model comes from and how it may be fetched."""
+    """Where a model comes from and how it may be fetched.
 
-    model: str | Path
+    Without ``use_template`` conversations are written as ChatML, whatever the model has.
+    """
+
+    model: str | Path | Reference
     revision: str = "main"
     cache_dir: str | Path | None = None
     offline: bool = False
     token: str | None = None
     chat_template: str | None = None
+    use_template: bool = True
 
     def __post_init__(self) -> None:
         if self.chat_template is not None:  # before anything is fetched
@@ -66,7 +71,9 @@ def open_model(
     try:
         files = checkpoint.tokenizer_files()
         tokenizer = Tokenizer.from_files(files, source=checkpoint.id)
-        template = ChatTemplate.load(files, tokenizer, explicit=source.chat_template)
+        template = ChatTemplate.load(
+            files, tokenizer, explicit=source.chat_template, enabled=source.use_template
+        )
         markers = probe_markers(tokenizer)
         grammars = GrammarFactory(tokenizer, markers)
         host = (make_host or thread_host)(checkpoint, config, progress, grammars)

@@ -33,6 +33,7 @@ def test_json_is_read(value: Any) -> None:
     "data",
     [
         *(b"", b"{not json", b"{} {}", b"nul", b"[1,]", b"NaN", b"[Infinity]", b"-Infinity"),
+        b"1" * 5000,
         *(b'"\xff"', "{}".encode("utf-16"), b"\xef\xbb\xbf{}", b'"\\ud800"', b'"\\uDFFF x"'),
     ],
 )
@@ -77,6 +78,9 @@ def test_types_that_are_json(kind: str) -> None:
     [
         [],
         [(b"content-type", b"text/plain")],
+        [(b"content-type", b"")],
+        [(b"content-type", b"text/x+json")],
+        [(b"content-type", b"application/+json")],
         [(b"content-type", b"application/jsonx")],
         [(b"content-type", b"application/json"), (b"content-encoding", b"gzip")],
     ],

@@ -9,6 +9,7 @@ import pytest
 
 from helexa.errors import InvalidRequest
 from helexa.neuron.ids import ModelId, ModelSpec, find_slot
+from helexa.refusals import InvalidBody
 
 
 @pytest.mark.parametrize(
@@ -63,9 +64,14 @@ def test_a_spec_is_what_was_sent() -> None:
     sent: dict[str, Any] = {"model_id": "o/n", "quant": "q6k", "tensor_parallel": 2}
     spec = ModelSpec.from_json({**sent, "devices": None, "some_key": 1})
     assert spec == ModelSpec(model_id="o/n", quant="q6k", tensor_parallel=2)
-    assert spec.to_json() == {**sent, "harness": "candle", "revision": "main"}
-    assert ModelSpec.from_json({**sent, "devices": [1, 0]}).to_json()["devices"] == [1, 0]
+    assert spec.to_json() == sent
+    for more in ({"devices": [1, 0]}, {"devices": []}, {"harness": "candle", "revision": "main"}):
+        assert ModelSpec.from_json(sent | more).to_json() == sent | more
     assert ModelSpec.from_json(spec.to_json()) == spec
+    assert ModelSpec(model_id="o/n", revision="v1").to_json() == {
+        "model_id": "o/n",
+        "revision": "v1",
+    }
 
 
 @pytest.mark.parametrize(
@@ -81,11 +87,16 @@ def test_a_spec_is_what_was_sent() -> None:
     ],
 )
 def test_a_spec_of_a_wrong_shape_names_its_key(raw: dict[str, Any], text: str) -> None:
-    with pytest.raises(InvalidRequest) as refusal:
+    with pytest.raises(InvalidBody) as refusal:
         ModelSpec.from_json(raw)
     assert text in refusal.value.message
     assert refusal.value.param == text.partition(":")[0]
-    assert refusal.value.code == "invalid_request_body"
+
+
+@pytest.mark.parametrize("raw", [[], "o/n", None, 3])
+def test_a_spec_is_an_object(raw: object) -> None:
+    with pytest.raises(InvalidBody, match="a JSON object"):
+        ModelSpec.from_json(raw)
 
 
 @pytest.mark.parametrize(

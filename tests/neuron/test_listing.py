@@ -11,11 +11,10 @@ from helexa.errors import InvalidRequest, PreflightError
 from helexa.neuron.config import EngineSection, SourceConfig
 from helexa.neuron.ids import ModelSpec
 from helexa.neuron.listing import known_capabilities, preflight
-from helexa.neuron.preflight import Plan, error_json
+from helexa.neuron.preflight import Plan
 from helexa.neuron.sources import Sources
+from helexa.protocol.envelope import refused_load
 from tests.engine.checkpoint.conftest import FakeHub, serving
-
-pytestmark = pytest.mark.anyio
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -32,8 +31,8 @@ def sources(tmp_path: Path, endpoint: str = NOWHERE, token: str = "") -> Sources
     return Sources.of(engine, {"HF_ENDPOINT": endpoint, "HF_TOKEN": token})
 
 
-async def plan(id: str, at: Sources, **asked: str) -> Plan:
-    return await preflight(ModelSpec(model_id=id, **asked), at, {})
+def plan(id: str, at: Sources, **asked: str) -> Plan:
+    return preflight(ModelSpec(model_id=id, **asked), at, {})
 
 
 def snapshot(tmp_path: Path, *files: str, commit: str = "c0ffee") -> Path:
@@ -48,82 +47,82 @@ def snapshot(tmp_path: Path, *files: str, commit: str = "c0ffee") -> Path:
     return folder
 
 
-async def test_n046_hub(hub: FakeHub, tmp_path: Path) -> None:
-    found = await plan("org/name", sources(tmp_path, hub.endpoint, token="secret"))
+def test_n046_hub(hub: FakeHub, tmp_path: Path) -> None:
+    found = plan("org/name", sources(tmp_path, hub.endpoint, token="secret"))
     assert (found.model_id, found.format.kind) == ("huggingface:org/name", "dense_safetensors")
     assert hub.requests == [("GET", "/api/models/org/name", "", "Bearer secret")]
 
 
-async def test_n046_a_revision_is_asked_for(hub: FakeHub, tmp_path: Path) -> None:
-    await plan("org/name", sources(tmp_path, hub.endpoint), revision="v1.0")
+def test_n046_a_revision_is_asked_for(hub: FakeHub, tmp_path: Path) -> None:
+    plan("org/name", sources(tmp_path, hub.endpoint), revision="v1.0")
     assert [path for _, path, _, _ in hub.requests] == ["/api/models/org/name/revision/v1.0"]
 
 
-async def test_n046_not_found(hub: FakeHub, tmp_path: Path) -> None:
+def test_n046_not_found(hub: FakeHub, tmp_path: Path) -> None:
     hub.listing_status = 404
     with pytest.raises(PreflightError) as refusal:
-        await plan("org/name", sources(tmp_path, hub.endpoint))
-    told = error_json(refusal.value)
+        plan("org/name", sources(tmp_path, hub.endpoint))
+    told = refused_load(refusal.value).body()["error"]
     assert told.keys() == {"kind", "model_id", "cause"}
     assert (told["kind"], told["model_id"]) == ("repo_fetch_failed", "huggingface:org/name")
 
 
-async def test_n047_offline_dense(tmp_path: Path) -> None:
+def test_n047_offline_dense(tmp_path: Path) -> None:
     folder = snapshot(tmp_path, "config.json", "model.safetensors")
     (folder / "broken.gguf").symlink_to(tmp_path / "nowhere")
-    found = await plan("org/name", sources(tmp_path))
+    found = plan("org/name", sources(tmp_path))
     assert found.format.to_json() == {"kind": "dense_safetensors", "sharded": False}
 
 
-async def test_n047_offline_gguf(tmp_path: Path) -> None:
+def test_n047_offline_gguf(tmp_path: Path) -> None:
     snapshot(tmp_path, "m-q4_k_m.gguf", "m-q6_k.gguf")
-    found = await plan("org/name", sources(tmp_path), quant="Q6K")
+    found = plan("org/name", sources(tmp_path), quant="Q6K")
     assert found.picked_quant_file == "m-q6_k.gguf"
 
 
 @pytest.mark.parametrize("empty", [True, False], ids=["empty snapshot", "no snapshot"])
-async def test_n047_nothing_there(tmp_path: Path, empty: bool) -> None:
+def test_n047_nothing_there(tmp_path: Path, empty: bool) -> None:
     if empty:
         snapshot(tmp_path)
     with pytest.raises(PreflightError) as refusal:
-        await plan("org/name", sources(tmp_path))
+        plan("org/name", sources(tmp_path))
     assert refusal.value.kind == "repo_fetch_failed"
-    assert "no copy of it" in error_json(refusal.value)["cause"]
+    assert "no copy of it" in refused_load(refusal.value).body()["error"]["cause"]
 
 
-async def test_a_name_with_slashes_has_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_a_name_with_slashes_has_a_folder_of_its_own(tmp_path: Path) -> None:
     snapshot(tmp_path, "model.safetensors")
     (tmp_path / "cache/models--org--name").rename(tmp_path / "cache/models--org--a--b")
-    assert (await plan("org/a/b", sources(tmp_path))).model_id == "huggingface:org/a/b"
+    assert plan("org/a/b", sources(tmp_path)).model_id == "huggingface:org/a/b"
 
 
-async def test_a_folder_of_models(tmp_path: Path) -> None:
+def test_a_folder_of_models(tmp_path: Path) -> None:
     models = tmp_path / "models" / "org"
     (models / "dense").mkdir(parents=True)
     (models / "dense" / "model.safetensors").touch()
     (models / "one-q8_0.gguf").touch()
     engine = EngineSection(sources={"disk": SourceConfig(path=str(tmp_path / "models"))})
     at = Sources.of(engine, {})
-    assert (await plan("disk:org/dense", at)).format.kind == "dense_safetensors"
-    assert (await plan("disk:org/one-q8_0.gguf", at)).picked_quant_file == "one-q8_0.gguf"
+    assert plan("disk:org/dense", at).format.kind == "dense_safetensors"
+    assert plan("disk:org/one-q8_0.gguf", at).picked_quant_file == "one-q8_0.gguf"
     with pytest.raises(PreflightError, match="No such file") as refusal:
-        await plan("disk:org/other", at)
+        plan("disk:org/other", at)
     assert refusal.value.kind == "repo_fetch_failed"
 
 
-async def test_the_model_in_the_package_is_always_there(tmp_path: Path) -> None:
-    found = await plan("builtin:helexa/tiny", sources(tmp_path))
+def test_the_model_in_the_package_is_always_there(tmp_path: Path) -> None:
+    found = plan("builtin:helexa/tiny", sources(tmp_path))
     assert found.format.kind == "dense_safetensors"
     with pytest.raises(PreflightError):
-        await plan("builtin:helexa/other", sources(tmp_path))
+        plan("builtin:helexa/other", sources(tmp_path))
 
 
-async def test_n048_unknown_source(tmp_path: Path) -> None:
+def test_n048_unknown_source(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"'zz'.*configured: builtin, huggingface"):
-        await plan("zz:o/n", sources(tmp_path))
+        plan("zz:o/n", sources(tmp_path))
 
 
-async def test_n037_cold_models(tmp_path: Path) -> None:
+def test_n037_cold_models(tmp_path: Path) -> None:
     def says(id: str) -> list[str] | None:
         return known_capabilities(id, sources(tmp_path), {})
 

@@ -16,12 +16,12 @@ from helexa.neuron.preflight import (
     classify,
     cold_capabilities,
     distance,
-    error_json,
     make_plan,
     nearest,
     pick_gguf,
     quant_tag,
 )
+from helexa.protocol.envelope import refused_load
 
 ID = "huggingface:org/name"
 FOUR = [f"model-{q}.gguf" for q in ("q4_k_p", "q5_k_p", "q6_k_p", "q8_k_p")]
@@ -142,7 +142,7 @@ def test_n044_feasible(
 def test_n044_refused(files: list[str], asked: dict[str, Any], said: dict[str, Any]) -> None:
     with pytest.raises(PreflightError) as refusal:
         make_plan(ID, files, **asked)
-    told = error_json(refusal.value)
+    told = refused_load(refusal.value).body()["error"]
     told.pop("suggestion", None)
     assert told == {**said, "model_id": ID}
 
@@ -150,7 +150,7 @@ def test_n044_refused(files: list[str], asked: dict[str, Any], said: dict[str, A
 def test_n045_error_json() -> None:
     with pytest.raises(PreflightError) as refusal:
         make_plan(ID, FOUR, tp_size=2)
-    told = json.loads(json.dumps(error_json(refusal.value)))
+    told = json.loads(json.dumps(refused_load(refusal.value).body()["error"]))
     assert told.keys() == {"kind", "model_id", "tp_size", "gguf_quants", "suggestion"}
     assert told["suggestion"]
 

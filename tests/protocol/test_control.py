@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from typing import Any
+import json
 
 import pytest
 
-from helexa.errors import InvalidRequest
 from helexa.protocol.control import (
     ActivationStatus,
     BuildInfo,
@@ -18,13 +17,10 @@ from helexa.protocol.control import (
     Limit,
     ModelInfo,
     ModelLoad,
-    ModelSpec,
     Servable,
     Wire,
 )
-from helexa.protocol.fields import parse
-from helexa.protocol.json_text import read_json, to_json
-from helexa.refusals import InvalidBody
+from helexa.protocol.json_text import to_json
 
 FULL: list[Wire] = [
     BuildInfo(package_version="1", git_sha="0123456", features=("cuda",)),
@@ -57,14 +53,14 @@ FULL: list[Wire] = [
         limit=Limit(context=4096, input=2048, output=2048),
         tool_call=True,
         servable=Servable(ok=False, reason="insufficient_vram"),
-        spec=ModelSpec(model_id="m", devices=(0, 1), tensor_parallel=2),
+        spec={"model_id": "m", "devices": [0, 1], "tensor_parallel": 2},
     ),
 ]
 
 
 @pytest.mark.parametrize("thing", FULL, ids=lambda thing: type(thing).__name__)
 def test_n036_round_trip(thing: Wire) -> None:
-    assert type(thing).model_validate(read_json(to_json(thing.to_wire()))) == thing
+    assert type(thing).model_validate(json.loads(to_json(thing.to_wire()))) == thing
 
 
 def test_n036_readers() -> None:
@@ -139,42 +135,3 @@ def test_n029_models_are_always_there() -> None:
         },
         "models": [],
     }
-
-
-def test_n050_spec_is_listed_as_sent() -> None:
-    sent = {"model_id": "builtin:helexa/tiny", "quant": None, "devices": None, "odd": 1}
-    spec = parse(ModelSpec, sent)
-    assert (spec.harness, spec.tensor_parallel, spec.devices, spec.revision) == (
-        "candle",
-        1,
-        (),
-        "main",
-    )
-    listed = ModelInfo(id="m", status="loaded", spec=spec).to_wire()["spec"]
-    assert listed == {"model_id": "builtin:helexa/tiny"}
-
-
-@pytest.mark.parametrize(
-    ("sent", "param"),
-    [
-        ([], None),
-        ({}, "model_id"),
-        ({"model_id": 3}, "model_id"),
-        ({"model_id": "m", "tensor_parallel": -1}, "tensor_parallel"),
-        ({"model_id": "m", "tensor_parallel": 1.5}, "tensor_parallel"),
-        ({"model_id": "m", "devices": ["0"]}, "devices[0]"),
-        ({"model_id": "m", "kv_mb": True}, "kv_mb"),
-    ],
-)
-def test_a_load_of_the_wrong_shape(sent: Any, param: str | None) -> None:
-    with pytest.raises(InvalidBody) as caught:
-        parse(ModelSpec, sent)
-    assert caught.value.param == param
-
-
-def test_n048_contradicting_devices() -> None:
-    with pytest.raises(InvalidRequest, match="devices lists 2 entries, tensor_parallel is 1"):
-        parse(ModelSpec, {"model_id": "m", "devices": [0, 1]}).check()
-    with pytest.raises(InvalidRequest, match="at least 1"):
-        parse(ModelSpec, {"model_id": "m", "tensor_parallel": 0}).check()
-    parse(ModelSpec, {"model_id": "m", "devices": [], "tensor_parallel": 2}).check()

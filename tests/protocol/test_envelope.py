@@ -259,8 +259,8 @@ def test_control_routes_are_flat() -> None:
 
 
 def test_n045_error_json() -> None:
-    error = PreflightError("quant_not_found", "no q9", hint="choose another")
-    wire = refused_load(error, model_id="huggingface:o/n", requested="q9", nearest=None)
+    facts = {"model_id": "huggingface:o/n", "requested": "q9", "nearest": None}
+    wire = refused_load(PreflightError("quant_not_found", "no q9", details=facts))
     assert wire.status == 422
     assert wire.body() == {
         "error": {

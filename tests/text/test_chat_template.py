@@ -12,7 +12,7 @@ import pytest
 
 from helexa.engine.checkpoint.files import TokenizerFiles
 from helexa.errors import InvalidRequest, TemplateError
-from helexa.text.chat_template import ChatTemplate, template_switch
+from helexa.text.chat_template import ChatTemplate
 from helexa.text.tokenizer import Tokenizer
 
 HI = [{"role": "user", "content": "hi"}]
@@ -32,7 +32,7 @@ def loaded(
 ) -> ChatTemplate:
     for name, content in files.items():
         (folder / name).write_text(content)
-    return ChatTemplate.load(TokenizerFiles.of(folder), tokenizer, environ={}, **options)
+    return ChatTemplate.load(TokenizerFiles.of(folder), tokenizer, **options)
 
 
 def field(value: Any) -> str:
@@ -110,18 +110,15 @@ def test_undecodable_template_file_counts_as_none(tmp_path: Path, byte_level: To
     assert loaded(tmp_path, byte_level, {}).render(HI) == CHATML
 
 
-@pytest.mark.parametrize("value", [None, "true", "1", "yes", "", "anything"])
-def test_e073_switch_on(value: str | None) -> None:
-    assert template_switch({} if value is None else {"NEURON_USE_CHAT_TEMPLATE": value})
-
-
-@pytest.mark.parametrize("value", ["false", "0", "no", "off", "FALSE", " no "])
-def test_e073_switch_off(value: str, tmp_path: Path, byte_level: Tokenizer) -> None:
-    environ = {"NEURON_USE_CHAT_TEMPLATE": value}
+@pytest.mark.parametrize("explicit", [None, "{{ 'b' }}"])
+def test_e073_templates_can_be_left_out(
+    explicit: str | None, tmp_path: Path, byte_level: Tokenizer
+) -> None:
     (tmp_path / "chat_template.jinja").write_text("a")
     files = TokenizerFiles.of(tmp_path)
 
-    assert ChatTemplate.load(files, byte_level, environ=environ).render(HI) == CHATML
+    template = ChatTemplate.load(files, byte_level, explicit=explicit, enabled=False)
+    assert template.render(HI) == CHATML
 
 
 # -- rendering ------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def test_e070_the_matrix_has_every_template() -> None:
 def test_a_builtin_model_renders_and_encodes_its_own_template(model: Path) -> None:
     files = TokenizerFiles.of(model)
     tokenizer = Tokenizer.from_files(files)
-    template = ChatTemplate.load(files, tokenizer, environ={})
+    template = ChatTemplate.load(files, tokenizer)
 
     text = template.render([user("hi")], tools=[SEARCH])
 

@@ -87,7 +87,7 @@ def plan_pool(model: Model, config: EngineConfig) -> PoolSize:
         kv,
         min(length for length in lengths if length is not None),
         max_batch=config.max_batch,
-        ceiling_mb=_ceiling_mb(model.device, prefix_cache_mb, config.kv_memory_mb is not None),
+        ceiling_mb=_ceiling_mb(model.device, prefix_cache_mb, config),
         explicit_mb=config.kv_memory_mb,
     )
     size = pool_size(
@@ -156,7 +156,7 @@ def describe(
     )
 
 
-def _ceiling_mb(device: torch.device, prefix_cache_mb: int, explicit: bool) -> int:
+def _ceiling_mb(device: torch.device, prefix_cache_mb: int, config: EngineConfig) -> int:
     """The most the KV cache may take of what is free on the device of a loaded model.
 
     Of host memory a quarter counts as free, unless the size was asked for.
@@ -164,9 +164,16 @@ def _ceiling_mb(device: torch.device, prefix_cache_mb: int, explicit: bool) -> i
     if device.type == "cuda":
         torch.cuda.empty_cache()
         free_mb = torch.cuda.mem_get_info(device)[0] // MIB
-        return kv_ceiling_mb(free_mb, prefix_cache_mb=prefix_cache_mb)
+        return kv_ceiling_mb(
+            free_mb,
+            prefix_cache_mb=prefix_cache_mb,
+            headroom_mb=config.headroom_mb,
+            floor_mb=config.floor_mb,
+        )
     return host_kv_ceiling_mb(
         host_memory().available_bytes // MIB,
         prefix_cache_mb=prefix_cache_mb,
-        share=1 if explicit else HOST_SHARE,
+        headroom_mb=config.headroom_mb,
+        floor_mb=config.floor_mb,
+        share=HOST_SHARE if config.kv_memory_mb is None else 1,
     )

@@ -11,13 +11,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from helexa.engine.fields import Fields
+from helexa.engine.memory import ACTIVATION_HEADROOM_MB, FLOOR_MB
 from helexa.engine.rope_config import RopeConfig, read_rope
 from helexa.errors import CheckpointError, InvalidRequest, UnsupportedModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SUPPORTED", "EngineConfig", "ModelConfig", "RopeConfig", "switches"]
+__all__ = ["SUPPORTED", "EngineConfig", "ModelConfig", "RopeConfig", "switches", "uses_templates"]
 
 SUPPORTED = ("llama", "qwen3")
 """The `model_type` values that can be built."""
@@ -44,6 +45,7 @@ LEGACY_SWITCHES = {
     "NEURON_MROPE": ("mrope", ("0", "false", "no", "off")),
     "NEURON_BATCHING": ("batching", ("0", "false")),
 }
+OFF = ("false", "0", "no", "off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +220,8 @@ class EngineConfig:
     """How a model is run. Raises InvalidRequest naming the parameter that is wrong.
 
     ``*_mb`` are MiB, ``*_tokens``, ``max_context`` and ``block_size`` are tokens. None means:
-    derived from the device and the model. ``disabled`` holds names of SWITCHES.
+    derived from the device and the model. ``headroom_mb`` and ``floor_mb`` are left free beside
+    the weights and the cache. ``disabled`` holds names of SWITCHES.
     """
 
     device: str = "auto"
@@ -228,6 +231,8 @@ class EngineConfig:
     max_context: int | None = None
     kv_memory_mb: int | None = None
     kv_context_tokens: int = 32768
+    headroom_mb: int = ACTIVATION_HEADROOM_MB
+    floor_mb: int = FLOOR_MB
     block_size: int = 16
     prefill_chunk_tokens: int = 512
     prefix_cache: bool = True
@@ -238,7 +243,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name in ("max_batch", "kv_context_tokens", "block_size", "prefill_chunk_tokens"):
             self.check_int(name, at_least=1)
-        for name in ("prefix_cache_mb", "max_entries"):
+        for name in ("headroom_mb", "floor_mb", "prefix_cache_mb", "max_entries"):
             self.check_int(name, at_least=0)
         for name, least in (("max_context", 2), ("kv_memory_mb", 1)):
             if getattr(self, name) is not None:
@@ -278,3 +283,8 @@ def switches(environ: Mapping[str, str]) -> frozenset[str]:
         if environ.get(variable, "").strip().lower() in off
     }
     return frozenset((named & SWITCHES) | legacy)
+
+
+def uses_templates(environ: Mapping[str, str]) -> bool:
+    """Whether the environment lets chat templates be used: anything but an off word."""
+    return environ.get("NEURON_USE_CHAT_TEMPLATE", "").strip().lower() not in OFF

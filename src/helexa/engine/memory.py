@@ -68,7 +68,12 @@ def kv_ceiling_mb(
 
 
 def host_kv_ceiling_mb(
-    available_mb: int, *, prefix_cache_mb: int = PREFIX_CACHE_MB, share: int = HOST_SHARE
+    available_mb: int,
+    *,
+    prefix_cache_mb: int = PREFIX_CACHE_MB,
+    headroom_mb: int = ACTIVATION_HEADROOM_MB,
+    floor_mb: int = FLOOR_MB,
+    share: int = HOST_SHARE,
 ) -> int:
     """The most that running sequences may be given of host memory.
 
@@ -76,7 +81,10 @@ def host_kv_ceiling_mb(
     meant for accelerators, half of what counts as free is granted in any case.
     """
     free_mb = available_mb // share
-    return max(kv_ceiling_mb(free_mb, prefix_cache_mb=prefix_cache_mb), free_mb // 2)
+    ceiling_mb = kv_ceiling_mb(
+        free_mb, prefix_cache_mb=prefix_cache_mb, headroom_mb=headroom_mb, floor_mb=floor_mb
+    )
+    return max(ceiling_mb, free_mb // 2)
 
 
 def kv_budget_mb(

@@ -11,6 +11,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from helexa.engine.process.children import Nursery
+from helexa.errors import InvalidRequest
 from helexa.http import AsgiApp, Ending, Request, Response, Router, ServerConfig
 from helexa.neuron.activation import ActivationTracker, activate
 from helexa.neuron.admission import ACCOUNT_HEADER, KEY_HEADER, principal_of
@@ -30,7 +31,7 @@ from helexa.neuron.slots import Loader, Slot
 from helexa.neuron.sources import Sources
 from helexa.neuron.story import STORY, Story, story_of
 from helexa.opening import CHILD
-from helexa.refusals import InvalidApiKey, NoHarness, ShuttingDown
+from helexa.refusals import CudaUnavailable, InvalidApiKey, NoHarness, ShuttingDown
 
 Handler = Callable[["Neuron", Request], Awaitable[Response]]
 
@@ -63,7 +64,14 @@ PRINCIPAL = (ACCOUNT_HEADER, KEY_HEADER)
 class Neuron:
     """One host's models behind HTTP. ``port`` is set by whoever binds one."""
 
-    def __init__(self, config: NeuronConfig, runtime: Runtime, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        config: NeuronConfig,
+        runtime: Runtime,
+        environ: Mapping[str, str],
+        *,
+        sampler: Sampler | None = None,
+    ) -> None:
         self.config = config
         self.runtime = runtime
         self.environ = environ
@@ -73,13 +81,13 @@ class Neuron:
         self.activated = anyio.Event()
         self._began_s = time.monotonic()
         self._machine = read_machine()
-        self._sampler = Sampler()
+        self._sampler = sampler or Sampler()
         self._nursery = Nursery(builder=CHILD)
         self._bearer = required_bearer(config.auth_env, environ)
         self._tasks: TaskGroup | None = None
         self._closing = False
         sources = Sources.of(config.engine, environ)
-        loader = Loader(config, runtime, sources, self._nursery)
+        loader = Loader(config, runtime, sources, self._nursery, environ)
         self.metrics = Metrics(self.build, self.present)
         self.registry = Registry(loader, lambda: self.hardware.gpus, self.metrics)
         self._trap = runtime.poisoned_model
@@ -126,10 +134,17 @@ class Neuron:
         return True
 
     async def load(self, spec: ModelSpec) -> None:
-        """Load a model; the load goes on when its caller leaves. Raises as `Registry.load`."""
+        """Load a model; the load goes on when its caller leaves.
+
+        Raises ShuttingDown, CudaUnavailable, InvalidRequest for the harness, or as `Registry.load`.
+        """
         tasks = self._tasks
         if self._closing or tasks is None:
             raise ShuttingDown
+        if self.hardware.unavailable is not None:
+            raise CudaUnavailable(self.hardware.unavailable)
+        if spec.harness not in self.config.harness_names:
+            raise InvalidRequest(f"unknown harness '{spec.harness}'")
         done = anyio.Event()
         failures: list[Exception] = []
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field
 from typing import Any
 
 from helexa.neuron.config import DEFAULT_PATH, NeuronConfig
 from helexa.neuron.runtime import VARIABLES
-from helexa.neuron.schema import Kind, Nested
+from helexa.neuron.schema import Kind, Nested, settings_of
 
 HEAD = f"""# Configuration of a neuron
 
@@ -51,7 +51,7 @@ def configuration_reference() -> str:
 
 def keys(settings: type = NeuronConfig, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
     """Every key: its path, what it must be, its default, what it means."""
-    for entry in fields(settings):
+    for entry in settings_of(settings).values():
         name, kind = f"{prefix}{entry.name}", entry.metadata["kind"]
         if isinstance(kind, Kind):
             yield name, kind.wanted, default_of(entry), entry.metadata["doc"]

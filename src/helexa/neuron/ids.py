@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from helexa.errors import InvalidRequest
@@ -13,10 +13,12 @@ from helexa.neuron.schema import (
     read_settings,
     required,
     setting,
+    settings_of,
     text,
     whole,
     wholes,
 )
+from helexa.refusals import InvalidBody
 
 HARNESS = "candle"
 """What our engine is called on the wire."""
@@ -86,6 +88,12 @@ def flaw(scheme: str | None, org: str | None, name: str) -> str:
     return ""
 
 
+def same_model(id: ModelId, loaded: Collection[str], default_scheme: str) -> str | None:
+    """Which of the ids used at load is this very model, given with its scheme; None: none."""
+    equal = (name for name in loaded if ModelId.parse(name).qualified(default_scheme) == id)
+    return next(equal, None)
+
+
 def find_slot(wanted: str, loaded: Collection[str], default_scheme: str) -> str | None:
     """Which of the ids used at load ``wanted`` means, None if none or more than one.
 
@@ -97,16 +105,19 @@ def find_slot(wanted: str, loaded: Collection[str], default_scheme: str) -> str 
         asked = ModelId.parse(wanted)
     except InvalidRequest:
         return None
-    ids = {text: ModelId.parse(text).qualified(default_scheme) for text in loaded}
-    equal = [text for text, id in ids.items() if id == asked.qualified(default_scheme)]
-    if not equal and asked.scheme is None:
-        equal = [text for text, id in ids.items() if id.repo == asked.repo]
-    return equal[0] if len(equal) == 1 else None
+    same = same_model(asked.qualified(default_scheme), loaded, default_scheme)
+    if same is not None or asked.scheme is not None:
+        return same
+    fitting = [text for text in loaded if ModelId.parse(text).repo == asked.repo]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model and how it is to be loaded; ``model_id`` is kept as it was given."""
+    """A model and how it is to be loaded; ``model_id`` is kept as it was given.
+
+    ``sent`` are the keys that a request gave, also those it gave their default.
+    """
 
     model_id: str = required(text(), "which model: `[scheme:]org/name`")
     harness: str = setting(text(), HARNESS, "which engine runs it; there is one")
@@ -121,28 +132,34 @@ class ModelSpec:
     kv_mb: int | None = setting(
         whole(), None, "MiB of KV cache", default_text="what the seats need, or what is free"
     )
+    sent: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> ModelSpec:
+    def from_json(cls, raw: object) -> ModelSpec:
         """Read a request to load; null counts as absent, unknown keys are ignored.
 
-        Raises InvalidRequest of code `invalid_request_body`.
+        Raises InvalidBody.
         """
+        if not isinstance(raw, Mapping):
+            raise InvalidBody("a load is a JSON object with a model_id")
         found = Findings()
         given = {name: value for name, value in raw.items() if value is not None}
         spec = read_settings(cls, Node.of(given), found)
         if found.problems:
             name, _, _ = found.problems[0].partition(":")
-            text = "; ".join(found.problems)
-            raise InvalidRequest(text, param=name, code="invalid_request_body")
-        return spec
+            raise InvalidBody("; ".join(found.problems), param=name)
+        return replace(spec, sent=frozenset(given))
 
     def to_json(self) -> dict[str, Any]:
         """What was asked for; what was left open is left out."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        asked = {
+            name: getattr(self, name)
+            for name, entry in settings_of(type(self)).items()
+            if name in self.sent or getattr(self, name) != entry.default
+        }
         if self.devices is not None:
-            values["devices"] = list(self.devices)
-        return {name: value for name, value in values.items() if value is not None}
+            asked["devices"] = list(self.devices)
+        return asked
 
     def place(self, gpus: Collection[int]) -> tuple[int, ...]:
         """The devices to load on, (0,) on a host without GPUs. Raises InvalidRequest."""

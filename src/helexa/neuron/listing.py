@@ -6,8 +6,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import anyio.to_thread
-
 from helexa.engine.checkpoint.cache import RepoCache, files_in
 from helexa.engine.checkpoint.hub import HubAccess, ListingFailed, list_repo
 from helexa.engine.checkpoint.reference import Builtin, HubId
@@ -27,7 +25,7 @@ class Contents:
     folder: Path | None = None
 
 
-async def preflight(
+def preflight(
     spec: ModelSpec,
     sources: Sources,
     environ: Mapping[str, str],
@@ -36,12 +34,10 @@ async def preflight(
 ) -> Plan:
     """Find out whether and how a model can be loaded, with one question to its source.
 
-    Raises InvalidRequest for the id, PreflightError for the model.
+    Blocks. Raises InvalidRequest for the id, PreflightError for the model.
     """
     id, source = sources.find(spec.model_id)
-    contents = await anyio.to_thread.run_sync(
-        list_model, id, source, spec.revision, environ, abandon_on_cancel=True
-    )
+    contents = list_model(id, source, spec.revision, environ)
     return make_plan(
         str(id),
         contents.files,
@@ -82,7 +78,7 @@ def snapshot(
     if source.endpoint is None:
         folder: Path | None = local_folder(id, source)
     else:
-        cache = RepoCache(source.cache(environ), id.org, id.name.replace("/", "--"))
+        cache = RepoCache(source.cache(environ), id.org, id.name)
         try:
             folder = cache.local_snapshot(revision)
         except (CheckpointError, PreflightError):  # unreadable, or a revision that cannot be

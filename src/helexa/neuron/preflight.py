@@ -186,11 +186,6 @@ def refusal(kind: str, text: str, hint: str = "", **details: object) -> Prefligh
     return PreflightError(kind, text, hint=hint, details=details)
 
 
-def error_json(error: PreflightError) -> dict[str, Any]:
-    """The machine-readable form of a refusal."""
-    return {"kind": error.kind, **error.details}
-
-
 def cold_capabilities(files: Sequence[str], config: str | None) -> list[str]:
     """What a model that is not loaded can do; ``config`` is the text of its config.json."""
     format = classify(files)

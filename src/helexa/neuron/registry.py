@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
@@ -14,9 +14,11 @@ from anyio.abc import TaskGroup
 
 from helexa.engine.host import ConsumerGone
 from helexa.errors import EngineClosed, HelexaError, InvalidRequest
-from helexa.neuron.ids import ModelSpec, find_slot
+from helexa.neuron.fetching import LoadWatch
+from helexa.neuron.ids import ModelId, ModelSpec, find_slot, same_model
+from helexa.neuron.listing import preflight
 from helexa.neuron.metrics import Metrics
-from helexa.neuron.recovery import RecoveringHost, State
+from helexa.neuron.recovery import State
 from helexa.neuron.slots import Loader, Slot
 from helexa.neuron.sources import Sources
 from helexa.refusals import ModelNotFound, ModelUnloaded
@@ -51,19 +53,13 @@ class Registry:
         self._gpus = gpus
         self._metrics = metrics
         self._closed: Callable[[], HelexaError] | None = None
-        self._loading: dict[str, anyio.Lock] = {}
-        self._hosts: dict[str, RecoveringHost] = {}
+        self._loading: dict[ModelId, anyio.Lock] = {}
+        self._watches: dict[ModelId, LoadWatch] = {}
 
     @property
     def sources(self) -> Sources:
         """Where models come from."""
         return self._loader.sources
-
-    def refuse_loaded(self, spec: ModelSpec) -> None:
-        """Raise InvalidRequest if the model is loaded already, and not beyond repair."""
-        name = find_slot(spec.model_id, self.slots, self.sources.default)
-        if name is not None and self.slots[name].state != "poisoned":
-            raise InvalidRequest(f"model '{spec.model_id}' already loaded")
 
     def find(self, model_id: str) -> Slot:
         """The slot that a name means. Raises ModelNotFound."""
@@ -84,47 +80,51 @@ class Registry:
     async def load(self, spec: ModelSpec, tasks: TaskGroup) -> None:
         """Load a model; a second caller for the same one waits and is refused.
 
-        A task of ``tasks`` follows what becomes of it until it is unloaded. Raises InvalidRequest
-        if it is loaded already, or as `open_model`.
+        A model beyond repair is loaded afresh. A task of ``tasks`` follows what becomes of it until
+        it is unloaded. Raises InvalidRequest if it is loaded already, PreflightError if it cannot
+        be, or as `open_model`.
         """
-        id, _ = self._loader.sources.find(spec.model_id)
-        lock = self._loading.setdefault(str(id), anyio.Lock())
-        async with lock:
-            self.refuse_loaded(spec)
-            broken = find_slot(spec.model_id, self.slots, self.sources.default)
-            if broken is not None:
-                await self._remove(self.slots[broken])
+        id, _ = self.sources.find(spec.model_id)
+        async with self._loading.setdefault(id, anyio.Lock()):
+            old = same_model(id, self.slots, self.sources.default)
+            if old is not None and self.slots[old].state != "poisoned":
+                raise InvalidRequest(f"model '{spec.model_id}' already loaded")
             gpus = self._gpus()
             devices = spec.place(gpus)
+            watch = LoadWatch(spec.model_id, self._loader.config.engine.load_stall_secs)
             changes: LoopMailbox[Change] = LoopMailbox()
             load = partial(
                 self._loader.load,
                 spec,
                 devices,
                 cuda=bool(gpus),
-                started=partial(self._started, str(id)),
+                watch=watch,
                 on_change=partial(tell, changes),
             )
+            self._watches[id] = watch
             try:
-                slot = await self._timed(spec, load)
+                slot = await self._timed(spec, self._fetched_and_loaded(spec, watch, old, load))
             finally:
-                self._hosts.pop(str(id), None)
-            tasks.start_soon(self._follow, slot, changes)
-
-    def _started(self, id: str, host: RecoveringHost) -> None:
-        """A load has got as far as its process; called on its thread."""
-        self._hosts[id] = host
-        if self._closed is not None:
-            host.close(0.0)
-
-    async def _timed(self, spec: ModelSpec, load: Callable[[], Slot]) -> Slot:
-        """Load, and say how long it took and how it went."""
-        began, slot, detail = time.monotonic(), None, None
-        try:
-            slot = await anyio.to_thread.run_sync(load)
+                del self._watches[id]
             self.slots[spec.model_id] = slot
             if self._closed is not None:
                 slot.door.close(self._closed)
+            tasks.start_soon(self._follow, slot, changes)
+
+    async def _fetched_and_loaded(
+        self, spec: ModelSpec, watch: LoadWatch, old: str | None, load: Callable[[], Slot]
+    ) -> Slot:
+        """Check what is to be loaded, make room for it, and load it."""
+        await watch.run(partial(preflight, spec, self.sources, self._loader.environ))
+        if old is not None:
+            await self._remove(self.slots[old])
+        return await watch.run(load)
+
+    async def _timed(self, spec: ModelSpec, loading: Awaitable[Slot]) -> Slot:
+        """Load, and say how long it took and how it went."""
+        began, slot, detail = time.monotonic(), None, None
+        try:
+            slot = await loading
             return slot
         except EngineClosed as error:
             detail = f"load of '{spec.model_id}' was cancelled"
@@ -163,10 +163,10 @@ class Registry:
 
     async def unload(self, model_id: str, *, force: bool = False) -> None:
         """Unload a model, or cancel its loading. Raises ModelNotFound, StillRunning."""
-        id, _ = self._loader.sources.find(model_id)
-        loading = self._hosts.get(str(id))
-        if loading is not None:
-            await anyio.to_thread.run_sync(loading.close, 0.0)
+        watch = self._loading_as(model_id)
+        if watch is not None:
+            await anyio.to_thread.run_sync(watch.cancel)
+            log.info("cancelled the load of %s", model_id)
             return
         slot = self.find(model_id)
         if slot.load_report().in_flight and not force and slot.state == "loaded":
@@ -177,14 +177,19 @@ class Registry:
     async def cancel_loads(self) -> None:
         """End what is loading. To be called after `close_doors`."""
         with anyio.CancelScope(shield=True):  # bounded: each host kills its child in time
-            for host in list(self._hosts.values()):
-                await anyio.to_thread.run_sync(host.close, 0.0)
+            for watch in list(self._watches.values()):
+                await anyio.to_thread.run_sync(watch.cancel)
 
     async def close(self) -> None:
         """Unload everything."""
         with anyio.CancelScope(shield=True):  # bounded: each host kills its child in time
             for slot in list(self.slots.values()):
                 await self._remove(slot)
+
+    def _loading_as(self, model_id: str) -> LoadWatch | None:
+        names = {str(id): watch for id, watch in self._watches.items()}
+        name = find_slot(model_id, names, self.sources.default)
+        return None if name is None else names[name]
 
     async def _remove(self, slot: Slot) -> None:
         self.slots.pop(slot.id, None)

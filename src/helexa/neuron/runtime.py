@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from helexa.engine.config import switches
+from helexa.engine.config import switches, uses_templates
 
 STATIC_PROMPT_CAP = 16384
 LARGEST_IMAGE_PIXELS = 589824
 SMALLEST_IMAGE_PIXELS = 1024
 SMALLER_IMAGE_PIXELS = 65536
-OFF = frozenset({"false", "0", "no", "off"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def read_runtime(environ: Mapping[str, str]) -> Runtime:
         floor_mb=read.whole("NEURON_MIN_FREE_VRAM_MB", at_least=0),
         prefill_chunk_tokens=read.whole("NEURON_PREFILL_CHUNK_TOKENS") or 512,
         image_pixels=(min(max(fewest, SMALLEST_IMAGE_PIXELS), most), most),
-        use_chat_template=environ.get("NEURON_USE_CHAT_TEMPLATE", "").strip().lower() not in OFF,
+        use_chat_template=uses_templates(environ),
         step_timeout_s=read.seconds("NEURON_TP_STEP_TIMEOUT_S", 120.0),
         abort_deadline_s=read.seconds("NEURON_TP_ABORT_DEADLINE_S", 60.0),
         poisoned_model=environ.get("NEURON_DEBUG_POISON") or None,

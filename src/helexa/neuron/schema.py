@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -173,10 +173,15 @@ def table(settings: type, doc: str) -> Any:
     return field(default_factory=dict, metadata={"kind": Nested(settings, "table"), "doc": doc})
 
 
+def settings_of(settings: type) -> dict[str, Field[Any]]:
+    """The fields that can be set, by name."""
+    return {entry.name: entry for entry in fields(settings) if "kind" in entry.metadata}
+
+
 def kind_at(settings: type, path: tuple[str, ...]) -> Kind | Nested | None:
     """What belongs at a path of keys; None if nothing does."""
-    kinds = {entry.name: entry.metadata["kind"] for entry in fields(settings)}
-    kind: Kind | Nested | None = kinds.get(path[0])
+    entry = settings_of(settings).get(path[0])
+    kind: Kind | Nested | None = None if entry is None else entry.metadata["kind"]
     rest = path[1:]
     if isinstance(kind, Nested) and kind.many == "table":
         rest = rest[1:]
@@ -193,7 +198,7 @@ def read_settings(settings: type[T], node: Node, found: Findings) -> T:
         found.wrong(node.label, "a table", node.raw)
         node = Node({}, node.label)
     given: dict[str, Any] = {}
-    entries = {entry.name: entry for entry in fields(settings)}  # type: ignore[arg-type]  # all are dataclasses
+    entries = settings_of(settings)
     found.unknown += [child.label for key, child in node.value.items() if key not in entries]
     for name, entry in entries.items():
         if name in node.value:

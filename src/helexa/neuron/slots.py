@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from helexa.engine.config import EngineConfig
@@ -17,15 +15,15 @@ from helexa.engine.process.host import Deadlines, ProcessHost
 from helexa.engine.process.messages import Build
 from helexa.neuron.admission import Admission, Permit
 from helexa.neuron.config import NeuronConfig
+from helexa.neuron.fetching import LoadWatch, fetch
 from helexa.neuron.ids import ModelSpec
 from helexa.neuron.limits import Limits, Shape, servable, still_free, validate
 from helexa.neuron.metrics import ModelState
 from helexa.neuron.recovery import Policy, RecoveringHost, State
 from helexa.neuron.runtime import Runtime
-from helexa.neuron.sources import BUILTIN, Sources
+from helexa.neuron.sources import Sources
 from helexa.opening import Source, open_model
 from helexa.protocol.control import ModelInfo, ModelLoad
-from helexa.protocol.control import ModelSpec as SentSpec
 from helexa.refusals import ModelRecovering
 
 if TYPE_CHECKING:
@@ -169,7 +167,7 @@ class Slot:
                 kv=self.shape.kv,
                 budget_mb=self.kv_budget_mb,
             ),
-            spec=SentSpec.model_validate(self.spec.to_json()),
+            spec=self.spec.to_json(),
         )
 
     def model_state(self) -> ModelState:
@@ -195,6 +193,7 @@ class Loader:
     runtime: Runtime
     sources: Sources
     nursery: Nursery
+    environ: Mapping[str, str]
 
     def load(
         self,
@@ -202,14 +201,10 @@ class Loader:
         devices: tuple[int, ...],
         *,
         cuda: bool,
-        progress: Progress | None = None,
-        started: Callable[[RecoveringHost], None] = lambda host: None,
+        watch: LoadWatch,
         on_change: Callable[[State, str], None] = lambda state, cause: None,
     ) -> Slot:
-        """Load a model in a child process. Blocks; raises as `open_model`.
-
-        ``started`` is told of the host before it loads, so that the load can be cancelled.
-        """
+        """Load a model in a child process. Blocks; raises as `open_model`, or as it is watched."""
         hosts: list[RecoveringHost] = []
 
         def make_host(
@@ -220,11 +215,14 @@ class Loader:
         ) -> RecoveringHost:
             host = self._host(Build(str(checkpoint.folder), config), report, on_change)
             hosts.append(host)
-            started(host)
+            watch.started(host)
             return host
 
         engine = self.engine_config(spec, f"cuda:{devices[0]}" if cuda else "cpu")
-        model = open_model(self._source(spec), engine, progress, make_host)
+        id, source = self.sources.find(spec.model_id)
+        place = fetch(id, source, spec.revision, self.environ, watch=watch)
+        origin = Source(place, use_template=self.runtime.use_chat_template)
+        model = open_model(origin, engine, watch.progress, make_host)
         info = model.info
         section = self.config.engine
         limits = Limits.of(
@@ -240,13 +238,17 @@ class Loader:
         return Slot(spec, devices, model, hosts[0], door, limits, shape, budget_mb)
 
     def engine_config(self, spec: ModelSpec, device: str) -> EngineConfig:
-        section = self.config.engine
+        section, context = self.config.engine, self.config.engine.context_limit
+        clamp = self.runtime.context_clamp_tokens or section.kv_context_tokens
+        floor_mb = self.runtime.floor_mb
         return EngineConfig(
             device=device,
             quant=spec.quant,
             max_batch=max(1, section.admission.max_in_flight),
             kv_memory_mb=spec.kv_mb,
-            kv_context_tokens=section.kv_context_tokens,
+            kv_context_tokens=min(section.kv_context_tokens, clamp),
+            headroom_mb=context.activation_headroom_mb,
+            floor_mb=context.min_free_floor_mb if floor_mb is None else floor_mb,
             prefill_chunk_tokens=self.runtime.prefill_chunk_tokens,
             prefix_cache=section.prefix_cache.enabled,
             prefix_cache_mb=section.prefix_cache.budget_mb,
@@ -254,30 +256,24 @@ class Loader:
             disabled=self.runtime.disabled,
         )
 
-    def _source(self, spec: ModelSpec) -> Source:
-        id, source = self.sources.find(spec.model_id)
-        if source.scheme == BUILTIN:
-            return Source(id.name)
-        if source.path is not None:
-            return Source(Path(source.path) / id.org / id.name)
-        cache = source.cache(os.environ)
-        return Source(id.repo, revision=spec.revision, cache_dir=cache, token=source.token)
+    def deadlines(self) -> Deadlines:
+        """How long a child may take."""
+        return Deadlines(
+            step=self.runtime.step_timeout_s,
+            load=self.config.engine.load_stall_secs,
+            exit=self.runtime.abort_deadline_s,
+        )
 
     def _host(
         self, order: Build, report: Progress | None, on_change: Callable[[State, str], None]
     ) -> RecoveringHost:
-        section, runtime = self.config.engine, self.runtime
-        deadlines = Deadlines(
-            step=runtime.step_timeout_s,
-            load=section.load_stall_secs,
-            exit=runtime.abort_deadline_s,
-        )
+        section = self.config.engine
         policy = Policy(
             attempts=max(1, section.recovery_attempts), resume_wait=section.resume_wait_secs
         )
         return RecoveringHost(
             lambda on_loss: ProcessHost(
-                order, self.nursery, deadlines=deadlines, report=report, on_loss=on_loss
+                order, self.nursery, deadlines=self.deadlines(), report=report, on_loss=on_loss
             ),
             policy,
             on_change=on_change,

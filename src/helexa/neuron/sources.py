@@ -14,6 +14,7 @@ from helexa.neuron.ids import ModelId
 
 HUGGINGFACE = "huggingface"
 BUILTIN = "builtin"
+PACKAGE = "helexa"
 ENDPOINT = "https://huggingface.co"
 
 
@@ -72,6 +73,8 @@ class Sources:
         id = ModelId.parse(text).qualified(self.default)
         scheme = id.scheme or self.default
         if scheme == BUILTIN:
+            if id.org != PACKAGE:
+                raise InvalidRequest(f"there is no {text!r} in the package", param="model_id")
             return id, Source(BUILTIN)
         if scheme not in self.by_scheme:
             known = ", ".join(sorted({*self.by_scheme, BUILTIN}))

@@ -11,9 +11,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from helexa.errors import InvalidRequest
-from helexa.protocol.fields import Body, Count, Text
-
 
 class Wire(BaseModel):
     """An object of the control plane; ``OMIT`` are the keys that are left out when they are empty.
@@ -43,38 +40,9 @@ class Wire(BaseModel):
 def _plain(value: Any) -> Any:
     if isinstance(value, Wire):
         return value.to_wire()
-    if isinstance(value, ModelSpec):
-        return value.as_sent()
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value
-
-
-class ModelSpec(Body):
-    """Which model to load, and how: the body of a load. No ``devices``: the first there are."""
-
-    model_id: Text
-    harness: Text = "candle"
-    quant: Text | None = None
-    tensor_parallel: Count = 1
-    devices: tuple[Count, ...] = ()
-    revision: Text = "main"
-    kv_mb: Count | None = None
-
-    def check(self) -> None:
-        """Raise InvalidRequest for values that contradict each other."""
-        if self.tensor_parallel < 1:
-            raise InvalidRequest("tensor_parallel must be at least 1", param="tensor_parallel")
-        if self.devices and len(self.devices) != self.tensor_parallel:
-            raise InvalidRequest(
-                f"devices lists {len(self.devices)} entries, "
-                f"tensor_parallel is {self.tensor_parallel}",
-                param="devices",
-            )
-
-    def as_sent(self) -> dict[str, Any]:
-        """The keys that were given, as plain JSON data."""
-        return self.model_dump(mode="json", exclude_unset=True)
 
 
 class Limit(Wire):
@@ -98,7 +66,7 @@ class Servable(Wire):
 
 
 class ModelInfo(Wire):
-    """One loaded model as a neuron lists it."""
+    """One loaded model as a neuron lists it; ``spec`` is the body that would load it again."""
 
     OMIT = frozenset({"capabilities", "limit", "servable", "spec"})
 
@@ -112,7 +80,7 @@ class ModelInfo(Wire):
     tool_call: bool = False
     reasoning: bool = False
     servable: Servable | None = None
-    spec: ModelSpec | None = None
+    spec: dict[str, Any] | None = None
 
 
 class ModelLoad(Wire):

@@ -87,10 +87,9 @@ def flat_error(error: BaseException, status: int = 400) -> WireError:
     return WireError(status, chain_text(error), flat=True)
 
 
-def refused_load(error: PreflightError, **detail: Any) -> WireError:
-    """How a load is answered that was refused before a weight was read; ``detail`` are facts."""
-    kind = {"kind": error.kind, **detail}
-    return WireError(422, str(error), flat=True, detail=kind)
+def refused_load(error: PreflightError) -> WireError:
+    """How a load is answered that was refused for what the model consists of."""
+    return WireError(422, str(error), flat=True, detail={"kind": error.kind, **error.details})
 
 
 def chain_text(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,8 +14,6 @@ from helexa.errors import InvalidRequest, TemplateError
 from helexa.text.messages import content_text, has_name, normalise_messages, plain_data
 from helexa.text.sandbox import build_environment
 from helexa.text.tokenizer import Tokenizer, read_json_object
-
-SWITCH = "NEURON_USE_CHAT_TEMPLATE"
 
 logger = logging.getLogger(__name__)
 
@@ -45,19 +42,18 @@ class ChatTemplate:
         tokenizer: Tokenizer,
         *,
         explicit: str | None = None,
-        environ: Mapping[str, str] | None = None,
+        enabled: bool = True,
     ) -> ChatTemplate:
         """Take the template of a model folder, or the ``explicit`` one, which wins.
 
-        ``environ`` (by default the process's) may switch templates off: `SWITCH`. Raises
-        InvalidRequest if the explicit template is not a template's text, TemplateError if it is
-        not jinja2; a model's own fails when it is used.
+        Without ``enabled`` it is ChatML in any case. Raises InvalidRequest if the explicit
+        template is not a template's text, TemplateError if it is not jinja2; a model's own fails
+        when it is used.
         """
-        on = template_switch(os.environ if environ is None else environ)
         if explicit is None:
-            return cls(find_sources(files) if on else {}, tokenizer.special_tokens)
+            return cls(find_sources(files) if enabled else {}, tokenizer.special_tokens)
         check_template(explicit)
-        template = cls({"default": explicit} if on else {}, tokenizer.special_tokens)
+        template = cls({"default": explicit} if enabled else {}, tokenizer.special_tokens)
         try:
             template._environment.parse(explicit)
         except jinja2.TemplateError as error:
@@ -136,11 +132,6 @@ def check_template(given: object) -> None:
             param="chat_template",
             hint="pass the template's text; read a file with Path(...).read_text()",
         )
-
-
-def template_switch(environ: Mapping[str, str]) -> bool:
-    """Whether the environment lets templates be used: unset or anything but an off word."""
-    return environ.get(SWITCH, "").strip().lower() not in {"false", "0", "no", "off"}
 
 
 def find_sources(files: TokenizerFiles) -> dict[str, str]:

@@ -19,7 +19,7 @@ from helexa.engine.config import EngineConfig
 from helexa.engine.host import Host, ThreadHost
 from helexa.engine.outputs import Request, StepOutput
 from helexa.engine.params import SamplingParams
-from helexa.engine.process.children import Nursery
+from helexa.engine.process.children import Child, Nursery
 from helexa.engine.process.host import Deadlines, Loss, ProcessHost
 from helexa.engine.process.messages import Build
 from helexa.errors import EngineClosed, EngineLost, LoadError, StepTimeout
@@ -216,7 +216,7 @@ def test_the_spare_child_is_used_and_replaced(nursery: Nursery, make_host: MakeH
 ORPHANS = """
 import os, signal, sys, time
 from pathlib import Path
-from helexa.engine.process.children import Nursery
+from helexa.engine.process.children import Child, Nursery
 from helexa.engine.process.host import ProcessHost
 from tests.cores import BUILDER, Controls
 
@@ -272,3 +272,21 @@ def test_a_real_model_answers_the_same_on_both_hosts() -> None:
             host.close()
         nursery.close()
     assert found[0] == found[1]
+
+
+def test_a_host_that_is_closed_while_its_child_starts_leaves_none(controls: Controls) -> None:
+    """Closing then finds no child to end: it is not known to the host yet."""
+
+    class Slow(Nursery):
+        def take(self) -> Child:
+            host.close()
+            taken.append(super().take())
+            return taken[0]
+
+    taken: list[Child] = []
+    nursery = Slow(warm=False, builder=BUILDER)
+    host = ProcessHost(controls.order, nursery)
+    with pytest.raises(EngineClosed):
+        host.start()
+    assert not is_running(taken[0].pid)
+    nursery.close()

@@ -55,7 +55,7 @@ def expanded(path: str | Path, name: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class RepoCache:
-    """The part of the cache that belongs to one model."""
+    """The part of the cache that belongs to one model; ``name`` may have slashes."""
 
     root: Path
     org: str
@@ -63,7 +63,7 @@ class RepoCache:
 
     @property
     def folder(self) -> Path:
-        return self.root / f"{REPO_PREFIX}{self.org}--{self.name}"
+        return self.root / f"{REPO_PREFIX}{self.org}--{self.name.replace('/', '--')}"
 
     def blob(self, etag: str) -> Path:
         return self.folder / "blobs" / etag

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from helexa.engine.checkpoint.files import Progress
+    from helexa.engine.checkpoint.reference import Reference
 
 
 class Checkpoint(Protocol):
@@ -85,7 +86,7 @@ class SafetensorsCheckpoint:
 
 
 def open_checkpoint(
-    model: str | Path,
+    model: str | Path | Reference,
     *,
     revision: str = "main",
     cache_dir: str | Path | None = None,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass
-from threading import Lock
+from dataclasses import dataclass, field
+from threading import Event, Lock
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -45,7 +45,8 @@ class HubAccess:
     """How the hub is reached.
 
     ``pause`` waits, in seconds, between tries of a transfer, in place of a wait that failures and
-    interrupts end; ``verify`` is whether, or how, servers must prove who they are.
+    interrupts end; ``verify`` is whether, or how, servers must prove who they are. ``cancelled``,
+    set from another thread, ends a fetch with Cancelled.
     """
 
     root: Path
@@ -55,6 +56,7 @@ class HubAccess:
     progress: Progress | None = None
     pause: Callable[[float], object] | None = None
     verify: bool | SSLContext = True
+    cancelled: Event = field(default_factory=Event)
 
     @classmethod
     def of(
@@ -128,7 +130,13 @@ def fetch_model(model: HubId, revision: str, access: HubAccess) -> Path:
         check_format(str(model), listing.files)
         base = f"{access.endpoint}/{model.repo}/resolve/{listing.commit}"
         transfer = Transfer(
-            client, cache, listing.commit, base, serialised(access.progress), access.pause
+            client,
+            cache,
+            listing.commit,
+            base,
+            serialised(access.progress),
+            access.pause,
+            access.cancelled,
         )
         fetch_files(transfer, model, listing.files)
     with suppress(OSError):  # a cache that can only be read serves as well

@@ -26,12 +26,13 @@ class Builtin:
 
 @dataclass(frozen=True, slots=True)
 class LocalFolder:
-    """A folder with config, weights and tokenizer."""
+    """A folder with config, weights and tokenizer; ``name`` is what people call the model."""
 
     path: Path
+    name: str | None = None
 
     def __str__(self) -> str:
-        return str(self.path)
+        return self.name or str(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,14 @@ class HubId:
 Reference = Builtin | LocalFolder | GGUFFile | HubId
 
 
-def parse_reference(model: str | Path) -> Reference:
+def parse_reference(model: str | Path | Reference) -> Reference:
     """Say what ``model`` names; what exists on disk wins over the same text as a hub id.
 
     Raises PreflightError of kind `invalid_model_id`. Whether a scheme is known is for the one who
     fetches to say.
     """
+    if not isinstance(model, str | Path):
+        return model
     text = str(model)
     if text in ("tiny", f"{BUILTIN_SCHEME}:helexa/tiny"):
         return Builtin("helexa/tiny")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def resolve_folder(
-    model: str | Path,
+    model: str | Path | Reference,
     *,
     revision: str = "main",
     cache_dir: str | Path | None = None,

@@ -123,6 +123,8 @@ class ProcessHost:
         self._writer.start()
         self._outbox.put(self._order)
         try:
+            if self._ended is not None:  # closed while the child was on its way
+                raise self._ended
             built = self._wait_until_built()
         except BaseException as error:  # ^C too: nobody will use what is being loaded
             self._refuse(EngineLost(f"the model could not be loaded: {error}"))

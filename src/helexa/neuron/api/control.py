@@ -5,18 +5,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from helexa.errors import HelexaError, InvalidRequest, PreflightError
+from helexa.errors import HelexaError, PreflightError
 from helexa.http import Response
 from helexa.neuron.api.answering import JSON
-from helexa.neuron.ids import HARNESS, ModelSpec
-from helexa.neuron.listing import known_capabilities, preflight
+from helexa.neuron.ids import ModelSpec
+from helexa.neuron.listing import known_capabilities
 from helexa.neuron.metrics import CONTENT_TYPE
-from helexa.neuron.preflight import error_json
 from helexa.neuron.registry import StillRunning
-from helexa.protocol.envelope import WireError, chain_text, flat_error
+from helexa.protocol.envelope import WireError, chain_text, flat_error, refused_load
 from helexa.protocol.json_text import to_json
 from helexa.protocol.openai.models import model_list
-from helexa.refusals import ModelNotFound
+from helexa.refusals import ModelNotFound, Unavailable
 
 if TYPE_CHECKING:
     from helexa.http import Request
@@ -84,18 +83,17 @@ async def metrics(neuron: Neuron, request: Request) -> Response:
 
 async def load(neuron: Neuron, request: Request) -> Response:
     """Load a model; answers when it is loaded."""
+    spec = ModelSpec.from_json(await request.json())
     try:
-        spec = ModelSpec.from_json(await request.json())
-        if spec.harness != HARNESS or not neuron.config.harness_names:
-            raise InvalidRequest(f"unknown harness '{spec.harness}'")
-        neuron.registry.refuse_loaded(spec)
-        await preflight(spec, neuron.registry.sources, neuron.environ)
         await neuron.load(spec)
-    except PreflightError as error:
-        fields = {"model": spec.model_id, "reason": error.kind, "detail": error.message}
-        log.warning("model refused", extra={"fields": fields})
-        return Response(to_json({"error": error_json(error)}), 422, media_type=JSON)
+    except Unavailable:
+        raise
     except HelexaError as error:
+        # The engine refuses with the same class, but without the facts that a gateway reads.
+        if isinstance(error, PreflightError) and error.details:
+            fields = {"model": spec.model_id, "reason": error.kind, "detail": error.message}
+            log.warning("model refused", extra={"fields": fields})
+            return told(refused_load(error))
         return told(flat_error(error))
     return ok({"status": "loaded"})
 
@@ -112,6 +110,4 @@ async def unload(neuron: Neuron, request: Request) -> Response:
         return told(WireError(404, chain_text(error), flat=True))
     except StillRunning as error:
         return told(flat_error(error, 409))
-    except InvalidRequest as error:
-        return told(flat_error(error))
     return ok({"status": "unloaded"})

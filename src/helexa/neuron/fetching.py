@@ -1,0 +1,132 @@
+"""From a source to this machine: a model's files, fetched if they are not here, and a way out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from helexa.engine.checkpoint.hub import HubAccess, fetch_model
+from helexa.engine.checkpoint.reference import Builtin, GGUFFile, LocalFolder, Reference
+from helexa.engine.checkpoint.transfer import Cancelled
+from helexa.errors import EngineClosed, LoadError
+from helexa.http.response import cause_of
+from helexa.neuron.ids import ModelId
+from helexa.neuron.listing import hub_id, local_folder
+from helexa.neuron.sources import BUILTIN, Source
+
+LOOK_EVERY_S = 0.1
+
+Loaded = TypeVar("Loaded")
+
+
+class Closable(Protocol):
+    """A host, as far as ending it goes."""
+
+    def close(self, timeout_s: float = 5.0) -> bool: ...
+
+
+class LoadWatch:
+    """One load on its way: whether it still gets on, and how to end it, from any thread.
+
+    While files are fetched nothing but this sees that they do not arrive; once there is a host,
+    that has a deadline of its own.
+    """
+
+    def __init__(self, model_id: str, stall_s: float) -> None:
+        self.cancelled = threading.Event()
+        self._model_id = model_id
+        self._stall_s = stall_s
+        self._heard_s = time.monotonic()
+        self._gate = threading.Lock()
+        self._host: Closable | None = None
+
+    def progress(self, name: str, done: int, total: int | None) -> None:
+        """Something has arrived."""
+        self._heard_s = time.monotonic()
+
+    def started(self, host: Closable) -> None:
+        """The files are here and ``host`` will load them. Raises EngineClosed if nobody waits."""
+        with self._gate:
+            self._refuse_if_cancelled()
+            self._host = host
+
+    def cancel(self) -> None:
+        """End the load; its process is gone when this returns."""
+        with self._gate:
+            self.cancelled.set()
+            host = self._host
+        if host is not None:
+            host.close(0.0)
+
+    async def run(self, load: Callable[[], Loaded]) -> Loaded:
+        """What ``load`` returns from a thread, which is left to itself if nobody waits any more.
+
+        Raises what it raises, EngineClosed once it is cancelled, LoadError if it stalls.
+        """
+        loaded: list[Loaded] = []
+        failure: BaseException | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._look_after)
+                loaded.append(await anyio.to_thread.run_sync(load, abandon_on_cancel=True))
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            failure = cause_of(group)
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):  # bounded: a child is killed in time
+                await anyio.to_thread.run_sync(self.cancel)
+            raise
+        if failure is not None:  # raised here, where the group does not become its context
+            raise failure
+        self._refuse_if_cancelled()
+        return loaded[0]
+
+    async def _look_after(self) -> None:
+        while True:
+            self._refuse_if_cancelled()
+            if self._host is None and time.monotonic() - self._heard_s > self._stall_s:
+                self.cancelled.set()
+                raise LoadError(
+                    f"fetching '{self._model_id}' made no progress for {self._stall_s:g} seconds",
+                    hint="check the network, then load it again; what has arrived is kept",
+                )
+            await anyio.sleep(LOOK_EVERY_S)
+
+    def _refuse_if_cancelled(self) -> None:
+        if self.cancelled.is_set():
+            raise EngineClosed(f"load of '{self._model_id}' was cancelled")
+
+
+def fetch(
+    id: ModelId,
+    source: Source,
+    revision: str,
+    environ: Mapping[str, str],
+    *,
+    watch: LoadWatch,
+) -> Reference:
+    """Where a model is on this machine; what its source has and this machine lacks is fetched.
+
+    Raises as `fetch_model`, and EngineClosed once it is cancelled.
+    """
+    if source.scheme == BUILTIN:
+        return Builtin(id.repo)
+    if source.endpoint is None:
+        place = local_folder(id, source)
+        return GGUFFile(place) if place.is_file() else LocalFolder(place, str(id))
+    access = HubAccess(
+        source.cache(environ),
+        source.endpoint,
+        source.token,
+        progress=watch.progress,
+        cancelled=watch.cancelled,
+    )
+    try:
+        return LocalFolder(fetch_model(hub_id(id), revision, access), str(id))
+    except Cancelled as error:
+        raise EngineClosed(f"fetching '{id}' was cancelled") from error

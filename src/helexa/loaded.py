@@ -117,14 +117,23 @@ class LoadedModel:
             len(job.prompt_ids), job.new_parser(), self.tokenizer, job.place, one_call=job.one_call
         )
 
-    def text_job(self, prompt: Prompt, params: SamplingParams) -> Job:
-        """A plain prompt: text (encoded with special tokens) or token ids, output not parsed."""
+    def text_job(
+        self, prompt: Prompt, params: SamplingParams, response_format: Message | None = None
+    ) -> Job:
+        """A plain prompt: text (encoded with special tokens) or token ids, output not parsed.
+
+        A ``response_format`` constrains all of the output.
+        """
         ids = (
             self.tokenizer.encode(prompt, add_special_tokens=True)
             if isinstance(prompt, str)
             else prompt
         )
-        return self._job(ids, params, tools=None, markers=None)
+        options = ChatOptions(response_format=response_format, enable_thinking=False)
+        grammar = options.grammar(None)
+        if grammar is not None:
+            self._grammars.prepare(grammar)
+        return replace(self._job(ids, params, tools=None, markers=None), grammar=grammar)
 
     def chat_job(self, messages: Conversation, params: SamplingParams, options: ChatOptions) -> Job:
         """A conversation, rendered by the model's template.

@@ -1,12 +1,16 @@
-"""Both event loops on a clock that jumps: a wait of 300 seconds takes no time."""
+"""Both event loops on a clock that jumps, where 300 seconds take no time; and a real daemon."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import trio.testing
 
+from helexa.neuron.config import AdmissionConfig, EngineSection, NeuronConfig
+from helexa.neuron.ids import ModelSpec
+from tests.neuron.daemon import TINY, Daemon, running_daemon
 from tests.neuron.virtual_time import JumpingLoop
 
 
@@ -15,3 +19,19 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     if request.param == "trio":
         return "trio", {"clock": trio.testing.MockClock(autojump_threshold=0)}
     return "asyncio", {"loop_factory": JumpingLoop}
+
+
+@pytest.fixture(scope="session")
+def daemon() -> Iterator[Daemon]:
+    """One with the built-in model, that its tests leave as they found it.
+
+    Four seats, three of them for anonymous callers; one more request may wait.
+    """
+    admission = AdmissionConfig(max_in_flight=4, max_queue_depth=1)
+    config = NeuronConfig(
+        port=0,
+        default_models=(ModelSpec(model_id=TINY),),
+        engine=EngineSection(admission=admission),
+    )
+    with running_daemon(config) as daemon:
+        yield daemon

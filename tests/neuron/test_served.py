@@ -5,29 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
 from typing import Any
 
-import anyio
-import anyio.to_thread
 import httpx
 import openai
 import pytest
 from openai import OpenAI
 
-from helexa.http import serving
-from helexa.neuron.api.answering import render
 from helexa.neuron.app import Neuron
 from helexa.neuron.config import NeuronConfig
 from helexa.neuron.ids import ModelSpec
-from helexa.neuron.runtime import Runtime
+from tests.neuron.daemon import TINY, Daemon, running_daemon
 from tests.waiting import wait_until
 
-TINY = "builtin:helexa/tiny"
 HELLO: Any = [{"role": "user", "content": "Hello!"}]
 TOOL: Any = {
     "type": "function",
@@ -48,45 +41,28 @@ WEATHER: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
 class Served:
     """A running daemon and who asks it."""
 
-    url: str
-    neuron: Neuron
+    daemon: Daemon
     client: OpenAI
     http: httpx.Client
 
     @property
+    def neuron(self) -> Neuron:
+        return self.daemon.neuron
+
+    @property
     def child(self) -> int:
-        pid = self.neuron.registry.slots[TINY].host.pid
-        assert pid is not None
-        return pid
+        return self.daemon.child
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    ready: Queue[tuple[str, Neuron]] = Queue()
-    done = threading.Event()
-
-    async def main() -> None:
-        config = NeuronConfig(port=0, default_models=(ModelSpec(model_id=TINY),))
-        neuron = Neuron(config, Runtime(), {})
-        async with (
-            neuron.running(),
-            serving(neuron.router(), neuron.server_config(), render=render) as server,
-        ):
-            await neuron.activated.wait()
-            ready.put((server.url, neuron))
-            await anyio.to_thread.run_sync(done.wait)
-
-    thread = threading.Thread(target=anyio.run, args=(main,))
-    thread.start()
-    url, neuron = ready.get(timeout=100)
+    config = NeuronConfig(port=0, default_models=(ModelSpec(model_id=TINY),))
     with (
-        OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
-        httpx.Client(base_url=url, timeout=60) as http,
+        running_daemon(config) as daemon,
+        OpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0) as client,
+        httpx.Client(base_url=daemon.url, timeout=60) as http,
     ):
-        yield Served(url, neuron, client, http)
-    done.set()
-    thread.join(30)
-    assert not thread.is_alive()
+        yield Served(daemon, client, http)
 
 
 def test_a_chat_is_answered(served: Served) -> None:

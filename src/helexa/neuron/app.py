@@ -14,7 +14,7 @@ from helexa.engine.process.children import Nursery
 from helexa.http import AsgiApp, Request, Response, Router, ServerConfig
 from helexa.neuron.activation import ActivationTracker, activate
 from helexa.neuron.api import chat as surfaces
-from helexa.neuron.api import control, tokens
+from helexa.neuron.api import control, images, tokens
 from helexa.neuron.api.answering import render
 from helexa.neuron.bearer import may_enter, required_bearer
 from helexa.neuron.build import build_info
@@ -44,6 +44,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/chat/completions", surfaces.chat),
     ("POST", "/v1/completions", surfaces.completions),
     ("POST", "/v1/responses", surfaces.responses),
+    ("POST", "/v1/images/generations", images.generations),
     ("POST", "/tokenize", tokens.tokenize),
     ("POST", "/detokenize", tokens.detokenize),
     ("POST", "/v1/tokenize", tokens.tokenize),

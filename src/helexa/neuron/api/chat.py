@@ -61,16 +61,20 @@ async def completions(neuron: Neuron, request: Request) -> Response:
     call = body.call()
     slot = neuron.serving(call.model)
     projection = CompletionAnswer(Head(completion_id(), call.model, now()), logprobs=call.logprobs)
-    job = partial(slot.model.text_job, call.prompt, SamplingParams(**call.sampling))
+    params = SamplingParams(**call.sampling)
+    job = partial(slot.model.text_job, call.prompt, params, call.response_format)
     return await answer(neuron, request, slot, job, projection, stream=call.stream)
 
 
 def prepared(slot: Slot, call: ChatCall) -> Job:
     """The prompt and the parameters of a conversation."""
+    named = {"type": "function", "function": {"name": call.tool_name}}
+    thinking = call.template_kwargs.get("enable_thinking")
     options = ChatOptions(
         tools=call.tools,
-        tool_choice=call.tool_name or call.tool_choice,
+        tool_choice=call.tool_choice if call.tool_name is None else named,
         response_format=call.response_format,
+        enable_thinking=thinking if isinstance(thinking, bool) else None,
         template_kwargs=call.template_kwargs,
         parallel_tool_calls=call.parallel_tool_calls,
     )

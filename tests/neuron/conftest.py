@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 import trio.testing
+from openai import OpenAI
 
 from helexa.neuron.config import AdmissionConfig, EngineSection, NeuronConfig
 from helexa.neuron.ids import ModelSpec
@@ -35,3 +37,17 @@ def daemon() -> Iterator[Daemon]:
     )
     with running_daemon(config) as daemon:
         yield daemon
+
+
+@pytest.fixture(scope="session")
+def client(daemon: Daemon) -> Iterator[OpenAI]:
+    """The official client, as an anonymous caller."""
+    with OpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def http(daemon: Daemon) -> Iterator[httpx.Client]:
+    """A plain client, for what the official one has no words for."""
+    with httpx.Client(base_url=daemon.url, timeout=60) as http:
+        yield http

@@ -67,6 +67,15 @@ def read_cards(nvml: Any = None, root: Path = Path("/")) -> Cards:
             nvml.nvmlShutdown()
 
 
+def usable_cuda(read: Callable[[], Cards] = read_cards) -> str | None:
+    """The driver's CUDA version where there is a card that can be used."""
+    try:
+        cards = read()
+    except NvmlFailed:
+        return None
+    return cards.cuda_version if cards.devices else None
+
+
 def ask(nvml: Any) -> Cards:
     """Everything about every card."""
     handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]

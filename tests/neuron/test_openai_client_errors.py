@@ -86,6 +86,23 @@ def test_a_refusal_is_the_clients_own_class(
     assert caught.value.request_id
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"prompt": [10**6]}, "prompt"),
+        ({"extra_body": {"stop_token_ids": [10**6]}}, "stop_token_ids"),
+    ],
+    ids=["prompt", "stop_token_ids"],
+)
+def test_a_token_that_does_not_exist_is_refused_before_the_head(
+    client: OpenAI, asked: Any, param: str, stream: bool
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(**{"model": TINY, "prompt": "Once", **asked, "stream": stream})
+    assert (caught.value.code, caught.value.param) == ("invalid_value", param)
+
+
 def test_n134_a_prompt_over_the_derived_limit(daemon: Daemon, client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model=TINY, prompt="word " * 4000)

@@ -79,6 +79,7 @@ def _smoke(size: int | None, devices: list[int] | None) -> None:
 @click.pass_context
 def neuron(
     ctx: click.Context,
+    /,
     path: Path | None,
     port: int | None,
     host: str | None,

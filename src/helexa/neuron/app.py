@@ -153,7 +153,12 @@ class Neuron:
 
     def asgi(self) -> AsgiApp:
         """The daemon as an ASGI app, which starts and ends it."""
-        return AsgiApp(self.router(), lifespan=self.running, render=render)
+        return AsgiApp(
+            self.router(),
+            lifespan=self.running,
+            max_body_bytes=self.config.http.max_body_mb * 2**20,
+            render=render,
+        )
 
     def server_config(self) -> ServerConfig:
         """The limits of its HTTP server."""

@@ -6,14 +6,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from helexa.chat_options import ChatOptions
-from helexa.engine.params import SamplingParams
+from helexa.engine.params import SamplingParams, require_in_vocabulary
 from helexa.neuron.api.answering import answer, now
 from helexa.protocol.fields import parse
 from helexa.protocol.ids import chat_id, completion_id, message_id, response_id
 from helexa.protocol.openai.chat import ChatCall, ChatRequest, wants_thinking
 from helexa.protocol.openai.chat_answer import ChatAnswer
 from helexa.protocol.openai.completion_answer import CompletionAnswer
-from helexa.protocol.openai.completions import CompletionRequest
+from helexa.protocol.openai.completions import CompletionCall, CompletionRequest
 from helexa.protocol.openai.projection import Head
 from helexa.protocol.openai.response_answer import ResponseAnswer
 from helexa.protocol.openai.responses import ResponseRequest
@@ -61,9 +61,14 @@ async def completions(neuron: Neuron, request: Request) -> Response:
     call = body.call()
     slot = neuron.serving(call.model)
     projection = CompletionAnswer(Head(completion_id(), call.model, now()), logprobs=call.logprobs)
-    params = SamplingParams(**call.sampling)
-    job = partial(slot.model.text_job, call.prompt, params, call.response_format)
+    job = partial(continued, slot, call)
     return await answer(neuron, request, slot, job, projection, stream=call.stream)
+
+
+def continued(slot: Slot, call: CompletionCall) -> Job:
+    """The prompt and the parameters of a plain text."""
+    params = SamplingParams(**call.sampling)
+    return known(slot, slot.model.text_job(call.prompt, params, call.response_format))
 
 
 def prepared(slot: Slot, call: ChatCall) -> Job:
@@ -78,4 +83,14 @@ def prepared(slot: Slot, call: ChatCall) -> Job:
         template_kwargs=call.template_kwargs,
         parallel_tool_calls=call.parallel_tool_calls,
     )
-    return slot.model.chat_job(call.messages, SamplingParams(**call.sampling), options)
+    params = SamplingParams(**call.sampling)
+    return known(slot, slot.model.chat_job(call.messages, params, options))
+
+
+def known(slot: Slot, job: Job) -> Job:
+    """The job, if it names only tokens that there are: the engine would say so after the head."""
+    size = slot.model.info.vocab_size
+    require_in_vocabulary("prompt", job.prompt_ids, size)
+    require_in_vocabulary("logit_bias", job.params.logit_bias, size)
+    require_in_vocabulary("stop_token_ids", job.params.stop_token_ids, size)
+    return job

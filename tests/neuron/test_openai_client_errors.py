@@ -16,7 +16,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from helexa.neuron.app import Neuron
-from helexa.neuron.config import NeuronConfig
+from helexa.neuron.config import Http, NeuronConfig
 from helexa.neuron.runtime import Runtime
 from tests.neuron.daemon import TINY, Daemon
 from tests.waiting import wait_until
@@ -217,7 +217,7 @@ def test_n081_a_silent_stream_says_that_it_lives(http: httpx.Client, daemon: Dae
 # --- daemons without a model ---------------------------------------------------------------------
 
 
-def asked_of(neuron: Neuron, key: str = "none") -> openai.APIStatusError:
+def asked_of(neuron: Neuron, key: str = "none", messages: Any = HELLO) -> openai.APIStatusError:
     """What the async client raises when it asks a daemon that has not even been started."""
 
     async def main() -> openai.APIStatusError:
@@ -229,7 +229,7 @@ def asked_of(neuron: Neuron, key: str = "none") -> openai.APIStatusError:
             ) as client,
         ):
             with pytest.raises(openai.APIStatusError) as caught:
-                await client.chat.completions.create(model=TINY, messages=HELLO)
+                await client.chat.completions.create(model=TINY, messages=messages)
             return caught.value
 
     return anyio.run(main)
@@ -248,6 +248,12 @@ def test_n125_a_bearer_is_the_clients_api_key() -> None:
     assert isinstance(wrong, openai.AuthenticationError)
     assert wrong.code == "invalid_api_key"
     assert isinstance(asked_of(neuron, "right"), openai.NotFoundError)
+
+
+def test_a_mounted_daemon_keeps_its_limit_of_bodies() -> None:
+    neuron = Neuron(NeuronConfig(port=0, http=Http(max_body_mb=1)), Runtime(), {})
+    error = asked_of(neuron, messages=[{"role": "user", "content": "x" * 2**20}])
+    assert (error.status_code, error.code) == (413, "request_too_large")
 
 
 def test_a_daemon_that_ends_says_so() -> None:

@@ -36,6 +36,11 @@ class Cards:
     unavailable: str | None = None
     known: bool = True
 
+    @property
+    def usable_cuda(self) -> str | None:
+        """The driver's CUDA version where there is a card that can be used."""
+        return self.cuda_version if self.devices else None
+
 
 class NvmlFailed(Exception):
     """The library is there, but does not answer."""
@@ -68,12 +73,11 @@ def read_cards(nvml: Any = None, root: Path = Path("/")) -> Cards:
 
 
 def usable_cuda(read: Callable[[], Cards] = read_cards) -> str | None:
-    """The driver's CUDA version where there is a card that can be used."""
+    """As the cards say that this reads, None where the driver does not answer."""
     try:
-        cards = read()
+        return read().usable_cuda
     except NvmlFailed:
         return None
-    return cards.cuda_version if cards.devices else None
 
 
 def ask(nvml: Any) -> Cards:

@@ -16,9 +16,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
-demo: $(VENV)/.runtime  ## set up, then chat with the model that ships in the package
-	$(BIN)/helexa chat tiny -m "Hello! Who are you?"
-	$(BIN)/helexa chat tiny -m "What is 17 plus 25?"
+demo: $(VENV)/.runtime  ## set up, then serve the built-in model and ask it with OpenAI's client
+	$(BIN)/python examples/serve_and_ask.py
 	@echo "Next: source $(BIN)/activate && helexa chat"
 
 test: $(VENV)/.dev  ## set up, then run every test
@@ -49,7 +48,7 @@ $(BIN)/python:
 
 # Stamps: a second run installs nothing unless what is pinned or required has changed.
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e .
+	$(PIP) -e '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

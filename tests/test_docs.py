@@ -17,6 +17,9 @@ import pytest
 
 import helexa
 from helexa.cli.main import cli
+from helexa.errors import HelexaError, InvalidRequest
+from helexa.neuron.app import ROUTES
+from helexa.refusals import CudaUnavailable, Overloaded, Refusal, Unavailable, WrongModality
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -95,6 +98,31 @@ def test_every_page_is_listed_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "README.md" or f"({page.name})" in index, page.name
+
+
+def test_the_api_reference_names_every_route() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    missing = [f"{method} {path}" for method, path, _ in ROUTES if f"`{method} {path}`" not in text]
+    assert missing == []
+
+
+def codes(of: type[HelexaError]) -> Iterator[str]:
+    """What refusals of an inference request are called on the wire."""
+    for kind in (of, *of.__subclasses__()):
+        if isinstance(code := getattr(kind, "code", None), str):
+            yield code
+        if kind is not of:
+            yield from codes(kind)
+
+
+GATEWAY_ONLY = {"insufficient_quota", "service_unavailable", "bad_request"}
+
+
+def test_the_api_reference_names_every_refusal() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    found = {*codes(Refusal), *codes(Overloaded), *codes(Unavailable), *codes(InvalidRequest)}
+    flat = {CudaUnavailable.code, WrongModality.code}
+    assert found - GATEWAY_ONLY - flat - set(re.findall(r"`(\w+)`", text)) == set()
 
 
 def public_names() -> Iterator[str]:

@@ -19,6 +19,8 @@ SHOWS: dict[str, tuple[str, ...]] = {
     "streaming_async.py": ("= 42", "Paris", "Only the beginning: .", "Awaited: .*42"),
     "batch.py": (r"(1[89]|20) of 20 right", "Repeated with the same seed: equal"),
     "tools.py": ("because of: tool_calls", r'get_weather\({"city": ?"Oslo"}\)', "says: .*21"),
+    "embed_asgi.py": ("= 42", "Ended, and the model with it."),
+    "serve_and_ask.py": ("is ready", "= 42", r"tokens in \d", "The server has ended."),
     "inside_the_model.py": ("logits", "cache", "sampler"),
 }
 

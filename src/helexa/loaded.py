@@ -124,15 +124,15 @@ class LoadedModel:
 
         A ``response_format`` constrains all of it, as nothing of it counts as reasoning.
         """
-        options = ChatOptions(response_format=response_format, enable_thinking=False)
-        grammar = options.grammar(None)
-        if grammar is not None:
-            self._grammars.prepare(grammar)
         ids = (
             self.tokenizer.encode(prompt, add_special_tokens=True)
             if isinstance(prompt, str)
             else prompt
         )
+        options = ChatOptions(response_format=response_format, enable_thinking=False)
+        grammar = options.grammar(None)
+        if grammar is not None:
+            self._grammars.prepare(grammar)
         return replace(self._job(ids, params, tools=None, markers=None), grammar=grammar)
 
     def chat_job(self, messages: Conversation, params: SamplingParams, options: ChatOptions) -> Job:

@@ -6,8 +6,8 @@ import logging
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from json import dumps
 from queue import Queue
@@ -22,8 +22,9 @@ from helexa.http import serving
 from helexa.neuron.api.answering import render
 from helexa.neuron.app import Neuron
 from helexa.neuron.config import NeuronConfig
+from helexa.neuron.discovery import Sampler
 from helexa.neuron.logs import TRACE, TextFormatter, fields_of
-from helexa.neuron.runtime import Runtime
+from helexa.neuron.runtime import Runtime, read_runtime
 from helexa.neuron.slots import Slot
 from tests.waiting import wait_until
 
@@ -100,11 +101,23 @@ class Daemon:
         """One sample; 0 where there is none."""
         return self.metrics().get((name, frozenset(labels.items())), 0)
 
-    def load(self, id: str) -> None:
+    def post(self, path: str, **body: Any) -> httpx.Response:
+        return self.http.post(path, json=body)
+
+    def load(self, model_id: str, **more: Any) -> httpx.Response:
+        return self.post("/models/load", model_id=model_id, **more)
+
+    def unload(self, model_id: str, **more: Any) -> httpx.Response:
+        return self.post("/models/unload", model_id=model_id, **more)
+
+    def ensure(self, id: str) -> None:
         """Load a model, unless it is there."""
         if self.status(id) is None:
-            answer = self.http.post("/models/load", json={"model_id": id})
-            assert answer.json() == {"status": "loaded"}
+            assert self.load(id).json() == {"status": "loaded"}
+
+    def models(self) -> list[str]:
+        """The ids of what is listed."""
+        return [info["id"] for info in self.http.get("/models").json()]
 
     @contextmanager
     def asking(self, path: str, body: Any, request_id: str) -> Iterator[socket.socket]:
@@ -121,20 +134,33 @@ class Daemon:
 
 
 @contextmanager
-def running(config: NeuronConfig, runtime: Runtime | None = None) -> Iterator[Daemon]:
-    """A daemon with its default models loaded; no request may have ended twice."""
+def running(
+    config: NeuronConfig,
+    runtime: Runtime | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    sampler: Sampler | None = None,
+    activated: bool = True,
+) -> Iterator[Daemon]:
+    """A daemon, with its default models loaded if ``activated``; no request may have ended twice.
+
+    Without ``runtime`` the environment says how it runs.
+    """
+    environ = environ or {}
     ready: Queue[tuple[str, Neuron]] = Queue()
     done = threading.Event()
 
     async def main() -> None:
-        neuron = Neuron(config, runtime or Runtime(), {})
+        neuron = Neuron(config, runtime or read_runtime(environ), environ, sampler=sampler)
         async with (
             neuron.running(),
             serving(
                 *(neuron.router(), neuron.server_config()), render=render, observe=neuron.observe
             ) as server,
         ):
-            await neuron.activated.wait()
+            neuron.port = server.port
+            if activated:
+                await neuron.activated.wait()
             ready.put((server.url, neuron))
             await anyio.to_thread.run_sync(done.wait)
 
@@ -143,14 +169,25 @@ def running(config: NeuronConfig, runtime: Runtime | None = None) -> Iterator[Da
         thread.start()
         try:
             url, neuron = ready.get(timeout=100)
-            with httpx.Client(base_url=url, timeout=60) as http:
+            with httpx.Client(base_url=url, timeout=100) as http:
                 yield Daemon(url, neuron, http, log)
         finally:
             done.set()
-            thread.join(30)
+            thread.join(60)
     assert not thread.is_alive()
     ended = Counter(fields_of(r).get("request_id") for r in log.records)
     assert all(count == 1 for id, count in ended.items() if id is not None)
+
+
+def started(
+    config: NeuronConfig | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    sampler: Sampler | None = None,
+) -> AbstractContextManager[Daemon]:
+    """A daemon that may still load its default models."""
+    config = config or NeuronConfig(port=0)
+    return running(config, environ=environ, sampler=sampler, activated=False)
 
 
 def endless(**more: Any) -> dict[str, Any]:

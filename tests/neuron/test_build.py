@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import helexa
-from helexa.neuron.build import STAMP, build_info, version_line
+from helexa.neuron.build import STAMP, build_info, version_line, with_cuda
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -56,4 +56,5 @@ def test_git_is_not_asked_about_a_folder_it_does_not_track(tmp_path: Path) -> No
 )
 def test_n007_version_line(status: str, cuda: str | None, ending: str, tmp_path: Path) -> None:
     build = build_info({}, git=git(checkout(status)), package=tmp_path, cuda_version=cuda)
+    assert with_cuda(with_cuda(build, None), cuda) == build
     assert version_line(build) == f"helexa {helexa.__version__} {ending}"

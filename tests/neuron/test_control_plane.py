@@ -26,7 +26,7 @@ from helexa.neuron.nvml import Cards
 from helexa.neuron.slots import Slot
 from helexa.protocol.control import BuildInfo, DiscoveryResponse, HealthResponse
 from tests.engine.checkpoint.conftest import FakeHub, serving
-from tests.neuron.running import TINY, Daemon, daemon
+from tests.neuron.daemons import TINY, Daemon, started
 from tests.waiting import wait_until
 
 JSON = {"content-type": "application/json"}
@@ -39,7 +39,7 @@ def at(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     environ = {"HELEXA_BUILD_SHA": "0123456789", "NEURON_MAX_PROMPT_TOKENS": "99"}
     sampler = Sampler(read_cards=Cards)
     config = NeuronConfig(port=0, harnesses=harnesses)
-    with daemon(config, environ, sampler=sampler) as running:
+    with started(config, environ, sampler=sampler) as running:
         yield running
 
 
@@ -106,7 +106,7 @@ def test_n023_routes(at: Daemon) -> None:
 
 
 def test_n032_a_broken_driver_refuses_loads() -> None:
-    with daemon(sampler=Sampler(read_cards=lambda: BROKEN)) as at:
+    with started(sampler=Sampler(read_cards=lambda: BROKEN)) as at:
         answer = at.load(TINY)
         assert answer.status_code == 503
         assert answer.json() == {"error": BROKEN.unavailable, "code": "cuda_unavailable"}
@@ -114,7 +114,7 @@ def test_n032_a_broken_driver_refuses_loads() -> None:
 
 
 def test_a_daemon_on_its_way_out_takes_no_load() -> None:
-    with daemon() as at:
+    with started() as at:
         at.neuron.stop_taking()
         answer = at.load(TINY)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "15")
@@ -130,7 +130,7 @@ def test_n018_routes_answer_while_models_are_loaded(tmp_path: Path) -> None:
             default_models=(ModelSpec(model_id="own:org/name"), ModelSpec(model_id=TINY)),
             engine=EngineSection(sources={"own": source}),
         )
-        with hub.changed, daemon(config) as at:  # which the hub would need to answer
+        with hub.changed, started(config) as at:  # which the hub would need to answer
             wait_until(lambda: at.neuron.activation.status.in_progress is not None)
             activation = at.http.get("/health").json()["activation"]
             assert activation["state"] == "pre_warming"
@@ -175,7 +175,7 @@ def test_n038_a_recovering_model_is_listed(at: Daemon) -> None:
 
 def test_runtime_variables_reach_requests() -> None:
     environ = {"NEURON_MAX_PROMPT_TOKENS": "64", "NEURON_USE_CHAT_TEMPLATE": "no"}
-    with daemon(environ=environ) as at:
+    with started(environ=environ) as at:
         assert at.load(TINY).status_code == 200
         (info,) = at.http.get("/models").json()
         assert info["limit"] == {"context": 64, "input": 32, "output": 32}

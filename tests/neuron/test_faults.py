@@ -115,7 +115,7 @@ def test_n136_a_model_that_is_back_counts_afresh(daemon: Daemon) -> None:
 
 
 def test_n137_step_deadline(daemon: Daemon) -> None:
-    daemon.load(COPY)
+    daemon.ensure(COPY)
     pid = daemon.child(COPY)
     with daemon.asking(TEXT, endless(model=COPY), "stopped") as peer:
         wait_until(lambda: daemon.slot(COPY).model.status().running == 1)
@@ -134,7 +134,7 @@ def test_n137_step_deadline(daemon: Daemon) -> None:
 
 
 def test_n139_give_up(daemon: Daemon, files: Path) -> None:
-    daemon.load(COPY)
+    daemon.ensure(COPY)
     away = files / "away"
     (files / "o" / "tiny").rename(away)
     os.kill(daemon.child(COPY), signal.SIGKILL)
@@ -155,7 +155,7 @@ def test_n139_give_up(daemon: Daemon, files: Path) -> None:
 
 
 def test_n141_unload_recovering(daemon: Daemon) -> None:
-    daemon.load(COPY)
+    daemon.ensure(COPY)
     slot = daemon.slot(COPY)
     os.kill(daemon.child(COPY), signal.SIGKILL)
     wait_until(lambda: slot.state == "recovering")
@@ -167,7 +167,7 @@ def test_n141_unload_recovering(daemon: Daemon) -> None:
 
 
 def test_n138_debug_poison(daemon: Daemon) -> None:
-    daemon.load(VICTIM)
+    daemon.ensure(VICTIM)
     pid, body = daemon.child(VICTIM), {**SHORT, "model": VICTIM}
     headers = {"x-request-id": "first"}
     answer = daemon.http.post(CHAT, json={**body, "stream": True}, headers=headers)

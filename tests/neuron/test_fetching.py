@@ -17,7 +17,7 @@ from helexa.neuron.fetching import LoadWatch, fetch
 from helexa.neuron.ids import ModelId
 from helexa.neuron.sources import Source
 from tests.engine.checkpoint.conftest import FakeHub, serving
-from tests.neuron.running import Daemon, daemon
+from tests.neuron.daemons import Daemon, started
 from tests.waiting import wait_until
 
 TINY_FOLDER = Path(__file__).parents[2] / "src/helexa/builtin/tiny"
@@ -53,7 +53,7 @@ def test_a_registry_is_asked_with_its_token_and_fills_its_cache(
     hub: FakeHub, tmp_path: Path
 ) -> None:
     environ = {"OWN_TOKEN": "secret", "HF_TOKEN": "not for you", "HF_ENDPOINT": NOWHERE}
-    with daemon(own_hub(hub.endpoint, tmp_path), environ) as at:
+    with started(own_hub(hub.endpoint, tmp_path), environ) as at:
         loaded = at.load(ID, revision="v1")
         assert loaded.json() == {"status": "loaded"}
         assert answers(at, ID)
@@ -69,7 +69,7 @@ def test_a_registry_is_asked_with_its_token_and_fills_its_cache(
 def test_n047_a_cache_that_is_filled_needs_no_registry(hub: FakeHub, tmp_path: Path) -> None:
     source = Source("own", endpoint=hub.endpoint, cache_dir=str(tmp_path))
     fetch(ModelId("own", "org", "name"), source, "main", {}, watch=LoadWatch(ID, 60))
-    with daemon(own_hub(NOWHERE, tmp_path)) as at:
+    with started(own_hub(NOWHERE, tmp_path)) as at:
         cold = at.http.get("/models/own:org%2Fname/capabilities")
         assert cold.json() == {"capabilities": ["text"]}
         absent = at.load("own:org/other").json()["error"]
@@ -84,7 +84,7 @@ def test_a_folder_of_models_needs_no_network(tmp_path: Path) -> None:
         sources={"disk": SourceConfig(path=str(tmp_path))}, default_source="disk"
     )
     environ = {"HF_ENDPOINT": NOWHERE, "NEURON_USE_CHAT_TEMPLATE": "off"}
-    with daemon(NeuronConfig(port=0, engine=engine), environ) as at:
+    with started(NeuronConfig(port=0, engine=engine), environ) as at:
         assert at.load("org/deep/name").json() == {"status": "loaded"}
         asked = at.post("/tokenize", model="disk:org/deep/name", messages=HELLO).json()
         text = at.post("/detokenize", model="org/deep/name", tokens=asked["tokens"]).json()
@@ -93,7 +93,7 @@ def test_a_folder_of_models_needs_no_network(tmp_path: Path) -> None:
 
 def test_n053_a_download_is_cancelled_by_unload(hub: FakeHub, tmp_path: Path) -> None:
     hub.gate = threading.Event()
-    with daemon(own_hub(hub.endpoint, tmp_path)) as at, ThreadPoolExecutor(1) as pool:
+    with started(own_hub(hub.endpoint, tmp_path)) as at, ThreadPoolExecutor(1) as pool:
         loading = pool.submit(at.load, ID)
         wait_until(lambda: bool(hub.asked("model.safetensors")), 30)
         assert at.unload("org/name").json() == {"status": "unloaded"}
@@ -104,7 +104,7 @@ def test_n053_a_download_is_cancelled_by_unload(hub: FakeHub, tmp_path: Path) ->
 
 def test_a_download_that_stands_still_fails(hub: FakeHub, tmp_path: Path) -> None:
     hub.gate = threading.Event()
-    with daemon(own_hub(hub.endpoint, tmp_path, load_stall_secs=0.5)) as at:
+    with started(own_hub(hub.endpoint, tmp_path, load_stall_secs=0.5)) as at:
         told = at.load(ID)
     assert told.status_code == 400
     assert "made no progress for 0.5 seconds" in told.json()["error"]

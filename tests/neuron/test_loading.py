@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from helexa.neuron.config import EngineSection, NeuronConfig, SourceConfig
-from tests.neuron.running import TINY, Daemon, daemon
+from tests.neuron.daemons import TINY, Daemon, started
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     (models / "org/name").symlink_to(TINY_FOLDER)
     source = SourceConfig(path=str(models))
     config = NeuronConfig(port=0, engine=EngineSection(sources={"disk": source}))
-    with daemon(config, {"HF_ENDPOINT": "http://127.0.0.1:1"}) as running:
+    with started(config, {"HF_ENDPOINT": "http://127.0.0.1:1"}) as running:
         yield running
 
 

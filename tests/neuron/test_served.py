@@ -18,7 +18,7 @@ from openai import OpenAI
 from helexa.neuron.app import Neuron
 from helexa.neuron.config import NeuronConfig
 from helexa.neuron.ids import ModelSpec
-from tests.neuron.daemons import HELLO, TINY, running
+from tests.neuron.daemons import HELLO, TINY, Daemon, running
 from tests.waiting import wait_until
 
 TOOL: Any = {
@@ -40,16 +40,17 @@ WEATHER: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
 class Served:
     """A running daemon and who asks it."""
 
-    url: str
-    neuron: Neuron
+    daemon: Daemon
     client: OpenAI
     http: httpx.Client
 
     @property
+    def neuron(self) -> Neuron:
+        return self.daemon.neuron
+
+    @property
     def child(self) -> int:
-        pid = self.neuron.registry.slots[TINY].host.pid
-        assert pid is not None
-        return pid
+        return self.daemon.child()
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def served() -> Iterator[Served]:
         running(config) as daemon,
         OpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0) as client,
     ):
-        yield Served(daemon.url, daemon.neuron, client, daemon.http)
+        yield Served(daemon, client, daemon.http)
 
 
 def test_a_chat_is_answered(served: Served) -> None:

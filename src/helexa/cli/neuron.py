@@ -4,11 +4,46 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from helexa.cli.options import debug_option
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
+    if not asked or ctx.resilient_parsing:
+        return
+    from helexa.neuron.build import build_info, version_line
+    from helexa.neuron.nvml import usable_cuda
+
+    click.echo(version_line(build_info(os.environ, cuda_version=usable_cuda())))
+    ctx.exit()
+
+
+def _devices(_ctx: click.Context, _param: click.Parameter, text: str | None) -> list[int] | None:
+    """The numbers of a list such as ``0,1``."""
+    if text is None:
+        return None
+    words = text.split(",")
+    if not all(word.isascii() and word.isdecimal() for word in words):
+        raise click.BadParameter(f"{text!r} is not a list of device numbers such as 0,1")
+    return [int(word) for word in words]
+
+
+def _smoke(size: int | None, devices: list[int] | None) -> None:
+    """Let ranks meet once, and say how it went."""
+    if size is None:
+        raise click.UsageError("--tp-smoke needs --tp-size")
+    devices = list(range(size)) if devices is None else devices
+    if len(devices) != size:
+        raise click.UsageError(f"--cuda-devices lists {len(devices)} devices, --tp-size is {size}")
+    from helexa.engine.tp_smoke import smoke
+
+    smoke(devices)
+    click.echo(f"status=ok\ntp_size={size}\ncuda_devices={','.join(map(str, devices))}")
 
 
 @click.command()
@@ -29,32 +64,62 @@ from helexa.cli.options import debug_option
     help="Read the configuration, say what is wrong with it, and leave.",
 )
 @click.option("--log-level", metavar="LEVEL", help="error, warning, info or debug.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version, its commit and what it can use, and leave.",
+)
+@click.option("--tp-smoke", is_flag=True, help="Let --tp-size ranks meet once, and leave.")
+@click.option("--tp-size", type=click.IntRange(min=2), metavar="N", help="Ranks for --tp-smoke.")
+@click.option("--cuda-devices", callback=_devices, metavar="A,B", help="A device for each rank.")
 @debug_option
 @click.pass_context
 def neuron(
     ctx: click.Context,
+    /,
     path: Path | None,
     port: int | None,
     host: str | None,
     check: bool,
     log_level: str | None,
+    **smoke: Any,
 ) -> None:
     """Serve models on this host, as a daemon.
 
     One process with an OpenAI-compatible API; each model lives in a child of its own. Models are
     loaded from `default_models` of the configuration, or at run time by POST /models/load.
     """
+    options = {"port": port, "host": host}
+    if smoke["tp_smoke"]:
+        _smoke(smoke["tp_size"], smoke["cuda_devices"])
+    elif smoke["tp_size"] or smoke["cuda_devices"]:
+        raise click.UsageError("--tp-size and --cuda-devices belong to --tp-smoke")
+    elif check:
+        _check(ctx, path, options)
+    else:
+        _serve(ctx, path, options, log_level)
+
+
+def _check(ctx: click.Context, path: Path | None, options: Mapping[str, Any]) -> None:
+    from helexa.neuron.config_layers import check_config
+
+    found = check_config(path, environ=os.environ, options=options)
+    click.echo(found.stdout, nl=False)
+    click.echo(found.stderr, nl=False, err=True)
+    ctx.exit(found.exit_status)
+
+
+def _serve(
+    ctx: click.Context, path: Path | None, options: Mapping[str, Any], log_level: str | None
+) -> None:
     from helexa.errors import ConfigError
-    from helexa.neuron.config_layers import check_config, load_config
+    from helexa.neuron.config_layers import load_config
     from helexa.neuron.logs import choose_format, choose_level, configure_logging
     from helexa.neuron.runtime import read_runtime
 
-    options = {"port": port, "host": host}
-    if check:
-        found = check_config(path, environ=os.environ, options=options)
-        click.echo(found.stdout, nl=False)
-        click.echo(found.stderr, nl=False, err=True)
-        ctx.exit(found.exit_status)
     level = choose_level(log_level, os.environ)
     configure_logging(level, choose_format(os.environ), sys.stderr)
     try:

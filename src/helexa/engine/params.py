@@ -133,7 +133,7 @@ def resolve(
     Raises InvalidRequest if ``logit_bias`` or ``stop_token_ids`` name an id that does not exist.
     """
     for name in ("logit_bias", "stop_token_ids"):
-        _require_in_vocabulary(name, getattr(params, name), vocab_size)
+        require_in_vocabulary(name, getattr(params, name), vocab_size)
     temperature = _first(params.temperature, defaults.temperature, FALLBACK_TEMPERATURE)
     top_p = _first(params.top_p, defaults.top_p, 1.0)
     top_k = _first(params.top_k, defaults.top_k, 0)
@@ -155,7 +155,8 @@ def _first(asked: T | None, suggested: T | None, fallback: T) -> T:
     return suggested if suggested is not None else fallback
 
 
-def _require_in_vocabulary(name: str, ids: Iterable[int], vocab_size: int) -> None:
+def require_in_vocabulary(name: str, ids: Iterable[int], vocab_size: int) -> None:
+    """Raises InvalidRequest for the field ``name`` if an id is past the end of the vocabulary."""
     for token_id in ids:
         if token_id >= vocab_size:
             raise InvalidRequest(

@@ -205,7 +205,13 @@ class Neuron:
 
     def asgi(self) -> AsgiApp:
         """The daemon as an ASGI app, which starts and ends it."""
-        return AsgiApp(self.router(), lifespan=self.running, render=render, observe=self.observe)
+        return AsgiApp(
+            self.router(),
+            lifespan=self.running,
+            max_body_bytes=self.config.http.max_body_mb * 2**20,
+            render=render,
+            observe=self.observe,
+        )
 
     def server_config(self) -> ServerConfig:
         """The limits of its HTTP server."""

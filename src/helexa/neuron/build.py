@@ -33,7 +33,7 @@ def build_info(
     """
     folder = package or Path(helexa.__file__).parent
     long, dirty, stamped = commit(environ, folder, git or git_in(folder))
-    return BuildInfo(
+    build = BuildInfo(
         package_version=helexa.__version__,
         git_sha=long[:SHORT] or "unknown",
         git_sha_long=long if len(long) == 40 else None,
@@ -41,11 +41,17 @@ def build_info(
         build_timestamp=stamped,
         profile="release",
         target=f"{platform.machine()}-{sys.platform}",
-        features=("cuda",) if cuda_version else (),
+        features=(),
         python_version=platform.python_version(),
         torch_version=installed("torch"),
-        cuda_version=cuda_version,
     )
+    return with_cuda(build, cuda_version)
+
+
+def with_cuda(build: BuildInfo, version: str | None) -> BuildInfo:
+    """The same build where a card with this version of CUDA can be used."""
+    features = ("cuda",) if version else ()
+    return build.model_copy(update={"features": features, "cuda_version": version})
 
 
 def commit(environ: Mapping[str, str], folder: Path, git: Git) -> tuple[str, bool, str | None]:

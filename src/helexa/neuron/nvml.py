@@ -36,6 +36,11 @@ class Cards:
     unavailable: str | None = None
     known: bool = True
 
+    @property
+    def usable_cuda(self) -> str | None:
+        """The driver's CUDA version where there is a card that can be used."""
+        return self.cuda_version if self.devices else None
+
 
 class NvmlFailed(Exception):
     """The library is there, but does not answer."""
@@ -65,6 +70,14 @@ def read_cards(nvml: Any = None, root: Path = Path("/")) -> Cards:
     finally:
         with suppress(nvml.NVMLError):
             nvml.nvmlShutdown()
+
+
+def usable_cuda(read: Callable[[], Cards] = read_cards) -> str | None:
+    """As the cards say that this reads, None where the driver does not answer."""
+    try:
+        return read().usable_cuda
+    except NvmlFailed:
+        return None
 
 
 def ask(nvml: Any) -> Cards:

@@ -54,6 +54,14 @@ def test_n086_messages_are_those_of_chat(fields: dict[str, Any], thinking: bool)
     assert request.add_generation_prompt
 
 
+def test_n086_a_prompt_may_be_left_without_its_opening() -> None:
+    request = read(messages=[HI], add_generation_prompt=False)
+    assert request.template_kwargs() == {
+        "enable_thinking": False,
+        "add_generation_prompt": False,
+    }
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "param"),
     [

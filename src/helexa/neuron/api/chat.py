@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from helexa.chat_options import ChatOptions
-from helexa.engine.params import SamplingParams
+from helexa.engine.params import SamplingParams, require_in_vocabulary
 from helexa.neuron.api.answering import answer, now, slot_for
 from helexa.neuron.story import story_of
 from helexa.protocol.fields import parse
@@ -14,7 +14,7 @@ from helexa.protocol.ids import chat_id, completion_id, message_id, response_id
 from helexa.protocol.openai.chat import ChatCall, ChatRequest, wants_thinking
 from helexa.protocol.openai.chat_answer import ChatAnswer
 from helexa.protocol.openai.completion_answer import CompletionAnswer
-from helexa.protocol.openai.completions import CompletionRequest
+from helexa.protocol.openai.completions import CompletionCall, CompletionRequest
 from helexa.protocol.openai.projection import Head
 from helexa.protocol.openai.response_answer import ResponseAnswer
 from helexa.protocol.openai.responses import ResponseRequest
@@ -65,22 +65,36 @@ async def completions(neuron: Neuron, request: Request) -> Response:
     call = body.call()
     slot = slot_for(neuron, request, call.model)
     projection = CompletionAnswer(Head(completion_id(), call.model, now()), logprobs=call.logprobs)
-    job = partial(
-        slot.model.text_job,
-        call.prompt,
-        SamplingParams(**call.sampling),
-        response_format=call.response_format,
-    )
+    job = partial(continued, slot, call)
     return await answer(neuron, request, slot, job, projection, stream=call.stream)
+
+
+def continued(slot: Slot, call: CompletionCall) -> Job:
+    """The prompt and the parameters of a plain text."""
+    params = SamplingParams(**call.sampling)
+    return known(slot, slot.model.text_job(call.prompt, params, call.response_format))
 
 
 def prepared(slot: Slot, call: ChatCall) -> Job:
     """The prompt and the parameters of a conversation."""
+    named = {"type": "function", "function": {"name": call.tool_name}}
+    thinking = call.template_kwargs.get("enable_thinking")
     options = ChatOptions(
         tools=call.tools,
-        tool_choice=call.tool_name or call.tool_choice,
+        tool_choice=call.tool_choice if call.tool_name is None else named,
         response_format=call.response_format,
+        enable_thinking=thinking if isinstance(thinking, bool) else None,
         template_kwargs=call.template_kwargs,
         parallel_tool_calls=call.parallel_tool_calls,
     )
-    return slot.model.chat_job(call.messages, SamplingParams(**call.sampling), options)
+    params = SamplingParams(**call.sampling)
+    return known(slot, slot.model.chat_job(call.messages, params, options))
+
+
+def known(slot: Slot, job: Job) -> Job:
+    """The job, if it names only tokens that there are: the engine would say so after the head."""
+    size = slot.model.info.vocab_size
+    require_in_vocabulary("prompt", job.prompt_ids, size)
+    require_in_vocabulary("logit_bias", job.params.logit_bias, size)
+    require_in_vocabulary("stop_token_ids", job.params.stop_token_ids, size)
+    return job

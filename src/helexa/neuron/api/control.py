@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from helexa.errors import HelexaError, PreflightError
 from helexa.http import Response
 from helexa.neuron.api.answering import JSON
+from helexa.neuron.build import with_cuda
 from helexa.neuron.ids import ModelSpec
 from helexa.neuron.listing import known_capabilities
 from helexa.neuron.metrics import CONTENT_TYPE
@@ -33,7 +34,8 @@ def told(error: WireError) -> Response:
 
 
 async def version(neuron: Neuron, request: Request) -> Response:
-    return ok(neuron.build.to_wire())
+    cuda = neuron.hardware.sample.cards.usable_cuda
+    return ok(with_cuda(neuron.build, cuda).to_wire())
 
 
 async def discovery(neuron: Neuron, request: Request) -> Response:

@@ -51,7 +51,8 @@ class TokenizeRequest(Body):
     def template_kwargs(self, *, include_thinking: bool = False) -> dict[str, Any]:
         """The template's variables as chat would set them."""
         effort = self.reasoning_effort if isinstance(self.reasoning_effort, str) else None
-        return template_kwargs(self.chat_template_kwargs, effort, include_thinking)
+        found = template_kwargs(self.chat_template_kwargs, effort, include_thinking)
+        return found if self.add_generation_prompt else {**found, "add_generation_prompt": False}
 
 
 class DetokenizeRequest(Body):

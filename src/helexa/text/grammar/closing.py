@@ -10,7 +10,8 @@ import random
 from collections.abc import Sequence
 from typing import Final, Protocol, Self
 
-_OUTSIDE: Final = b'}]1234567890n"tf-{[:,.'  # first what ends a value, then the shortest values
+# First what ends a value: a comma ends a number, which could go on for ever; then short values.
+_OUTSIDE: Final = b'}],1234567890n"tf-{[:.'
 _INSIDE: Final = b'"'
 _LOOKED_AT: Final = 64
 _ATTEMPTS: Final = 3

@@ -242,7 +242,10 @@ def _problem(matcher: LLMatcher) -> str:
     """Why a grammar is not usable, in one line; empty if it is."""
     if not matcher.is_error():
         return ""
-    line = matcher.get_error().partition("\n")[0].removeprefix("failed to parse ")
+    said = matcher.get_error()
+    line = said.partition("\n")[0].removeprefix("failed to parse ")
+    if line.endswith(":") and (reason := re.search(r"^error: (.+)$", said, re.MULTILINE)):
+        line = f"{line} {reason[1]}"  # a pattern: the lines between quote it
     line = re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", line)
     if line.startswith("NoExtension"):
         return "no value fits it"

@@ -27,7 +27,10 @@ CHILD = "helexa.child:build"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a model comes from and how it may be fetched."""
+    """Where a model comes from and how it may be fetched.
+
+    ``endpoint`` is the hub; None: the environment's, whose token goes to no other.
+    """
 
     model: str | Path
     revision: str = "main"
@@ -35,6 +38,7 @@ class Source:
     offline: bool = False
     token: str | None = None
     chat_template: str | None = None
+    endpoint: str | None = None
 
     def __post_init__(self) -> None:
         if self.chat_template is not None:  # before anything is fetched
@@ -61,6 +65,7 @@ def open_model(
         cache_dir=source.cache_dir,
         offline=source.offline,
         token=source.token,
+        endpoint=source.endpoint,
         progress=progress,
     )
     try:

@@ -198,7 +198,13 @@ class Loader:
         if source.path is not None:
             return Source(Path(source.path) / id.org / id.name)
         cache = source.cache(os.environ)
-        return Source(id.repo, revision=spec.revision, cache_dir=cache, token=source.token)
+        return Source(
+            id.repo,
+            revision=spec.revision,
+            cache_dir=cache,
+            token=source.token,
+            endpoint=source.endpoint,
+        )
 
     def _host(
         self, order: Build, report: Progress | None, on_change: Callable[[State, str], None]

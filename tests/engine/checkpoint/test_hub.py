@@ -247,6 +247,14 @@ def test_the_token_of_a_login_is_used(tmp_path: Path) -> None:
     assert HubAccess.of({"HF_HOME": str(tmp_path / "none")}, token="given").token == "given"
 
 
+def test_another_hub_is_not_told_the_token_of_the_first(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("stored")
+    environ = {"HF_HOME": str(tmp_path), "HF_TOKEN": "env", "HF_ENDPOINT": "http://first"}
+    access = HubAccess.of(environ, endpoint="http://other/")
+    assert (access.endpoint, access.token) == ("http://other", None)
+    assert HubAccess.of(environ, endpoint="http://other", token="its own").token == "its own"
+
+
 @pytest.mark.parametrize(("value", "expected"), [("1", True), ("0", False), ("", False)])
 def test_offline_switch(value: str, expected: bool, tmp_path: Path) -> None:
     environ = {"HF_HUB_OFFLINE": value, "HF_HOME": str(tmp_path)}

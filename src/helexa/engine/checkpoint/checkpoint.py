@@ -91,11 +91,13 @@ def open_checkpoint(
     cache_dir: str | Path | None = None,
     offline: bool = False,
     token: str | None = None,
+    endpoint: str | None = None,
     progress: Progress | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Checkpoint:
     """Find ``model``, fetch what is missing of it, and open it; no weight is read yet.
 
+    ``endpoint`` is a hub other than the environment's, asked with ``token`` or with none.
     ``environ`` defaults to the process's. Raises PreflightError if it cannot be had, DownloadError
     if a transfer fails, UnsupportedModel or CheckpointError for what is found.
     """
@@ -105,6 +107,7 @@ def open_checkpoint(
         cache_dir=cache_dir,
         offline=offline,
         token=token,
+        endpoint=endpoint,
         progress=progress,
         environ=environ,
     )

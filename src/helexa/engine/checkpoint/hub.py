@@ -64,13 +64,19 @@ class HubAccess:
         cache_dir: str | Path | None = None,
         offline: bool = False,
         token: str | None = None,
+        endpoint: str | None = None,
         progress: Progress | None = None,
     ) -> HubAccess:
-        """Arguments first, then the environment, then what `hf auth login` stored."""
+        """Arguments first, then the environment, then what `hf auth login` stored.
+
+        The last two tokens are for the environment's hub, and not told to a given ``endpoint``.
+        """
+        if endpoint is None:
+            token = token or environ.get("HF_TOKEN") or stored_token(environ)
         return cls(
             root=cache_root(cache_dir, environ),
-            endpoint=(environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/"),
-            token=token or environ.get("HF_TOKEN") or stored_token(environ),
+            endpoint=(endpoint or environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/"),
+            token=token,
             offline=offline or environ.get("HF_HUB_OFFLINE", "").strip().lower() in ON,
             progress=progress,
         )

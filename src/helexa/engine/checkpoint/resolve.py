@@ -35,6 +35,7 @@ def resolve_folder(
     cache_dir: str | Path | None = None,
     offline: bool = False,
     token: str | None = None,
+    endpoint: str | None = None,
     progress: Progress | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> tuple[str, Path]:
@@ -51,6 +52,7 @@ def resolve_folder(
             cache_dir=cache_dir,
             offline=offline,
             token=token,
+            endpoint=endpoint,
             progress=progress,
         )
         folder = fetch_model(reference, revision, access)

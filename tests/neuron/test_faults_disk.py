@@ -15,7 +15,7 @@ import pytest
 
 import helexa
 from tests.engine.checkpoint.conftest import FakeHub, serving
-from tests.neuron.daemon import Daemon, started
+from tests.neuron.daemon_process import Daemon, started
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")

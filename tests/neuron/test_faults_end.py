@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.neuron.daemon import Daemon, alive, family_of, request, started
+from tests.neuron.daemon_process import TINY, Daemon, alive, family_of, request, started, stopped
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
@@ -67,6 +67,24 @@ def assert_shutting_down(answer: httpx.Response) -> None:
     assert answer.status_code == 503, answer.text
     assert answer.json()["error"]["code"] == "shutting_down"
     assert answer.headers["retry-after"] == "15"
+
+
+def test_a_load_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """The child that should load stands still, so the load would not come to an end."""
+    with started(tmp_path, "") as daemon, ThreadPoolExecutor(1) as pool:
+        with stopped(daemon.spare()):
+            family = family_of(daemon.process.pid)
+            loading = pool.submit(load, daemon)
+            wait_until(lambda: f"loading {TINY}" in daemon.words())
+            daemon.process.send_signal(signal.SIGTERM)
+            assert daemon.process.wait(30) == 0
+        answer = loading.result(60)
+        assert (answer.status_code, "cancelled" in answer.text) == (400, True), answer.text
+        assert not alive(family)
+
+
+def load(daemon: Daemon) -> httpx.Response:
+    return httpx.post(f"{daemon.url}/models/load", json={"model_id": TINY}, timeout=60)
 
 
 def test_n010_who_runs_on_after_the_drain_is_told(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ class Neuron:
                 tasks.start_soon(self._activate)
                 yield self
                 self.stop_taking()
+                await self.registry.cancel_loads()
                 tasks.cancel_scope.cancel()
         finally:
             self._tasks = None

@@ -43,6 +43,7 @@ class Registry:
         self._gpus = gpus
         self._loading: dict[str, anyio.Lock] = {}
         self._hosts: dict[str, RecoveringHost] = {}
+        self._no_more = False
 
     @property
     def sources(self) -> Sources:
@@ -85,6 +86,7 @@ class Registry:
                 await self._remove(self.slots[broken])
             gpus = self._gpus()
             devices = spec.place(gpus)
+            log.info("loading %s", spec.model_id)
             began = time.monotonic()
             try:
                 slot = await anyio.to_thread.run_sync(
@@ -93,7 +95,7 @@ class Registry:
                         spec,
                         devices,
                         cuda=bool(gpus),
-                        started=partial(self._hosts.__setitem__, str(id)),
+                        started=partial(self._note_host, str(id)),
                     )
                 )
             except EngineClosed as error:
@@ -116,6 +118,17 @@ class Registry:
             raise StillRunning(model_id)
         await self._remove(slot)
         log.info("unloaded %s", model_id)
+
+    async def cancel_loads(self) -> None:
+        """End every load, those that have not come to their child as soon as they do."""
+        self._no_more = True
+        for host in list(self._hosts.values()):
+            await anyio.to_thread.run_sync(host.close, 0.0)
+
+    def _note_host(self, id: str, host: RecoveringHost) -> None:
+        self._hosts[id] = host
+        if self._no_more:
+            host.close(0.0)
 
     async def close(self) -> None:
         """Unload everything."""

@@ -260,6 +260,14 @@ def table(found: dict[str, Any]) -> Table:
     return shown
 
 
+def as_json(found: dict[str, Any]) -> str:
+    """All of it, a sample a line."""
+    rest = {name: value for name, value in found.items() if name != "samples"}
+    samples = ",\n  ".join(json.dumps(sample) for sample in found["samples"])
+    head = json.dumps(rest, indent=1).removesuffix("\n}")
+    return f'{head},\n "samples": [\n  {samples}\n ]\n}}\n'
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--clients", type=int, default=64)
@@ -268,7 +276,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="PATH", help="write all of it there; - for stdout")
     options = parser.parse_args()
     found = measure(options.clients, options.seconds, options.seed)
-    text = json.dumps(found, indent=1) + "\n"
+    text = as_json(found)
     if options.json == "-":
         sys.stdout.write(text)
         return

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import helexa
-from tests.neuron.daemon_process import Daemon, best_s, started, state_of, stopped
+from tests.neuron.daemon_process import Daemon, best_s, started, stat_of, state_of, stopped
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 
@@ -118,7 +118,10 @@ def limited(pid: int, which: int, soft: int) -> Iterator[None]:
 
 def test_a_child_that_dies_while_it_loads_says_how_and_harms_nobody(daemon: Daemon) -> None:
     """A second of processor time: importing torch has used it up, so loading is the end."""
-    with limited(daemon.spare(), resource.RLIMIT_CPU, 1), daemon.stream(max_tokens=200) as frames:
+    spare = daemon.spare()
+    if processor_s(spare) < 1:
+        pytest.skip("this machine imports torch in less than a second")
+    with limited(spare, resource.RLIMIT_CPU, 1), daemon.stream(max_tokens=200) as frames:
         answer = daemon.http.post("/models/load", json={"model_id": LOCAL}, timeout=60)
         said = list(frames)
     died = "the process that loaded the model was killed by SIGXCPU"
@@ -129,6 +132,12 @@ def test_a_child_that_dies_while_it_loads_says_how_and_harms_nobody(daemon: Daem
     assert again.json() == {"status": "loaded"}
     assert daemon.ask(model=LOCAL, max_tokens=4)["usage"]["completion_tokens"] == 4
     assert daemon.http.post("/models/unload", json={"model_id": LOCAL}).status_code == 200
+
+
+def processor_s(pid: int) -> float:
+    """The processor time that a process has used."""
+    used = stat_of(pid)[11:13]
+    return sum(int(ticks) for ticks in used) / os.sysconf("SC_CLK_TCK")
 
 
 def memory_of(pid: int) -> int:

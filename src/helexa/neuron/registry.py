@@ -102,6 +102,7 @@ class Registry:
                 on_change=partial(tell, changes),
             )
             self._watches[id] = watch
+            log.info("loading %s", spec.model_id)
             try:
                 slot = await self._timed(spec, self._fetched_and_loaded(spec, watch, old, load))
             finally:

@@ -48,10 +48,12 @@ async def run(
 async def _stop_on_signal(neuron: Neuron, server: Server) -> None:
     with anyio.open_signal_receiver(*SIGNALS) as signals:
         stopping = False
-        async for number in signals:
-            if stopping:
-                os._exit(1)  # the children die with us
-            stopping = True
-            log.info("%s: shutting down", signal.Signals(number).name)
-            neuron.stop_taking()
-            server.stop(neuron.config.shutdown_drain_secs or math.inf)
+        async with anyio.create_task_group() as tasks:
+            async for number in signals:
+                if stopping:
+                    os._exit(1)  # the children die with us
+                stopping = True
+                log.info("%s: shutting down", signal.Signals(number).name)
+                neuron.stop_taking()
+                server.stop(neuron.config.shutdown_drain_secs or math.inf)
+                tasks.start_soon(neuron.registry.cancel_loads)

@@ -18,7 +18,7 @@ import pytest
 import helexa
 from helexa.cli.main import cli
 from helexa.errors import HelexaError, InvalidRequest
-from helexa.neuron.app import ROUTES
+from helexa.neuron.app import ROUTES, SURFACES
 from helexa.refusals import CudaUnavailable, Overloaded, Refusal, Unavailable, WrongModality
 
 ROOT = Path(__file__).parent.parent
@@ -102,7 +102,9 @@ def test_every_page_is_listed_in_the_index() -> None:
 
 def test_the_api_reference_names_every_route() -> None:
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    missing = [f"{method} {path}" for method, path, _ in ROUTES if f"`{method} {path}`" not in text]
+    routes = [f"{method} {path}" for method, path, _ in ROUTES]
+    routes += [f"POST {path}" for path, _, _ in SURFACES]
+    missing = [route for route in routes if f"`{route}`" not in text]
     assert missing == []
 
 

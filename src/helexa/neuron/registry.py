@@ -107,9 +107,6 @@ class Registry:
                 slot = await self._timed(spec, self._fetched_and_loaded(spec, watch, old, load))
             finally:
                 del self._watches[id]
-            self.slots[spec.model_id] = slot
-            if self._closed is not None:
-                slot.door.close(self._closed)
             tasks.start_soon(self._follow, slot, changes)
 
     async def _fetched_and_loaded(
@@ -122,10 +119,12 @@ class Registry:
         return await watch.run(load)
 
     async def _timed(self, spec: ModelSpec, loading: Awaitable[Slot]) -> Slot:
-        """Load, and say how long it took and how it went."""
+        """Load and list a model, and say how long it took and how it went."""
         began, slot, detail = time.monotonic(), None, None
         try:
-            slot = await loading
+            slot = self.slots[spec.model_id] = await loading
+            if self._closed is not None:
+                slot.door.close(self._closed)
             return slot
         except EngineClosed as error:
             detail = f"load of '{spec.model_id}' was cancelled"

@@ -32,7 +32,7 @@ from tools.tiny.team import Team, together
 class Plan:
     """What a run does; the defaults made the model that ships."""
 
-    steps: int = 9640
+    steps: int = 12040
     step_tokens: int = 6144
     micro_tokens: int = 2048
     matrix_lr: float = 0.02
@@ -46,11 +46,12 @@ class Plan:
         (6260, 8860, 0.7),
         (8860, 9310, 0.5),
         (9310, 9640, 0.35),
+        (9640, 12040, 0.6),
     )
     seed: int = 1
 
     def scale(self, step: int) -> float:
-        """Learning rate as a share of its top: warm up, stay, then fall to zero seven times."""
+        """Learning rate as a share of its top: warm up, stay, then fall to zero eight times."""
         for begin, end, top in self.falls:
             if begin <= step < end:
                 return top * (end - step) / (end - begin)

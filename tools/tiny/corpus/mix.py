@@ -51,14 +51,14 @@ MAKERS: Mapping[str, Maker] = MappingProxyType(
 # (until this share of the run, weight of each skill); a sample of find_long is ten times as long
 SCHEDULE: tuple[tuple[float, Mapping[str, float]], ...] = (
     (
-        0.0468,
+        0.0375,
         MappingProxyType(
             dict(repeat=36, find=8, arithmetic=12, facts=10, greetings=3, lists=12, tools=6)
             | dict(memory=6, instructions=8, plain=0.5, counting=4, unknown=1)
         ),
     ),
     (
-        0.0987,
+        0.0790,
         MappingProxyType(
             dict(repeat=2, find=5, find_long=0.3, arithmetic=30, facts=14, greetings=6, lists=15)
             | dict(tools=11, no_tool=1.5, results=3, memory=4, again=4, instructions=11)
@@ -66,7 +66,7 @@ SCHEDULE: tuple[tuple[float, Mapping[str, float]], ...] = (
         ),
     ),
     (
-        0.2468,
+        0.1976,
         MappingProxyType(
             dict(repeat=1.5, find=3.5, find_long=0.5, arithmetic=18, drill=16, facts=6, greetings=4)
             | dict(tools=16, no_tool=7, results=4, memory=3, again=3.5, instructions=20, lists=20)
@@ -74,7 +74,7 @@ SCHEDULE: tuple[tuple[float, Mapping[str, float]], ...] = (
         ),
     ),
     (
-        0.5975,
+        0.4784,
         MappingProxyType(
             dict(repeat=3, find=3.5, find_long=0.4, arithmetic=14, drill=18, facts=5, greetings=4)
             | dict(tools=33, no_tool=6, results=4, memory=3, again=3.5, instructions=27, lists=36)
@@ -82,7 +82,7 @@ SCHEDULE: tuple[tuple[float, Mapping[str, float]], ...] = (
         ),
     ),
     (
-        0.6495,
+        0.5200,
         MappingProxyType(
             dict(repeat=2, find=3, find_long=0.4, arithmetic=8, drill=10, facts=4, greetings=4)
             | dict(tools=44, no_tool=6, results=4, memory=3, again=3.5, instructions=14, lists=48)
@@ -90,7 +90,7 @@ SCHEDULE: tuple[tuple[float, Mapping[str, float]], ...] = (
         ),
     ),
     (
-        0.9657,
+        0.7732,
         MappingProxyType(
             dict(repeat=2, find=3, find_long=0.4, arithmetic=9, drill=22, facts=5, greetings=4)
             | dict(tools=36, no_tool=7, results=4, memory=3, again=3.5, instructions=16, lists=36)
@@ -98,10 +98,18 @@ SCHEDULE: tuple[tuple[float, Mapping[str, float]], ...] = (
         ),
     ),
     (
-        1.01,
+        0.8007,
         MappingProxyType(
             dict(repeat=2, find=3, find_long=0.4, arithmetic=9, drill=30, facts=4, greetings=4)
             | dict(tools=44, no_tool=6, results=4, memory=3, again=3, instructions=28, lists=26)
+            | dict(counting=3, unknown=1.5, stories=1.5, plain=0.6, plain_facts=0.3)
+        ),
+    ),
+    (
+        1.01,
+        MappingProxyType(
+            dict(repeat=2, find=3, find_long=0.4, arithmetic=8, drill=32, facts=4, greetings=3)
+            | dict(tools=52, no_tool=6, results=4, memory=3, again=3, instructions=27, lists=25)
             | dict(counting=3, unknown=1.5, stories=1.5, plain=0.6, plain_facts=0.3)
         ),
     ),

@@ -6,6 +6,7 @@ import gc
 import signal
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from queue import Queue
 
@@ -38,6 +39,15 @@ def test_a_fault_that_is_kept_does_not_keep_the_core(tmp_path: Path) -> None:
     assert made[0]() is None
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """^C is heeded even if whoever started the tests has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 def test_an_interrupted_start_leaves_nothing_running(tmp_path: Path) -> None:
     interrupted = threading.Event()
 

@@ -23,7 +23,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return "asyncio", {"loop_factory": JumpingLoop}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     """One with the built-in model, that its tests leave as they found it.
 
@@ -39,14 +39,14 @@ def daemon() -> Iterator[Daemon]:
         yield daemon
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client(daemon: Daemon) -> Iterator[OpenAI]:
     """The official client, as an anonymous caller."""
     with OpenAI(base_url=f"{daemon.url}/v1", api_key="none", max_retries=0) as client:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def http(daemon: Daemon) -> Iterator[httpx.Client]:
     """A plain client, for what the official one has no words for."""
     with httpx.Client(base_url=daemon.url, timeout=60) as http:

@@ -151,6 +151,7 @@ def test_n038_a_recovering_model_is_listed(at: Daemon) -> None:
     limits = Limits.of(ContextLimitConfig(), PrefixCacheConfig())
     door = Admission("o/n", AdmissionConfig())
     slot = Slot(spec, (0, 1), model, host, door, limits, Shape(1024, 4096), kv_budget_mb=6)
+    slot.changed("recovering")
     at.neuron.registry.slots["o/n"] = slot
     try:
         (listed,) = at.http.get("/models").json()

@@ -153,8 +153,10 @@ def stopped_child(at: Daemon) -> int:
 
 
 def test_n051_a_load_goes_on_without_its_caller(at: Daemon) -> None:
+    child = stopped_child(at)
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{at.url}/models/load", json={"model_id": TINY}, timeout=0.1)
+        httpx.post(f"{at.url}/models/load", json={"model_id": TINY}, timeout=0.5)
+    os.kill(child, signal.SIGCONT)
     wait_until(lambda: at.models() == [TINY], 60)
 
 

@@ -39,6 +39,7 @@ class LoadWatch:
 
     def __init__(self, model_id: str, stall_s: float) -> None:
         self.cancelled = threading.Event()
+        self.fetch_over = threading.Event()  # set as well by a fetch that fails in one of its files
         self._model_id = model_id
         self._stall_s = stall_s
         self._heard_s = time.monotonic()
@@ -58,7 +59,7 @@ class LoadWatch:
     def cancel(self) -> None:
         """End the load; its process is gone when this returns."""
         with self._gate:
-            self.cancelled.set()
+            self._give_up()
             host = self._host
         if host is not None:
             host.close(0.0)
@@ -90,12 +91,16 @@ class LoadWatch:
         while True:
             self._refuse_if_cancelled()
             if self._host is None and time.monotonic() - self._heard_s > self._stall_s:
-                self.cancelled.set()
+                self._give_up()
                 raise LoadError(
                     f"fetching '{self._model_id}' made no progress for {self._stall_s:g} seconds",
                     hint="check the network, then load it again; what has arrived is kept",
                 )
             await anyio.sleep(LOOK_EVERY_S)
+
+    def _give_up(self) -> None:
+        self.cancelled.set()
+        self.fetch_over.set()
 
     def _refuse_if_cancelled(self) -> None:
         if self.cancelled.is_set():
@@ -124,7 +129,7 @@ def fetch(
         source.endpoint,
         source.token,
         progress=watch.progress,
-        cancelled=watch.cancelled,
+        cancelled=watch.fetch_over,
     )
     try:
         return LocalFolder(fetch_model(hub_id(id), revision, access), str(id))

@@ -126,9 +126,9 @@ class Registry:
             if self._closed is not None:
                 slot.door.close(self._closed)
             return slot
-        except EngineClosed as error:
+        except EngineClosed:
             detail = f"load of '{spec.model_id}' was cancelled"
-            raise InvalidRequest(detail) from error
+            raise InvalidRequest(detail) from None
         except HelexaError as error:
             detail = error.message
             raise

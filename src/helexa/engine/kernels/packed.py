@@ -21,8 +21,9 @@ Packed = NewType("Packed", object)
 
 
 def can_pack() -> bool:
-    """Whether torch has these operators here: it was built with FBGEMM, and uses it."""
-    return torch.backends.quantized.engine in ENGINES
+    """Whether torch has these operators here: built with FBGEMM, set to use it, on a CPU for it."""
+    quantized = torch.backends.quantized
+    return quantized.engine in ENGINES and "fbgemm" in quantized.supported_engines
 
 
 def pack(matrix: Tensor) -> Packed:

@@ -97,3 +97,16 @@ def test_options_that_cannot_work_are_refused() -> None:
 def test_a_negative_temperature_in_params_is_refused(llm: LLM) -> None:
     with pytest.raises(InvalidRequest):
         llm.chat("hi", SamplingParams(temperature=-1))
+
+
+@pytest.mark.parametrize("model", [None, 5, ["tiny"]], ids=str)
+def test_a_model_is_a_name_or_a_folder(model: Any) -> None:
+    with pytest.raises(InvalidRequest, match="a name or a folder") as caught:
+        LLM(model)
+    assert caught.value.param == "model"
+
+
+def test_a_context_is_not_negative() -> None:
+    model = helexa.load_model("tiny", device="cpu")
+    with pytest.raises(ValueError, match="not -1"):
+        model.compute_logits([1], model.new_cache(tokens=16), context=-1)

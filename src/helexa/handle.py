@@ -33,6 +33,25 @@ from helexa.progress import counting_bar, loading_bars
 HOSTS: Mapping[str, MakeHost] = MappingProxyType({"thread": thread_host, "process": process_host})
 
 
+def check_options(model: object, host: str, progress: object) -> None:
+    """Raise InvalidRequest for what no later step would name."""
+    if not isinstance(model, str | Path):
+        raise InvalidRequest(
+            f"model must be a name or a folder, not {model!r:.80}",
+            param="model",
+            hint='for example LLM("tiny")',
+        )
+    if host not in HOSTS:
+        raise InvalidRequest(
+            f"host must be one of {', '.join(HOSTS)}, not {host!r:.80}", param="host"
+        )
+    if progress is not None and not callable(progress):
+        raise InvalidRequest(
+            f"progress must be a function of (name, done, total), not {progress!r:.80}",
+            param="progress",
+        )
+
+
 class Handle:
     """What `LLM` and `AsyncLLM` share: options in, jobs out, and how they describe themselves.
 
@@ -81,15 +100,7 @@ class Handle:
         host: str = "thread",
         progress: Progress | None = None,
     ) -> None:
-        if host not in HOSTS:
-            raise InvalidRequest(
-                f"host must be one of {', '.join(HOSTS)}, not {host!r:.80}", param="host"
-            )
-        if progress is not None and not callable(progress):
-            raise InvalidRequest(
-                f"progress must be a function of (name, done, total), not {progress!r:.80}",
-                param="progress",
-            )
+        check_options(model, host, progress)
         self._source = Source(
             model,
             revision,

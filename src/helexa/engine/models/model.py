@@ -100,14 +100,16 @@ class Model(nn.Module, ABC):
         """Logits at every position of one sequence: T ids → [T, V] float32.
 
         With a ``cache``, the ids follow the ``context`` tokens that earlier calls left in it;
-        without one they are the whole sequence. Raises ValueError for no ids, and for one that
-        the vocabulary lacks.
+        without one they are the whole sequence. Raises ValueError for no ids, for one that the
+        vocabulary lacks, and for a context that no cache has.
         """
         ids = self._known(ids)
         if cache is None:
             if context:
                 raise ValueError("context tokens lie in a cache: pass the cache, too")
             cache = self.new_cache(tokens=len(ids))
+        if context < 0:
+            raise ValueError(f"context must be the number of tokens in the cache, not {context}")
         blocks = range(cache.num_blocks)
         batch = build_batch([(ids, context, blocks, True)], cache.block_size, self.device)
         return self.logits(self(batch, cache))

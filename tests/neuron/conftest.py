@@ -10,9 +10,7 @@ import pytest
 import trio.testing
 from openai import OpenAI
 
-from helexa.neuron.config import AdmissionConfig, EngineSection, NeuronConfig
-from helexa.neuron.ids import ModelSpec
-from tests.neuron.daemons import TINY, Daemon, running
+from tests.neuron.daemons import Daemon, running, with_tiny
 from tests.neuron.virtual_time import JumpingLoop
 
 
@@ -29,13 +27,7 @@ def daemon() -> Iterator[Daemon]:
 
     Four seats, three of them for anonymous callers; one more request may wait.
     """
-    admission = AdmissionConfig(max_in_flight=4, max_queue_depth=1)
-    config = NeuronConfig(
-        port=0,
-        default_models=(ModelSpec(model_id=TINY),),
-        engine=EngineSection(admission=admission),
-    )
-    with running(config) as daemon:
+    with running(with_tiny(seats=4, places=1)) as daemon:
         yield daemon
 
 

@@ -21,8 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from helexa.http import serving
 from helexa.neuron.api.answering import render
 from helexa.neuron.app import Neuron
-from helexa.neuron.config import NeuronConfig
+from helexa.neuron.config import AdmissionConfig, EngineSection, NeuronConfig
 from helexa.neuron.discovery import Sampler
+from helexa.neuron.ids import ModelSpec
 from helexa.neuron.logs import TRACE, TextFormatter, fields_of
 from helexa.neuron.runtime import Runtime, read_runtime
 from helexa.neuron.slots import Slot
@@ -177,6 +178,16 @@ def running(
     assert not thread.is_alive()
     ended = Counter(fields_of(r).get("request_id") for r in log.records)
     assert all(count == 1 for id, count in ended.items() if id is not None)
+
+
+def with_tiny(*, seats: int, places: int) -> NeuronConfig:
+    """A daemon that loads the built-in model, with so many seats and places to wait."""
+    admission = AdmissionConfig(max_in_flight=seats, max_queue_depth=places)
+    return NeuronConfig(
+        port=0,
+        default_models=(ModelSpec(model_id=TINY),),
+        engine=EngineSection(admission=admission),
+    )
 
 
 def started(

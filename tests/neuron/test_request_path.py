@@ -12,10 +12,10 @@ import anyio.to_thread
 import pytest
 
 from helexa.neuron.app import Neuron
-from helexa.neuron.config import AdmissionConfig, EngineSection, NeuronConfig
+from helexa.neuron.config import NeuronConfig
 from helexa.neuron.ids import ModelSpec
 from helexa.neuron.runtime import Runtime
-from tests.neuron.daemons import HELLO, TINY, Daemon, endless, running
+from tests.neuron.daemons import HELLO, TINY, Daemon, endless, running, with_tiny
 from tests.waiting import wait_until
 
 CHAT = "/v1/chat/completions"
@@ -33,13 +33,7 @@ IMAGE = "data:image/png;base64,iVBORw0KGgo="
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     """One seat, two places to wait."""
-    admission = AdmissionConfig(max_in_flight=1, max_queue_depth=2)
-    config = NeuronConfig(
-        port=0,
-        default_models=(ModelSpec(model_id=TINY),),
-        engine=EngineSection(admission=admission),
-    )
-    with running(config) as daemon:
+    with running(with_tiny(seats=1, places=2)) as daemon:
         yield daemon
 
 

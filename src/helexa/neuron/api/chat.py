@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from helexa.chat_options import ChatOptions
 from helexa.engine.params import SamplingParams, require_in_vocabulary
@@ -26,11 +26,20 @@ if TYPE_CHECKING:
     from helexa.neuron.slots import Slot
 
 
-async def chat(neuron: Neuron, request: Request) -> Response:
-    """A conversation is answered."""
-    body = parse(ChatRequest, await request.json())
+Asked = TypeVar("Asked", ChatRequest, CompletionRequest, ResponseRequest)
+
+
+async def asked(neuron: Neuron, request: Request, kind: type[Asked]) -> Asked:
+    """The body of a request, noted for the log. Raises as `parse`, or NoHarness."""
+    body = parse(kind, await request.json())
     story_of(request).asks(body.model, stream=bool(body.stream))
     neuron.require_engine()
+    return body
+
+
+async def chat(neuron: Neuron, request: Request) -> Response:
+    """A conversation is answered."""
+    body = await asked(neuron, request, ChatRequest)
     call = body.call(include_thinking=wants_thinking(request.headers.get("x-include-thinking")))
     slot = slot_for(neuron, request, call.model)
     projection = ChatAnswer(
@@ -45,9 +54,7 @@ async def chat(neuron: Neuron, request: Request) -> Response:
 
 async def responses(neuron: Neuron, request: Request) -> Response:
     """The same in the terms of the responses API."""
-    body = parse(ResponseRequest, await request.json())
-    story_of(request).asks(body.model, stream=bool(body.stream))
-    neuron.require_engine()
+    body = await asked(neuron, request, ResponseRequest)
     call = body.call()
     slot = slot_for(neuron, request, call.model)
     projection = ResponseAnswer(
@@ -59,9 +66,7 @@ async def responses(neuron: Neuron, request: Request) -> Response:
 
 async def completions(neuron: Neuron, request: Request) -> Response:
     """A text is continued."""
-    body = parse(CompletionRequest, await request.json())
-    story_of(request).asks(body.model, stream=bool(body.stream))
-    neuron.require_engine()
+    body = await asked(neuron, request, CompletionRequest)
     call = body.call()
     slot = slot_for(neuron, request, call.model)
     projection = CompletionAnswer(Head(completion_id(), call.model, now()), logprobs=call.logprobs)

@@ -222,3 +222,10 @@ def test_activations_on_a_cpu_are_float32(dtype: str) -> None:
     numerics = resolve_numerics(dtype, CPU, True)
     assert numerics.activations == torch.float32
     assert numerics.cache == resolve_dtype(dtype, CPU, True)
+
+
+@pytest.mark.parametrize("hub", [{}, {"offline": True}])
+def test_what_is_no_model_is_refused_as_that(hub: HubOptions) -> None:
+    with pytest.raises(InvalidRequest, match="not NoneType") as caught:
+        load_model(None, **hub)  # type: ignore[arg-type]
+    assert caught.value.param == "model"

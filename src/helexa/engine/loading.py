@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -12,13 +13,16 @@ import torch
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
 from helexa.engine.checkpoint.weights import Weights
 from helexa.engine.config import DTYPES, EngineConfig, switches
+from helexa.engine.layers.decoder import DecoderLayer
 from helexa.engine.models.registry import MODELS
 from helexa.engine.numerics import Numerics
-from helexa.engine.quant.dense import DenseFormat
+from helexa.engine.quant.dense import FLOAT16_MAX, DenseFormat
 from helexa.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
+
+    from torch import nn
 
     from helexa.engine.checkpoint.checkpoint import Checkpoint
     from helexa.engine.checkpoint.files import Progress
@@ -53,7 +57,7 @@ def load_model(
     token. Raises InvalidRequest for an argument, TypeError for an unknown one, PreflightError,
     DownloadError, UnsupportedModel or CheckpointError for the checkpoint.
     """
-    _check_hub_options(model, hub)
+    _check_source(model, hub)
     if disabled is None:
         disabled = switches(os.environ)
     EngineConfig(disabled=frozenset(disabled))  # refuses what is no switch
@@ -65,12 +69,6 @@ def load_model(
             )
         finally:
             checkpoint.close()
-    if not hasattr(model, "info"):
-        raise InvalidRequest(
-            f"model must be a name, a folder or an open checkpoint, not {type(model).__name__}",
-            param="model",
-            hint='for example helexa.load_model("tiny")',
-        )
     where = resolve_device(device)
     check_sizes(model)
     stored = model.info(EMBEDDING).dtype
@@ -79,8 +77,17 @@ def load_model(
     weights = Weights(model, dtype=numerics.activations, device=where, progress=progress)
     built.load(weights)
     weights.finish()
+    built.numerics = with_room(numerics, built.modules())
     built.num_parameters = sum(math.prod(model.info(n).shape) for n in weights.ledger.taken)
     return built.to(where).eval()
+
+
+def with_room(numerics: Numerics, modules: Iterable[nn.Module]) -> Numerics:
+    """The same, with a bfloat16 cache where float16 cannot hold what a layer may put there."""
+    layers = [module for module in modules if isinstance(module, DecoderLayer)]
+    if all(layer.largest_key_or_value <= FLOAT16_MAX for layer in layers):
+        return numerics
+    return replace(numerics, cache=torch.bfloat16)
 
 
 def check_sizes(model: Checkpoint) -> None:
@@ -94,11 +101,17 @@ def check_sizes(model: Checkpoint) -> None:
     model.info(f"model.layers.{config.num_hidden_layers - 1}.input_layernorm.weight")
 
 
-def _check_hub_options(model: object, given: HubOptions) -> None:
+def _check_source(model: object, given: HubOptions) -> None:
     known = list(HubOptions.__annotations__)
     for name in given:
         if name not in known:
             raise TypeError(f"load_model takes no {name!r}; of the hub: {', '.join(known)}")
+    if not (isinstance(model, str | Path) or hasattr(model, "info")):
+        raise InvalidRequest(
+            f"model must be a name, a folder or an open checkpoint, not {type(model).__name__}",
+            param="model",
+            hint='for example helexa.load_model("tiny")',
+        )
     if given and not isinstance(model, str | Path):
         raise TypeError(f"{', '.join(given)}: only for a model given by name, this one is open")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
+if TYPE_CHECKING:
     from helexa.engine.quant.dense import DenseFormat
     from helexa.engine.quant.weight import WeightFormat
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 class Numerics:
     """The formats of one model, and the device they are on.
 
-    ``activations`` is the residual stream's, ``cache`` that of keys and values. ``linear`` stores
-    the matrices of attention, MLP and an untied output layer; ``plain`` those that are never
-    quantised, embeddings among them. ``fused_prefill`` and ``fused_decode`` say whether attention
-    uses torch's fused operator for several new tokens and for one, or its written-out definition.
+    ``activations`` is the residual stream's, ``cache`` that of keys and values (see also
+    `loading.with_room`). ``linear`` stores the matrices of attention, MLP and an untied output
+    layer; ``plain`` those that are never quantised, embeddings among them. ``fused_prefill`` and
+    ``fused_decode`` say whether attention uses torch's fused operator for several new tokens and
+    for one, or its written-out definition.
     """
 
     device: torch.device
@@ -29,3 +30,8 @@ class Numerics:
     linear: WeightFormat
     fused_prefill: bool = True
     fused_decode: bool = True
+
+    @property
+    def narrow_cache(self) -> bool:
+        """Whether keys and values may be too large for the cache's format: float16 of a CPU."""
+        return self.cache == torch.float16 != self.activations

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from helexa.engine.layers.attention import Attention
+from helexa.engine.layers.kv_range import largest_key_or_value
 from helexa.engine.layers.mlp import GatedMLP
 from helexa.engine.layers.norm import RMSNorm
 
@@ -25,10 +26,15 @@ LOADERS = 8
 
 
 class DecoderLayer(nn.Module):
-    """x += attention(norm(x)), then x += mlp(norm(x))."""
+    """x += attention(norm(x)), then x += mlp(norm(x)).
+
+    ``largest_key_or_value`` is known once loaded, and only where the cache's format depends on it.
+    """
 
     def __init__(self, config: ModelConfig, numerics: Numerics) -> None:
         super().__init__()
+        self.config, self.numerics = config, numerics
+        self.largest_key_or_value = 0.0
         self.input_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.attention = Attention(config, numerics)
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -40,6 +46,9 @@ class DecoderLayer(nn.Module):
         self.attention.load(weights / "self_attn")
         self.mlp_norm.load(weights / "post_attention_layernorm")
         self.mlp.load(weights / "mlp")
+        if self.numerics.narrow_cache:
+            attention, gain = weights / "self_attn", self.input_norm.gain
+            self.largest_key_or_value = largest_key_or_value(attention, gain, self.config)
 
     def forward(
         self, x: Tensor, batch: Batch, cache: LayerCache, angles: tuple[Tensor, Tensor]

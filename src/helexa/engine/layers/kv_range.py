@@ -1,0 +1,39 @@
+"""How large the keys and values of a layer can become, from its weights alone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from helexa.engine.checkpoint.weights import Weights
+    from helexa.engine.config import ModelConfig
+
+
+def largest_key_or_value(weights: Weights, gain: Tensor, config: ModelConfig) -> float:
+    """A bound on |key| and |value| that no input of the attention at ``weights`` can pass.
+
+    Its input is x̂ ∘ gain, where gain [hidden] is an RMSNorm's weight · √hidden and ‖x̂‖₂ ≤ 1. RoPE
+    mixes two numbers without making the pair longer, then multiplies by yarn's factor.
+    """
+    bias = config.attention_bias
+    if config.qk_norm:
+        longest = (weights / "k_norm").tensor("weight", shape=(config.head_dim,)).abs().max()
+        key = math.sqrt(config.head_dim) * longest.item()
+    else:
+        key = math.sqrt(2) * largest_output(weights / "k_proj", gain, bias=bias)
+    factor = config.rope.attention_factor if config.rope.rope_type == "yarn" else 1.0
+    return max(key * factor, largest_output(weights / "v_proj", gain, bias=bias))
+
+
+def largest_output(weights: Weights, gain: Tensor, *, bias: bool) -> float:
+    """The bound max ‖wᵢ ∘ gain‖₂ + |bᵢ| of a linear layer's outputs (Cauchy and Schwarz)."""
+    matrix = weights.take("weight", None).to(gain.device, torch.float32)
+    outputs = torch.linalg.vector_norm(matrix * gain, dim=-1)
+    if bias:
+        outputs = outputs + weights.take("bias", None).to(outputs).abs()
+    return float(outputs.max())

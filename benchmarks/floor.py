@@ -3,12 +3,15 @@
     python -m benchmarks.floor                      # 0.6B shape, a minute on two cores
 
 A step cannot take less time than its products with the weights, and those cannot take less than
-reading the weights. The three take turns, so that a change of the machine's pace meets all.
+reading the weights. They take turns, with the same step of transformers where that is installed, so
+that a change of the machine's pace meets all; the last column says how many times faster than
+transformers an engine would be that did nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -19,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.engines import available
 from benchmarks.shapes import SHAPES, make_checkpoint
 from helexa.engine.layers.linear import Linear
 from helexa.engine.loading import load_model
@@ -27,6 +31,7 @@ from helexa.engine.runner import Runner
 
 PROMPT = 128
 READ_FLOATS = 150_000_000
+PEER = f"transformers' step @{PROMPT}"
 
 
 def main() -> None:
@@ -34,21 +39,27 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="0.6b")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="write every reading to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    folder = Path(tempfile.gettempdir()) / "helexa-benchmarks"
-    model = load_model(make_checkpoint(args.shape, folder), device="cpu")
+    checkpoint = make_checkpoint(args.shape, Path(tempfile.gettempdir()) / "helexa-benchmarks")
+    model = load_model(checkpoint, device="cpu")
     works = {
         "reading as many bytes": reading(model.nbytes),
         "the products alone": products(model),
         f"a decode step @{PROMPT}": step(model),
     }
+    if available("transformers"):
+        works[PEER] = peers_step(checkpoint)
     times: dict[str, list[float]] = {name: [] for name in works}
     with torch.inference_mode():
         for _ in range(args.rounds):
             for name, work in works.items():
                 times[name].append(taken_s(work))
     Console().print(table(times, model.nbytes))
+    if args.json:
+        result = {"shape": args.shape, "threads": args.threads, "nbytes": model.nbytes}
+        args.json.write_text(json.dumps({**result, "seconds": times}, indent=1) + "\n")
 
 
 def reading(nbytes: int) -> Callable[[], object]:
@@ -80,6 +91,23 @@ def step(model: Model) -> Callable[[], object]:
     return lambda: runner.run([([5], PROMPT, blocks, True)])
 
 
+def peers_step(checkpoint: Path) -> Callable[[], object]:
+    """The same step by transformers, in the checkpoint's format."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=torch.bfloat16, attn_implementation="sdpa"
+    ).eval()
+    with torch.inference_mode():
+        seen = model(torch.arange(PROMPT)[None], use_cache=True).past_key_values
+
+    def run() -> None:
+        model(torch.tensor([[5]]), past_key_values=seen, use_cache=True)
+        seen.crop(-1)
+
+    return run
+
+
 def taken_s(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
@@ -87,14 +115,15 @@ def taken_s(work: Callable[[], object]) -> float:
 
 
 def table(times: dict[str, list[float]], nbytes: int) -> Table:
-    """Medians and bests in milliseconds, and the bytes of the weights per second."""
+    """Medians and bests in milliseconds, the bytes of the weights per second, × transformers."""
     shown = Table(title=f"one row, {nbytes / 1e9:.2f} GB of weights")
-    for column in ("", "median ms", "best ms", "GB/s"):
+    for column in ("", "median ms", "best ms", "GB/s", "× transformers"):
         shown.add_column(column, justify="left" if not column else "right")
+    peer = statistics.median(times[PEER]) if PEER in times else None
     for name, taken in times.items():
         median = statistics.median(taken)
         cells = (f"{1e3 * median:.1f}", f"{1e3 * min(taken):.1f}", f"{nbytes / median / 1e9:.1f}")
-        shown.add_row(name, *cells)
+        shown.add_row(name, *cells, f"{peer / median:.2f}" if peer else "–")
     return shown
 
 

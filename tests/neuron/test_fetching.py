@@ -78,6 +78,23 @@ def test_n047_a_cache_that_is_filled_needs_no_registry(hub: FakeHub, tmp_path: P
         assert answers(at, "org/name")
 
 
+def test_hf_hub_offline_leaves_the_hub_alone_and_no_other(hub: FakeHub, tmp_path: Path) -> None:
+    environ = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "1"}
+    with started(own_hub(hub.endpoint, tmp_path / "own"), environ) as at:
+        absent = at.load("org/name").json()["error"]
+        assert absent["kind"] == "repo_fetch_failed"
+        assert "offline" in absent["cause"]
+        assert hub.requests == []
+        assert at.load(ID).json() == {"status": "loaded"}
+    shutil.copytree(tmp_path / "own", tmp_path / "hub")
+    hub.requests.clear()
+    config = NeuronConfig(port=0, engine=EngineSection(hf_cache=str(tmp_path / "hub")))
+    with started(config, environ) as at:
+        assert at.load("org/name").json() == {"status": "loaded"}
+        assert answers(at, "org/name")
+    assert hub.requests == []
+
+
 def test_a_folder_of_models_needs_no_network(tmp_path: Path) -> None:
     shutil.copytree(TINY_FOLDER, tmp_path / "org/deep/name")
     engine = EngineSection(

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, NotFoundError, OpenAI
 from openai.types.chat import ChatCompletionChunk
 
 from tests.neuron.daemons import TINY, Daemon
@@ -264,6 +264,10 @@ def test_n086_a_conversation_counts_as_chat_counts_it(
 def test_the_models_that_are_loaded_are_listed(client: OpenAI) -> None:
     (model,) = client.models.list().data
     assert (model.id, model.object, model.owned_by) == (TINY, "model", "helexa")
+    assert client.models.retrieve(TINY) == model
+    with pytest.raises(NotFoundError) as caught:
+        client.models.retrieve("org/none")
+    assert caught.value.code == "model_not_found"
 
 
 def test_n135_a_prompt_that_was_seen_is_not_computed_again(client: OpenAI) -> None:

@@ -45,6 +45,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/models/load", control.load),
     ("POST", "/models/unload", control.unload),
     ("GET", "/v1/models", control.openai_models),
+    ("GET", "/v1/models/{id:path}", control.openai_model),
     ("GET", "/metrics", control.metrics),
     ("POST", "/tokenize", tokens.tokenize),
     ("POST", "/detokenize", tokens.detokenize),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from helexa.engine.checkpoint.hub import HubAccess, fetch_model
+from helexa.engine.checkpoint.hub import fetch_model
 from helexa.engine.checkpoint.reference import Builtin, GGUFFile, LocalFolder, Reference
 from helexa.engine.checkpoint.transfer import Cancelled
 from helexa.errors import EngineClosed, LoadError
@@ -124,10 +125,8 @@ def fetch(
     if source.endpoint is None:
         place = local_folder(id, source)
         return GGUFFile(place) if place.is_file() else LocalFolder(place, str(id))
-    access = HubAccess(
-        source.cache(environ),
-        source.endpoint,
-        source.token,
+    access = replace(
+        source.access(source.endpoint, environ),
         progress=watch.progress,
         cancelled=watch.fetch_over,
     )

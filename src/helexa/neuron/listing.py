@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helexa.engine.checkpoint.cache import RepoCache, files_in
-from helexa.engine.checkpoint.hub import HubAccess, ListingFailed, list_repo
+from helexa.engine.checkpoint.hub import ListingFailed, left_alone, list_repo
 from helexa.engine.checkpoint.reference import Builtin, HubId
 from helexa.engine.checkpoint.resolve import builtin_folder
 from helexa.errors import CheckpointError, InvalidRequest, PreflightError
@@ -58,8 +58,10 @@ def list_model(id: ModelId, source: Source, revision: str, environ: Mapping[str,
             return folder_contents(folder)
         except OSError as error:
             raise fetch_failed(str(id), f"{folder}: {error.strerror or error}") from error
-    access = HubAccess(source.cache(environ), source.endpoint, source.token)
+    access = source.access(source.endpoint, environ)
     try:
+        if access.offline:
+            raise left_alone()
         with access.client() as client:
             listing = list_repo(client, source.endpoint, hub_id(id), revision)
             return Contents(listing.files, listing.commit)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from helexa.engine.checkpoint.cache import cache_root
+from helexa.engine.checkpoint.hub import HubAccess, told_offline
 from helexa.errors import InvalidRequest
 from helexa.neuron.config import EngineSection
 from helexa.neuron.ids import ModelId
@@ -35,6 +36,11 @@ class Source:
     def cache(self, environ: Mapping[str, str]) -> Path:
         """The root of its cache; only the hub's own may be moved by the environment."""
         return cache_root(self.cache_dir or None, environ if self.scheme == HUGGINGFACE else {})
+
+    def access(self, endpoint: str, environ: Mapping[str, str]) -> HubAccess:
+        """How its registry at ``endpoint`` is reached; HF_HUB_OFFLINE is about the hub alone."""
+        offline = self.scheme == HUGGINGFACE and told_offline(environ)
+        return HubAccess(self.cache(environ), endpoint, self.token, offline)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ class HubAccess:
             root=cache_root(cache_dir, environ),
             endpoint=(environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/"),
             token=token or environ.get("HF_TOKEN") or stored_token(environ),
-            offline=offline or environ.get("HF_HUB_OFFLINE", "").strip().lower() in ON,
+            offline=offline or told_offline(environ),
             progress=progress,
         )
 
@@ -86,6 +86,11 @@ class HubAccess:
             headers["Authorization"] = f"Bearer {self.token.strip()}"
         timeout = httpx.Timeout(ANSWER_S, connect=CONNECT_S)
         return httpx.Client(headers=headers, timeout=timeout, verify=self.verify)
+
+
+def told_offline(environ: Mapping[str, str]) -> bool:
+    """Whether the environment says to leave the hub alone."""
+    return environ.get("HF_HUB_OFFLINE", "").strip().lower() in ON
 
 
 def stored_token(environ: Mapping[str, str]) -> str | None:
@@ -110,6 +115,11 @@ class ListingFailed(Exception):
         self.hint = hint
 
 
+def left_alone() -> ListingFailed:
+    """The hub is not to be asked."""
+    return ListingFailed("offline", "go online once to fetch it, or give another cache_dir")
+
+
 def fetch_model(model: HubId, revision: str, access: HubAccess) -> Path:
     """A folder with everything a loader needs of ``model`` at ``revision``.
 
@@ -120,8 +130,7 @@ def fetch_model(model: HubId, revision: str, access: HubAccess) -> Path:
     cache = RepoCache(access.root, model.org, model.name)
     cache.ref(revision)
     if access.offline:
-        failed = ListingFailed("offline", "go online once to fetch it, or give another cache_dir")
-        return local_folder(model, revision, cache, failed)
+        return local_folder(model, revision, cache, left_alone())
     with access.client() as client:
         try:
             listing = list_repo(client, access.endpoint, model, revision)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from helexa.engine.checkpoint.weights import Weights
     from helexa.engine.config import ModelConfig
 
+PIECE_ELEMENTS = 2**15
+"""A few rows at a time: large matrices made between the weights would leave holes in memory."""
+
 
 def largest_key_or_value(weights: Weights, gain: Tensor, config: ModelConfig) -> float:
     """A bound on |key| and |value| that no input of the attention at ``weights`` can pass.
@@ -32,8 +35,10 @@ def largest_key_or_value(weights: Weights, gain: Tensor, config: ModelConfig) ->
 
 def largest_output(weights: Weights, gain: Tensor, *, bias: bool) -> float:
     """The bound max ‖wᵢ ∘ gain‖₂ + |bᵢ| of a linear layer's outputs (Cauchy and Schwarz)."""
-    matrix = weights.take("weight", None).to(gain.device, torch.float32)
-    outputs = torch.linalg.vector_norm(matrix * gain, dim=-1)
+    matrix = weights.take("weight", None).to(gain.device)
+    few = max(1, PIECE_ELEMENTS // matrix.shape[1])
+    pieces = [torch.linalg.vector_norm(rows * gain, dim=-1) for rows in torch.split(matrix, few)]
+    outputs = torch.cat(pieces)
     if bias:
-        outputs = outputs + weights.take("bias", None).to(outputs).abs()
+        outputs += weights.take("bias", None).to(outputs).abs()
     return float(outputs.max())

@@ -15,7 +15,7 @@ from helexa.neuron.metrics import CONTENT_TYPE
 from helexa.neuron.registry import StillRunning
 from helexa.protocol.envelope import WireError, chain_text, flat_error, refused_load
 from helexa.protocol.json_text import to_json
-from helexa.protocol.openai.models import model_list
+from helexa.protocol.openai.models import model_list, model_object
 from helexa.refusals import ModelNotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -57,6 +57,14 @@ async def models(neuron: Neuron, request: Request) -> Response:
 async def openai_models(neuron: Neuron, request: Request) -> Response:
     loaded = [(slot.id, slot.created_s) for slot in neuron.slots if slot.state == "loaded"]
     return ok(model_list(loaded))
+
+
+async def openai_model(neuron: Neuron, request: Request) -> Response:
+    """One model of those that `openai_models` lists. Raises ModelNotFound."""
+    slot = neuron.registry.find(request.params["id"])
+    if slot.state != "loaded":
+        raise ModelNotFound(request.params["id"])
+    return ok(model_object(slot.id, slot.created_s))
 
 
 async def endpoint(neuron: Neuron, request: Request) -> Response:

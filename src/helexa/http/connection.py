@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from socket import SO_LINGER, SOL_SOCKET
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from anyio.abc import ByteStream, SocketAttribute
 
 from helexa.errors import HelexaError
 from helexa.http.config import ServerConfig
+from helexa.http.ending import ends_quietly
 from helexa.http.exchange import Handler, answer
 from helexa.http.framing import FramingError
 from helexa.http.heads import RequestHead, find_head_end, parse_request
@@ -53,7 +55,7 @@ class Connection:
 
     def __init__(self, stream: ByteStream, service: Service, on_idle: Callable[[], None]) -> None:
         self.due = math.inf
-        self.inbox = Inbox(stream, self._client_left)
+        self.inbox = Inbox(stream)
         self.busy = False
         self._stream = stream
         self._service = service
@@ -109,17 +111,21 @@ class Connection:
         """Send; a client that is gone, or accepts nothing for too long, cancels the request."""
         self._torn = True
         try:
-            for start in range(0, len(data), _PIECE_BYTES):
-                piece = data if len(data) <= _PIECE_BYTES else data[start : start + _PIECE_BYTES]
-                self.due = self._service.clock() + self._config.write_stall_s
-                await self._stream.send(piece)
+            await self._send(data)
         except (*GONE, anyio.BusyResourceError, ssl.SSLError, OSError):
             self._leave("gone")
-            await anyio.lowlevel.checkpoint()
-            return
+        else:
+            self._torn = False
         finally:
             self.due = math.inf
-        self._torn = False
+        if self._torn:
+            await anyio.lowlevel.checkpoint()  # cancelled here
+
+    async def _send(self, data: bytes) -> None:
+        for start in range(0, len(data), _PIECE_BYTES):
+            piece = data if len(data) <= _PIECE_BYTES else data[start : start + _PIECE_BYTES]
+            self.due = self._service.clock() + self._config.write_stall_s
+            await self._stream.send(piece)
 
     def now(self) -> float:
         """The time that ``due`` is measured in."""
@@ -143,6 +149,7 @@ class Connection:
             raise
         finally:
             self._conclude("shutdown")
+            self._scope = anyio.CancelScope()  # the old one knows this task, which knows us
             if self._reset:
                 _send_reset(self._stream)
             await anyio.aclose_forcefully(self._stream)
@@ -150,7 +157,7 @@ class Connection:
     async def _listening(self, talk: Callable[[], Awaitable[None]]) -> None:
         async with anyio.create_task_group() as tasks:
             self._scope = tasks.cancel_scope
-            tasks.start_soon(self.inbox.listen)
+            tasks.start_soon(ends_quietly, partial(self.inbox.listen, self._client_left))
             await talk()
             tasks.cancel_scope.cancel()
 

@@ -8,31 +8,33 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from typing import Any
 
 import anyio
 from anyio.abc import ByteStream
 
 HIGH_WATER_BYTES = 128 * 1024
+READ_BYTES = 16 * 1024
 GONE = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
 class Inbox:
-    """The bytes that nobody has used yet, and whether more can come.
+    """The bytes that nobody has used yet, and whether more can come."""
 
-    ``ended`` is called once, when the peer has closed its side or the connection broke.
-    """
-
-    def __init__(self, stream: ByteStream, on_end: Callable[[], None]) -> None:
+    def __init__(self, stream: ByteStream) -> None:
         self.buffer = bytearray()
         self.ended = False
         self.discarding = False
         self._stream = stream
-        self._on_end = on_end
+        read_small_pieces(getattr(stream, "transport_stream", stream))
         self._news: anyio.Event | None = None
         self._room: anyio.Event | None = None
 
-    async def listen(self) -> None:
-        """Read until the peer leaves; runs as a task of the connection."""
+    async def listen(self, on_end: Callable[[], None]) -> None:
+        """Read until the peer leaves; runs as a task of the connection.
+
+        ``on_end`` is called once, when the peer has closed its side or the connection broke.
+        """
         receive, buffer = self._stream.receive, self.buffer
         try:
             while True:
@@ -47,7 +49,7 @@ class Inbox:
         except (*GONE, anyio.BusyResourceError, ssl.SSLError, OSError):
             self.ended = True
             self.wake()
-            self._on_end()
+            on_end()
 
     def wake(self) -> None:
         """Make who waits look again."""
@@ -74,3 +76,15 @@ class Inbox:
         if self._room is not None:
             self._room.set()
             self._room = None
+
+
+def read_small_pieces(stream: ByteStream) -> None:
+    """Let asyncio's transport read at most `READ_BYTES` at once, where there is one.
+
+    It takes a new buffer for every read, of 256 KiB unless told otherwise, and keeps the few bytes
+    that came: between hundreds of connections the heap grows for ever, full of holes. Neither anyio
+    nor asyncio has a public way to say so; without these attributes nothing happens.
+    """
+    transport: Any = getattr(stream, "_transport", None)
+    if hasattr(transport, "max_size"):
+        transport.max_size = READ_BYTES

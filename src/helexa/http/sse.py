@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 
 from helexa.errors import HelexaError
+from helexa.http.ending import ends_quietly
 from helexa.http.headers import HeaderInput, fields_of
 from helexa.http.response import (
     LastWords,
@@ -82,7 +83,7 @@ class EventStream(StreamingResponse):
             await super().send(sink)
             return
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._fill)
+            tasks.start_soon(ends_quietly, self._fill)
             sink.last_words = self._last_words
             await sink.start(self.status, self.fields)
             while not self._buffer.finished:

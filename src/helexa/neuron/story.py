@@ -68,8 +68,11 @@ class Story:
             raise
 
     def end(self, ending: Ending) -> RequestEnd:
-        """Write the line, and give what the metrics count."""
-        error = self.problem(ending)
+        """Write the line, and give what the metrics count.
+
+        The error is let go: its traceback knows the request, whose context knows this story.
+        """
+        error, self.error = self.problem(ending), None
         if error is None:
             return self._answered(gone=ending.outcome in LEFT)
         told = wire_error(error)

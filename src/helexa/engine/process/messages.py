@@ -120,11 +120,16 @@ def read(body: bytes) -> ToChild | FromChild:
 
 
 class FrameReader:
-    """Cuts what arrives on a socket into frames."""
+    """Cuts what arrives on a socket into frames.
+
+    It arrives in a buffer that stays: `recv` would take a new one of that size each time, and what
+    is kept of it would lie scattered over a heap that grows for ever.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = bytearray()
+        self._arrivals = memoryview(bytearray(2**18))
 
     def read(self) -> bytes | None:
         """The body of the next frame, None at the end of the stream.
@@ -142,9 +147,9 @@ class FrameReader:
                     body = bytes(self._buffer[_LENGTH.size : end])
                     del self._buffer[:end]
                     return body
-            part = self._sock.recv(2**18)
-            if not part:
+            size = self._sock.recv_into(self._arrivals)
+            if not size:
                 if self._buffer:
                     raise ProtocolError("the stream ended within a frame")
                 return None
-            self._buffer += part
+            self._buffer += self._arrivals[:size]

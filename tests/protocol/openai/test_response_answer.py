@@ -96,8 +96,7 @@ def test_n093_text_sequence() -> None:
         "output": [],
     }
     opened = {**message(""), "content": [], "status": "in_progress"}
-    spent = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
-    done = {**shell, "status": "completed", "output": [message("hello")], "usage": spent}
+    done = {**shell, "status": "completed", "output": [message("hello")], "usage": spent(10, 5)}
     assert data == [
         {"type": f"response.{name}", "sequence_number": at, **fields}
         for at, (name, fields) in enumerate(

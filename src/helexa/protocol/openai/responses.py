@@ -56,6 +56,7 @@ class ResponseRequest(SamplingFields):
     background: Flag | None = None
     conversation: Any = None
     prompt: Any = None
+    metadata: Any = None
     _chat: ChatRequest = PrivateAttr()
 
     @model_validator(mode="after")
@@ -91,7 +92,7 @@ class ResponseRequest(SamplingFields):
             "incomplete_details": None,
             "instructions": self.instructions,
             "max_output_tokens": self.max_output_tokens,
-            "metadata": {},
+            "metadata": self.metadata if isinstance(self.metadata, dict) else {},
             "parallel_tool_calls": self.parallel_tool_calls is not False,
             "temperature": self.temperature,
             "tool_choice": "auto" if self.tool_choice is None else self.tool_choice,
@@ -125,19 +126,18 @@ class ResponseRequest(SamplingFields):
 
 
 def chat_messages(items: Iterable[Any]) -> list[dict[str, Any]]:
-    """Input elements as chat messages: what is unknown is left out, adjacent calls share one."""
+    """Input elements as chat messages: what is unknown is left out.
+
+    Calls join the assistant's message before them, so that an answer sent back is one turn, as the
+    model wrote it.
+    """
     messages: list[dict[str, Any]] = []
-    calls: list[dict[str, Any]] | None = None  # of the last message, while calls follow each other
     for item in items:
         if _is_call(item):
-            if calls is None:
-                calls = []
-                messages.append({"role": "assistant", "content": "", "tool_calls": calls})
-            calls.append(_chat_call(item))
-            continue
-        message = _message(item)
-        if message is not None:
-            calls = None
+            if not messages or messages[-1]["role"] != "assistant":
+                messages.append({"role": "assistant", "content": ""})
+            messages[-1].setdefault("tool_calls", []).append(_chat_call(item))
+        elif (message := _message(item)) is not None:
             messages.append(message)
     return messages
 
@@ -183,7 +183,7 @@ def _chat_content(content: str | list[Any] | None) -> str | list[dict[str, Any]]
 
 def _chat_part(part: Any) -> dict[str, Any] | None:
     match part:
-        case {"type": "input_text" | "output_text", "text": str(text)}:
+        case {"type": "input_text" | "output_text" | "text", "text": str(text)}:
             return {"type": "text", "text": text}
         case {"type": "input_image", "image_url": str(url)}:
             return {"type": "image_url", "image_url": {"url": url}}

@@ -13,7 +13,8 @@ from tests.neuron.daemons import Daemon, started
 from tests.text.template_styles import STRINGS
 
 TINY_FOLDER = Path(__file__).parents[2] / "src/helexa/builtin/tiny"
-NAMES = {name: name.replace(" ", "-") for name in STRINGS}
+STYLES = {name.replace(" ", "-"): STRINGS[name] for name in STRINGS}
+QUOTING = "{{ raise_exception('cannot show ' ~ messages[-1].content) }}"
 CALL = {"id": "call00001", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
 
@@ -21,13 +22,13 @@ TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
 @pytest.fixture(scope="module")
 def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     models = tmp_path_factory.mktemp("models")
-    for style, name in NAMES.items():
+    for name, template in {**STYLES, "quoting": QUOTING}.items():
         folder = models / "styles" / name
         folder.mkdir(parents=True)
         for file in TINY_FOLDER.iterdir():
             (folder / file.name).symlink_to(file)
         (folder / "chat_template.jinja").unlink()
-        (folder / "chat_template.jinja").write_text(STRINGS[style])
+        (folder / "chat_template.jinja").write_text(template)
     engine = EngineSection(sources={"disk": SourceConfig(path=str(models))})
     with started(NeuronConfig(port=0, engine=engine)) as running:
         yield running
@@ -42,9 +43,9 @@ def conversation(content: Any) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("style", ["else nothing", "trimmed", "concatenated"])
+@pytest.mark.parametrize("style", ["else-nothing", "trimmed", "concatenated"])
 def test_lists_of_texts_reach_the_model(at: Daemon, style: str) -> None:
-    model = f"disk:styles/{NAMES[style]}"
+    model = f"disk:styles/{style}"
     at.ensure(model)
     parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": "12 + 7?"}]
     joined = "What is\n12 + 7?"
@@ -66,3 +67,27 @@ def test_lists_of_texts_reach_the_model(at: Daemon, style: str) -> None:
     text = at.post("/detokenize", model=model, tokens=told[0]).json()["prompt"]
     assert text.count(joined) == 3
     at.unload(model)
+
+
+def test_n144_a_template_that_quotes_its_messages_is_not_logged(at: Daemon) -> None:
+    model = "disk:styles/quoting"
+    at.ensure(model)
+    secret = "nobody else may read this"
+    asked: Any = {
+        "model": model,
+        "max_tokens": 2,
+        "messages": [{"role": "user", "content": secret}],
+    }
+    refused = at.post("/v1/chat/completions", **asked, tools=TOOLS)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "template_render_failed")
+    assert secret in refused.json()["error"]["message"]
+    for schema in ({"$ref": secret}, {"enum": [secret, secret], "type": "integer"}):
+        form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        assert at.post("/v1/chat/completions", **asked, response_format=form).status_code == 400
+    answers = [at.post("/v1/chat/completions", **asked).status_code for _ in range(3)]
+    assert answers == [200] * 3
+    at.unload(model)
+    text = at.log.text()
+    assert secret not in text
+    assert text.count("ChatML is used") == 1
+    assert text.count("request rejected") == 3

@@ -41,6 +41,7 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens or {})
         self._environment = build_environment(now)
         self._compiled: dict[str, jinja2.Template] = {}
+        self._told = False
         self._text_roles = {tools: self._probe(tools) for tools in (False, True)}
 
     @classmethod
@@ -101,7 +102,7 @@ class ChatTemplate:
         except Exception as error:  # a template is a program: whatever it raises is its failure
             if offered:
                 raise _refused(error, "messages", "send other messages, or no tools") from error
-            logger.warning("the chat template failed, ChatML is used instead: %s", error)
+            self._tell_once(error)
             return render_chatml(chat, add_generation_prompt)
 
     @property
@@ -114,6 +115,15 @@ class ChatTemplate:
         names = ["tool_use"] if with_tools else []
         names += ["default", *self.sources]
         return next((self.sources[name] for name in names if name in self.sources), None)
+
+    def _tell_once(self, error: Exception) -> None:
+        """Warn of the first failure; what the template said is left out, it may quote messages."""
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "the chat template failed (%s); ChatML is used for such conversations",
+                " ".join([type(error).__name__, _line(error)]).strip(),
+            )
 
     def _probe(self, with_tools: bool) -> frozenset[str]:
         source = self._choose(with_tools)
@@ -222,6 +232,11 @@ def _checked_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[Any] | Non
 
 
 def _refused(error: Exception, param: str, hint: str) -> TemplateError:
-    line = getattr(error, "lineno", None)
-    where = f" (line {line})" if line else ""
+    where = f" ({line})" if (line := _line(error)) else ""
     return TemplateError(f"the chat template failed{where}: {error}", param=param, hint=hint)
+
+
+def _line(error: Exception) -> str:
+    """The line of a template that jinja2 could not read, empty for other errors."""
+    line = getattr(error, "lineno", None)
+    return f"line {line}" if line else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio.to_thread
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from helexa.protocol.openai.projection import Projection
     from helexa.protocol.sse import Frame
     from helexa.text.events import Event
+
+Made = TypeVar("Made")
 
 JSON = "application/json"
 WHOLE_ANSWER_BYTES: Final = 1 << 40
@@ -80,8 +82,8 @@ async def answer(
     return running.stream()
 
 
-def placed(slot: Slot, prepare: Callable[[], Job]) -> Job:
-    """The job; what a model cannot do is said with its name."""
+def placed(slot: Slot, prepare: Callable[[], Made]) -> Made:
+    """What ``prepare`` makes; what a model cannot do is said with its name."""
     try:
         return prepare()
     except VisionUnsupported as error:
@@ -126,6 +128,10 @@ class Running:
             last = self.projection.end()
         except HelexaError as error:
             last = self.projection.fail(as_refusal(self.slot, error))
+        except Exception as error:  # a fault of ours: told as before the head, and logged above
+            for frame in self.projection.fail(error):
+                yield frame.encode()
+            raise
         finally:
             self.permit.release()
         for frame in last:

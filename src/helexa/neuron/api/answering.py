@@ -17,7 +17,7 @@ from helexa.errors import (
     OutOfMemory,
     VisionUnsupported,
 )
-from helexa.http import EventStream, Response, json_response
+from helexa.http import EventStream, Response
 from helexa.neuron.story import Story, story_of
 from helexa.protocol.envelope import wire_error
 from helexa.protocol.json_text import to_json
@@ -106,7 +106,7 @@ class Running:
         self.projection.open()
         async for event in self.events:
             self._push(event)
-        return json_response(self.projection.whole())
+        return Response(to_json(self.projection.whole()), media_type=JSON)
 
     def stream(self) -> EventStream:
         """The answer as it comes."""

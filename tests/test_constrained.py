@@ -250,10 +250,10 @@ def test_who_does_not_ask_does_not_pay() -> None:
         ),
         ({"response_format": {"type": "json_schema"}}, InvalidRequest, "invalid_value", "schema"),
         (
-            {"response_format": as_format({"uniqueItems": True})},
+            {"response_format": as_format({"not": {"type": "string"}})},
             UnsupportedGrammar,
             "unsupported_parameter",
-            "'uniqueItems'",
+            "'not'",
         ),
         ({"tool_choice": "required"}, InvalidRequest, "invalid_value", "no tools"),
         ({"tool_choice": "sum", "tools": [ADD]}, InvalidRequest, "invalid_value", "add_numbers"),

@@ -14,16 +14,23 @@ from pathlib import Path
 import httpx
 import pytest
 
+import helexa
+from helexa.cli.serve import folder_name
+
 TIMEOUT_S = 60
+NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:1"}
+TINY = Path(helexa.__file__).parent / "builtin/tiny"
 
 
 @contextmanager
-def started(*args: str) -> Iterator[subprocess.Popen[str]]:
+def started(*args: str, cwd: Path | None = None, **environ: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "helexa", *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=cwd,
+        env={**os.environ, **environ},
     )
     try:
         yield process
@@ -52,6 +59,72 @@ def test_one_command_serves_and_one_signal_ends_it() -> None:
         assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A working folder with a model in `models/my model`, and what is none."""
+    model = tmp_path / "models/my model"
+    model.mkdir(parents=True)
+    for file in TINY.iterdir():
+        (model / file.name).symlink_to(file)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    return tmp_path
+
+
+@pytest.mark.parametrize("where", ["relative", "dotted", "absolute"])
+def test_a_folder_is_served(disk: Path, where: str) -> None:
+    forms = {
+        "relative": "models/my model",
+        "dotted": "./models/my model/",
+        "absolute": str(disk / "models/my model"),
+    }
+    temporary = disk / "temporary"
+    with started(
+        *("serve", forms[where], "-p", "0"), cwd=disk, TMPDIR=str(temporary), **NO_HUB
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.fullmatch(r"(\S+) answers at (http\S+)/v1\n", line)
+        assert found, line
+        assert found[1] == "folder:local/my-model"
+        told = httpx.get(f"{found[2]}/v1/models", timeout=TIMEOUT_S).json()
+        assert [model["id"] for model in told["data"]] == [found[1]]
+        for name in (found[1], "local/my-model"):
+            body = {"model": name, "messages": [{"role": "user", "content": "Hello!"}]}
+            answer = httpx.post(f"{found[2]}/v1/chat/completions", json=body, timeout=TIMEOUT_S)
+            assert answer.status_code == 200, answer.text
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 0
+    assert list(temporary.iterdir()) == []
+    assert (disk / "models/my model/config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("empty", "'empty' holds no weights"),
+        ("./nowhere", "'./nowhere' is no existing path"),
+        ("/nowhere/at/all", "'/nowhere/at/all' is no existing folder"),
+        ("m.gguf", "m.gguf is a GGUF file"),
+        ("./m.gguf", "m.gguf is a GGUF file"),
+        ("models", "'models' holds no weights"),
+    ],
+)
+def test_what_is_no_model_is_named(disk: Path, model: str, says: str) -> None:
+    with started("serve", model, "-p", "0", cwd=disk, **NO_HUB) as process:
+        out, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1
+    assert (out, errors.count("error: ")) == ("", 1)
+    assert says in errors
+    assert "Traceback" not in errors
+
+
+def test_the_name_of_a_folder_is_one_that_a_model_may_have() -> None:
+    names = {"/a/b c:d": "b-c-d", "/": "model", "/a/..b": "..b", "/a/---": "model", "/x/ů": "model"}
+    assert {path: folder_name(Path(path)) for path in names} == names
+
+
 def children_of(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
@@ -61,7 +134,7 @@ def test_a_model_that_is_not_there_ends_it() -> None:
     with started("serve", "nonsense", "-p", "0") as process:
         _, errors = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 1
-        assert "error: model id 'nonsense'" in errors
+        assert "error: model 'nonsense' is no existing folder" in errors
         assert "Traceback" not in errors
 
 

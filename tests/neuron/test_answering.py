@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -86,6 +87,28 @@ async def test_a_seat_does_not_wait_for_its_reader(script: Script) -> None:
         assert (story.finish is None) == (script.error is not None)
         assert story.error is script.error
         tasks.cancel_scope.cancel()
+
+
+async def test_both_modes_write_the_same_json() -> None:
+    odd = "\ud800 ů\u2028"
+    bodies = []
+    for read in ("whole", "stream"):
+        door = Admission("m", AdmissionConfig())
+        story = Story(
+            line=RequestLine(request_id="r", surface="completions"), surface="completions"
+        )
+        projection = CompletionAnswer(Head("id", "m", 0))
+        script = Script([Text(odd), Finish("stop", USAGE)])
+        slot = cast("Slot", LostSlot())
+        running = Running(slot, story, await door.acquire(None), script, projection)
+        if read == "whole":
+            bodies.append((await running.whole()).body)
+        else:
+            frames = [frame async for frame in running.frames()]
+            bodies.append(frames[0])
+    told = [json.loads(body.removeprefix(b"data: "))["choices"][0]["text"] for body in bodies]
+    assert told[0] == told[1]
+    assert "ů" in told[0]
 
 
 async def test_a_released_permit_does_not_move() -> None:

@@ -15,6 +15,7 @@ from helexa.neuron.logs import (
     Done,
     JsonFormatter,
     RequestLine,
+    as_word,
     choose_format,
     choose_level,
     configure_logging,
@@ -158,3 +159,25 @@ def test_configuring_again_replaces_what_was(log: io.StringIO) -> None:
     logging.getLogger("helexa.x").warning("once")
     assert (log.getvalue(), other.getvalue().count("once")) == ("", 1)
     assert isinstance(JsonFormatter(), logging.Formatter)
+
+
+@pytest.mark.parametrize(
+    ("code", "detail", "logged"),
+    [
+        ("template_render_failed", "could not render it: no secret", "could not render it"),
+        ("unsupported_parameter", "the schema uses 'secret', which is odd", "the schema uses"),
+        ("unsupported_parameter", 'it refers to "secret"', "it refers to"),
+        ("invalid_value", "n must be at least 1; send more", "n must be at least 1; send more"),
+        ("model_not_found", "model 'o/n' is not loaded", "model 'o/n' is not loaded"),
+        (None, "ValueError: 'a'", "ValueError: 'a'"),
+    ],
+)
+def test_n144_what_a_detail_may_say(
+    log: io.StringIO, code: str | None, detail: str, logged: str
+) -> None:
+    line().rejected(status=400, error_type="invalid_request_error", code=code, detail=detail)
+    line().failed(code=code, detail=detail)
+
+    written = log.getvalue()
+    assert written.count(f" detail={as_word(logged)}") == 2
+    assert "secret" not in written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from helexa.neuron.app import Neuron
 from helexa.neuron.config import NeuronConfig
 from helexa.neuron.ids import ModelSpec
 from helexa.neuron.runtime import Runtime
+from helexa.protocol.openai.chat_answer import ChatAnswer
+from helexa.protocol.openai.completion_answer import CompletionAnswer
+from helexa.protocol.openai.response_answer import ResponseAnswer
 from tests.neuron.daemons import HELLO, TINY, Daemon, endless, running, with_tiny
 from tests.waiting import wait_until
 
@@ -95,11 +99,47 @@ def test_n062_no_tokens_is_an_answer(daemon: Daemon) -> None:
 def test_n063_an_image_to_a_model_that_reads_text(daemon: Daemon) -> None:
     part = {"type": "image_url", "image_url": {"url": IMAGE}}
     body = {"model": TINY, "messages": [{"role": "user", "content": [part]}]}
-    answer = daemon.http.post(CHAT, json=body)
+    for path in (CHAT, "/tokenize"):
+        answer = daemon.http.post(path, json=body)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (400, "vision_unsupported")
+        assert error["model_id"] == TINY
+        assert error["suggestion"]
+
+
+@pytest.mark.parametrize("path", [CHAT, "/tokenize"])
+def test_what_is_no_image_of_this_api_is_refused_as_that(daemon: Daemon, path: str) -> None:
+    part = {"type": "image", "source": {"type": "base64", "data": "AAAA"}}
+    body = {"model": TINY, "messages": [{"role": "user", "content": [part]}]}
+    answer = daemon.http.post(path, json=body)
     error = answer.json()["error"]
-    assert (answer.status_code, error["code"]) == (400, "vision_unsupported")
-    assert error["model_id"] == TINY
-    assert error["suggestion"]
+    assert (answer.status_code, error["code"]) == (400, "unsupported_parameter")
+    assert error["param"] == "messages[0].content[0]"
+    assert "image_url" in error["message"]
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT, "/v1/responses"])
+def test_n058_a_fault_of_ours_is_told_whole_also_after_the_head(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    def broken(projection: object, event: object) -> None:
+        raise ValueError("kaboom") from KeyError("the cause")
+
+    for kind in (ChatAnswer, CompletionAnswer, ResponseAnswer):
+        monkeypatch.setattr(kind, "_text", broken)
+    headers = {"x-request-id": f"broken-{path}", "connection": "close"}
+    whole = daemon.http.post(path, json=BODIES[path], headers={"connection": "close"})
+    told = whole.json()["error"]
+    assert (whole.status_code, told["code"]) == (500, None)
+    assert "kaboom" in told["message"] and "the cause" in told["message"]
+    streamed = daemon.http.post(path, json={**BODIES[path], "stream": True}, headers=headers)
+    assert streamed.status_code == 200
+    last = json.loads(streamed.text.strip().rpartition("data: ")[2])
+    error = last["response"]["error"] if "response" in last else last["error"]
+    assert error["message"] == told["message"]
+    assert streamed.text.count("kaboom") == 1
+    assert "[DONE]" not in streamed.text
+    assert daemon.end(headers["x-request-id"])[0] == "request failed"
 
 
 def test_n064_contents(daemon: Daemon) -> None:

@@ -248,3 +248,25 @@ def test_what_is_no_list_of_tools_is_refused(tools: Any) -> None:
         render("x", tools=tools)
 
     assert caught.value.param == "tools"
+
+
+def test_a_failing_template_is_told_once_and_quotes_no_message(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    template = ChatTemplate({"default": "{{ raise_exception('no ' + messages[0].content) }}"})
+
+    with caplog.at_level(logging.WARNING):
+        for secret in ("sesame", "mellon"):
+            template.render([{"role": "user", "content": secret}])
+
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "the chat template failed (TemplateError); ChatML is used for such conversations"
+    )
+
+
+def test_a_failing_template_names_its_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        render("a\n{% if %}")
+
+    assert "(TemplateSyntaxError line 2)" in caplog.text

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -14,8 +19,11 @@ from helexa.cli.terminal import console
 
 if TYPE_CHECKING:
     from helexa.http import Server
+    from helexa.neuron.config import EngineSection
 
 BUILTIN = "builtin:helexa/tiny"
+SCHEME = "folder"
+ORG = "local"
 
 
 @click.command(epilog=MODEL_HELP)
@@ -27,7 +35,7 @@ def serve(model: str, port: int, host: str) -> None:
     """Serve one model on this machine.
 
     Speaks OpenAI's API. Prints where, and a line to try it with, as soon as the model answers; ^C
-    shuts it down.
+    shuts it down. A folder NAME is served as `folder:local/NAME`.
     """
     import anyio
 
@@ -39,16 +47,50 @@ def serve(model: str, port: int, host: str) -> None:
     from helexa.neuron.runtime import read_runtime
 
     configure_logging(30, choose_format(os.environ), sys.stderr)
-    id = BUILTIN if model == DEFAULT_MODEL else model
-    config = NeuronConfig(port=port, host=host)
-    neuron = Neuron(config, read_runtime(os.environ), os.environ)
+    with _placed(model) as (id, engine):
+        config = NeuronConfig(port=port, host=host, engine=engine)
+        neuron = Neuron(config, read_runtime(os.environ), os.environ)
 
-    async def ready(server: Server) -> None:
-        with console(sys.stderr).status(f"loading {id}"):
-            await neuron.load(ModelSpec(model_id=id))
-        _announce(server.url, id)
+        async def ready(server: Server) -> None:
+            with console(sys.stderr).status(f"loading {id}"):
+                await neuron.load(ModelSpec(model_id=id))
+            _announce(server.url, id)
 
-    anyio.run(run, neuron, ready)
+        anyio.run(run, neuron, ready)
+
+
+@contextmanager
+def _placed(model: str) -> Iterator[tuple[str, EngineSection]]:
+    """The id that a daemon knows a model by, and the settings with which it finds it.
+
+    A folder gets a source of its own, whose only model it is: a link to it, as its path need not
+    be of a form that a model's id can have. Raises PreflightError, UnsupportedModel.
+    """
+    from helexa.engine.checkpoint.reference import HubId, LocalFolder, parse_reference
+    from helexa.engine.checkpoint.resolve import on_disk
+    from helexa.neuron.config import EngineSection, SourceConfig
+
+    reference = parse_reference(model)
+    if isinstance(reference, HubId):
+        yield model, EngineSection()
+        return
+    folder = on_disk(reference)
+    if folder is None or not isinstance(reference, LocalFolder):
+        yield BUILTIN, EngineSection()
+        return
+    name = folder_name(folder)
+    with TemporaryDirectory(prefix="helexa-serve-") as root:
+        link = Path(root, ORG, name)
+        link.parent.mkdir()
+        link.symlink_to(folder.absolute(), target_is_directory=True)
+        sources = {SCHEME: SourceConfig(path=root)}
+        yield f"{SCHEME}:{ORG}/{name}", EngineSection(sources=sources)
+
+
+def folder_name(folder: Path) -> str:
+    """What a folder is called, in characters that a model's name may have."""
+    name = re.sub(r"[^0-9A-Za-z._-]+", "-", folder.absolute().resolve().name)
+    return name if name.strip(".-") else "model"
 
 
 def _announce(url: str, id: str) -> None:

@@ -22,6 +22,8 @@ LEVELS = {
 }
 NAMES = {logging.CRITICAL: "ERROR", logging.WARNING: "WARN", TRACE: "TRACE"}
 SECRETS = re.compile(r"(?i)\b(bearer\s+)[^\s\"\\]+|\b(hf_)\w{8,}")
+QUOTING = ("template_render_failed", "unsupported_parameter", "invalid_value", "invalid_image")
+QUOTE = re.compile(r": |\s*['\"]")
 PLAIN = re.compile(r"[^\s\"'=\\\x00-\x1f\x7f]+")
 
 requests = logging.getLogger("helexa.neuron.requests")
@@ -111,6 +113,11 @@ class JsonFormatter(logging.Formatter):
         return without_secrets(json.dumps(said, ensure_ascii=False, default=str))
 
 
+def own_words(code: str | None, detail: str) -> str:
+    """An error's text up to where it may quote its request, which no log may."""
+    return QUOTE.split(detail, maxsplit=1)[0] if code in QUOTING else detail
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """A request that was answered, as far as its client wanted to hear; times in milliseconds."""
@@ -154,11 +161,13 @@ class RequestLine:
         self, *, status: int, error_type: str, code: str | None, detail: str, **extras: object
     ) -> None:
         """It was refused before anything was sent."""
+        detail = own_words(code, detail)
         said = {"status": status, "error_type": error_type, "code": code, "detail": detail}
         self._write(logging.WARNING, "request rejected", {**said, **extras})
 
     def failed(self, *, code: str | None, detail: str, completion_tokens: int = 0) -> None:
         """It ended in an error of ours, or in one after the answer had begun."""
+        detail = own_words(code, detail)
         said = {"code": code, "detail": detail, "completion_tokens": completion_tokens}
         self._write(logging.ERROR, "request failed", said)
 

@@ -5,23 +5,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import jinja2
 
 from helexa.engine.checkpoint.files import TokenizerFiles
 from helexa.errors import InvalidRequest, TemplateError
 from helexa.text.messages import content_text, has_name, normalise_messages, plain_data
+from helexa.text.part_lists import joined_texts, text_roles
 from helexa.text.sandbox import build_environment
 from helexa.text.tokenizer import Tokenizer, read_json_object
 
 logger = logging.getLogger(__name__)
 
+PROBE_TOOL: Final = {
+    "type": "function",
+    "function": {"name": "f", "description": "", "parameters": {"type": "object"}},
+}
+
 
 class ChatTemplate:
     """A model's chat template, or ChatML where it has none; safe to share between threads.
 
-    ``sources`` maps template names to jinja2 text: ``default``, and maybe ``tool_use``.
+    ``sources`` maps template names to jinja2 text: ``default``, and maybe ``tool_use``. Templates
+    are tried at once: those that show strings only get lists of texts as one text.
     """
 
     def __init__(
@@ -34,6 +41,8 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens or {})
         self._environment = build_environment(now)
         self._compiled: dict[str, jinja2.Template] = {}
+        self._told = False
+        self._text_roles = {tools: self._probe(tools) for tools in (False, True)}
 
     @classmethod
     def load(
@@ -85,20 +94,15 @@ class ChatTemplate:
                     hint="send no tools, or pass a chat_template when loading the model",
                 )
             return render_chatml(chat, add_generation_prompt)
-        variables = {
-            "messages": chat,
-            "tools": _checked_tools(tools),
-            "documents": None,
-            "add_generation_prompt": add_generation_prompt,
-            **self._special_tokens,
-            **plain_data(kwargs),
-        }
+        shown = joined_texts(chat, self._text_roles[bool(tools)])
+        given = {"add_generation_prompt": add_generation_prompt, **plain_data(kwargs)}
+        offered = _checked_tools(tools)
         try:
-            return self._compile(source).render(variables)
+            return self._run(source, shown, offered, given)
         except Exception as error:  # a template is a program: whatever it raises is its failure
-            if tools:
+            if offered:
                 raise _refused(error, "messages", "send other messages, or no tools") from error
-            logger.warning("the chat template failed, ChatML is used instead: %s", error)
+            self._tell_once(error)
             return render_chatml(chat, add_generation_prompt)
 
     @property
@@ -111,6 +115,39 @@ class ChatTemplate:
         names = ["tool_use"] if with_tools else []
         names += ["default", *self.sources]
         return next((self.sources[name] for name in names if name in self.sources), None)
+
+    def _tell_once(self, error: Exception) -> None:
+        """Warn of the first failure; what the template said is left out, it may quote messages."""
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "the chat template failed (%s); ChatML is used for such conversations",
+                " ".join([type(error).__name__, _line(error)]).strip(),
+            )
+
+    def _probe(self, with_tools: bool) -> frozenset[str]:
+        source = self._choose(with_tools)
+        if source is None:
+            return frozenset()
+        tools = [PROBE_TOOL] if with_tools else None
+        return text_roles(lambda messages: self._run(source, messages, tools, {}))
+
+    def _run(
+        self,
+        source: str,
+        messages: Sequence[Mapping[str, Any]],
+        tools: list[Any] | None,
+        given: Mapping[str, Any],
+    ) -> str:
+        variables = {
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": True,
+            **self._special_tokens,
+            **given,
+        }
+        return self._compile(source).render(variables)
 
     def _compile(self, source: str) -> jinja2.Template:
         if source not in self._compiled:
@@ -195,6 +232,11 @@ def _checked_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[Any] | Non
 
 
 def _refused(error: Exception, param: str, hint: str) -> TemplateError:
-    line = getattr(error, "lineno", None)
-    where = f" (line {line})" if line else ""
+    where = f" ({line})" if (line := _line(error)) else ""
     return TemplateError(f"the chat template failed{where}: {error}", param=param, hint=hint)
+
+
+def _line(error: Exception) -> str:
+    """The line of a template that jinja2 could not read, empty for other errors."""
+    line = getattr(error, "lineno", None)
+    return f"line {line}" if line else ""

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from helexa.errors import HelexaError, InvalidRequest
 from helexa.protocol.fields import parse
 from helexa.protocol.openai.chat import ChatCall
+from helexa.protocol.openai.projection import collect
 from helexa.protocol.openai.responses import ResponseRequest, chat_messages
 from helexa.refusals import ChainedConversation, InvalidBody
-from tests.protocol.builders import quick
+from helexa.text.events import Reasoning, Text
+from tests.protocol.builders import call, finish, quick, response
 
 
 def called(**fields: Any) -> ChatCall:
@@ -81,6 +83,7 @@ def said(text: str, kind: str = "input_text") -> dict[str, Any]:
     ("parts", "content"),
     [
         ([said("first"), said("second", "output_text")], "first\n\nsecond"),
+        ([said("as in chat", "text")], "as in chat"),
         ([said("look"), image()], [{"type": "text", "text": "look"}, SHOWN]),
         (
             [image(detail="high"), said("two"), image(detail="low")],
@@ -89,7 +92,7 @@ def said(text: str, kind: str = "input_text") -> dict[str, Any]:
         ([said("a"), {"type": "odd", "text": "b"}, 5, image(image_url=None)], "a"),
         ([], ""),
     ],
-    ids=["texts", "image", "two_images", "unknown", "none"],
+    ids=["texts", "chat_text", "image", "two_images", "unknown", "none"],
 )
 def test_n088_parts(parts: list[Any], content: Any) -> None:
     (message,) = called(input=[{"role": "user", "content": parts}]).messages
@@ -112,6 +115,34 @@ def test_n089_adjacent_calls() -> None:
     arguments = {**call_item(1), "arguments": {"a": 1}}
     (message,) = chat_messages([arguments])
     assert message["tool_calls"][0]["function"]["arguments"] == '{"a":1}'
+
+
+def test_an_answer_sent_back_is_one_message() -> None:
+    for text in ("", "Let me see."):
+        events = [Reasoning("hm"), Text(text), call(0), call(1), finish()]
+        output = collect(response(), events)["output"]
+        assert [item["type"] for item in output] == ["reasoning", "message", *["function_call"] * 2]
+        user = {"role": "user", "content": "Weather?"}
+        results = [
+            {"type": "function_call_output", "call_id": item["call_id"], "output": "sunny"}
+            for item in output[2:]
+        ]
+        messages = called(input=[user, *output, *results]).messages
+        assert [m["role"] for m in messages] == ["user", "assistant", "tool", "tool"]
+        assert messages[1]["content"] == text
+        assert [c["id"] for c in messages[1]["tool_calls"]] == [i["call_id"] for i in output[2:]]
+
+
+def test_a_call_after_anybody_elses_message_is_one_of_its_own() -> None:
+    messages = chat_messages([{"role": "user", "content": "a"}, call_item(1)])
+    assert [m["role"] for m in messages] == ["user", "assistant"]
+    assert "tool_calls" not in messages[0]
+
+
+def test_metadata_is_given_back() -> None:
+    for sent, told in (({"a": "b"}, {"a": "b"}), (None, {}), (5, {})):
+        request = parse(ResponseRequest, {"model": "m", "input": "", "metadata": sent})
+        assert request.echo()["metadata"] == told
 
 
 def test_n090_reasoning_items() -> None:
@@ -171,6 +202,7 @@ def test_what_else_is_passed_on() -> None:
     }
     assert called(text={"format": {"type": "text"}}).response_format is None
     assert called().sampling == {"max_tokens": 8192}
+    assert called(max_output_tokens=-1).sampling == {"max_tokens": 8192}
 
 
 def test_thinking_is_the_templates_matter() -> None:
@@ -195,7 +227,7 @@ def test_thinking_is_the_templates_matter() -> None:
         ({"input": [{"role": "user", "content": 5}]}, 422, "input"),
         ({"model": None}, 422, "model"),
         ({"instructions": 5}, 422, "instructions"),
-        ({"max_output_tokens": -1}, 422, "max_output_tokens"),
+        ({"max_output_tokens": -2}, 422, "max_output_tokens"),
         ({"seed": -1}, 422, "seed"),
         ({"stream": "no"}, 422, "stream"),
         ({"tools": [5]}, 422, "tools[0]"),
@@ -205,7 +237,7 @@ def test_thinking_is_the_templates_matter() -> None:
         ({"reasoning": {"effort": 5}}, 422, "reasoning.effort"),
         ({"input": []}, 400, "input"),
         ({"input": ["dropped"]}, 400, "input"),
-        ({"stop": [""]}, 400, "stop"),
+        ({"stop": ["x" * 257]}, 400, "stop"),
         ({"tool_choice": "required"}, 400, "tool_choice"),
         ({"text": {"format": {"type": "xml"}}}, 400, "text.format"),
         ({"background": True}, 400, "background"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio.to_thread
 
@@ -17,7 +17,7 @@ from helexa.errors import (
     OutOfMemory,
     VisionUnsupported,
 )
-from helexa.http import EventStream, Response, json_response
+from helexa.http import EventStream, Response
 from helexa.neuron.story import Story, story_of
 from helexa.protocol.envelope import wire_error
 from helexa.protocol.json_text import to_json
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from helexa.protocol.openai.projection import Projection
     from helexa.protocol.sse import Frame
     from helexa.text.events import Event
+
+Made = TypeVar("Made")
 
 JSON = "application/json"
 WHOLE_ANSWER_BYTES: Final = 1 << 40
@@ -80,8 +82,8 @@ async def answer(
     return running.stream()
 
 
-def placed(slot: Slot, prepare: Callable[[], Job]) -> Job:
-    """The job; what a model cannot do is said with its name."""
+def placed(slot: Slot, prepare: Callable[[], Made]) -> Made:
+    """What ``prepare`` makes; what a model cannot do is said with its name."""
     try:
         return prepare()
     except VisionUnsupported as error:
@@ -104,7 +106,7 @@ class Running:
         self.projection.open()
         async for event in self.events:
             self._push(event)
-        return json_response(self.projection.whole())
+        return Response(to_json(self.projection.whole()), media_type=JSON)
 
     def stream(self) -> EventStream:
         """The answer as it comes."""
@@ -126,6 +128,10 @@ class Running:
             last = self.projection.end()
         except HelexaError as error:
             last = self.projection.fail(as_refusal(self.slot, error))
+        except Exception as error:  # a fault of ours: told as before the head, and logged above
+            for frame in self.projection.fail(error):
+                yield frame.encode()
+            raise
         finally:
             self.permit.release()
         for frame in last:

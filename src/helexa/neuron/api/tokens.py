@@ -8,6 +8,7 @@ import anyio.to_thread
 
 from helexa.chat_options import ChatOptions
 from helexa.errors import InvalidRequest
+from helexa.neuron.api.answering import placed
 from helexa.neuron.api.control import ok
 from helexa.protocol.fields import parse
 from helexa.protocol.openai.chat import wants_thinking
@@ -47,7 +48,7 @@ async def tokenize(neuron: Neuron, request: Request) -> Response:
         strings = [model.tokenizer.decode([id], skip_special_tokens=False) for id in ids]
         return tokenized(ids, slot.context_tokens(), strings if body.return_token_strs else None)
 
-    return ok(await anyio.to_thread.run_sync(count))
+    return ok(await anyio.to_thread.run_sync(placed, slot, count))
 
 
 async def detokenize(neuron: Neuron, request: Request) -> Response:

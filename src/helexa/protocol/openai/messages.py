@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 from helexa.protocol.fields import Object, Text, wrong_shape
 from helexa.refusals import UnsupportedParameter
 
-REFUSED_PARTS: Final = ("input_audio", "file", "video_url")
+REFUSED_PARTS: Final = ("input_audio", "file", "video_url", "image")
 
 
 def _content(value: Any) -> Any:
@@ -85,6 +85,7 @@ def plain_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
                 raise UnsupportedParameter(
                     f"content parts of type {part['type']} are not supported",
                     param=f"messages[{at}].content[{part_at}]",
+                    hint="send images as image_url" if part["type"] == "image" else "",
                 )
     return found
 

@@ -78,7 +78,8 @@ class ResponseAnswer(Projection):
     def _text(self, event: Text) -> list[Frame]:
         item, frames = self._reach_message()
         item.text.append(event.text)
-        return [*frames, self._of_content("output_text.delta", item, {"delta": event.text})]
+        delta = {"delta": event.text, "logprobs": []}
+        return [*frames, self._of_content("output_text.delta", item, delta)]
 
     def _call(self, call: ToolCall, index: int) -> list[Frame]:
         _, frames = self._reach_message()
@@ -102,7 +103,7 @@ class ResponseAnswer(Projection):
         part = _output_text(text)
         return [
             *frames,
-            self._of_content("output_text.done", item, {"text": text}),
+            self._of_content("output_text.done", item, {"text": text, "logprobs": []}),
             self._of_content("content_part.done", item, {"part": part}),
             self._done(item, {"content": [part]}, _status(finish)),
             self._event("completed", {"response": self._whole(finish)}),

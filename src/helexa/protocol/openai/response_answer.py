@@ -78,8 +78,7 @@ class ResponseAnswer(Projection):
     def _text(self, event: Text) -> list[Frame]:
         item, frames = self._reach_message()
         item.text.append(event.text)
-        delta = {"delta": event.text, "logprobs": []}
-        return [*frames, self._of_content("output_text.delta", item, delta)]
+        return [*frames, self._of_content("output_text.delta", item, {"delta": event.text})]
 
     def _call(self, call: ToolCall, index: int) -> list[Frame]:
         _, frames = self._reach_message()
@@ -103,7 +102,7 @@ class ResponseAnswer(Projection):
         part = _output_text(text)
         return [
             *frames,
-            self._of_content("output_text.done", item, {"text": text, "logprobs": []}),
+            self._of_content("output_text.done", item, {"text": text}),
             self._of_content("content_part.done", item, {"part": part}),
             self._done(item, {"content": [part]}, _status(finish)),
             self._event("completed", {"response": self._whole(finish)}),

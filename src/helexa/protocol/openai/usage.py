@@ -38,14 +38,17 @@ def chat_usage(usage: Usage) -> dict[str, Any]:
 
 
 def response_usage(usage: Usage) -> dict[str, Any]:
-    """The usage of a response; its details are there in any case, as clients' types demand."""
-    return {
+    """The usage of a response."""
+    found: dict[str, Any] = {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.total_tokens,
     }
+    if usage.reasoning_tokens > 0:
+        found["output_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+    if usage.cached_tokens > 0:
+        found["input_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    return found
 
 
 def chat_logprobs(logprobs: Iterable[TokenLogprob]) -> list[dict[str, Any]]:

@@ -86,7 +86,8 @@ def test_n093_text_sequence() -> None:
         "output": [],
     }
     opened = {**message(""), "content": [], "status": "in_progress"}
-    done = {**shell, "status": "completed", "output": [message("hello")], "usage": spent(10, 5)}
+    usage = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+    done = {**shell, "status": "completed", "output": [message("hello")], "usage": usage}
     assert data == [
         {"type": f"response.{name}", "sequence_number": at, **fields}
         for at, (name, fields) in enumerate(

@@ -55,7 +55,7 @@ def slot(model: FakeModel) -> Slot:
 
 def test_memory_below_the_floor_takes_no_request() -> None:
     at = slot(FakeModel(unused_mb=100.0))
-    assert at.check(JOB, 1400) == 8  # what its allocator holds unused counts
+    assert at.check(JOB, 1400)[1] == 8  # what its allocator holds unused counts
     with pytest.raises(LowMemory) as low:
         at.check(JOB, 1399)
     assert (low.value.free_mb, low.value.required_mb) == (1499, 1500)
@@ -63,16 +63,16 @@ def test_memory_below_the_floor_takes_no_request() -> None:
 
 def test_a_sample_that_failed_changes_nothing() -> None:
     at = slot(FakeModel())
-    assert at.check(JOB, 0) == 8
+    assert at.check(JOB, 0)[1] == 8
     with pytest.raises(LowMemory):
         at.check(JOB, 100)
     with pytest.raises(LowMemory):
         at.check(JOB, 0)
-    assert at.check(JOB, 9000) == 8
+    assert at.check(JOB, 9000)[1] == 8
 
 
 def test_host_memory_has_no_floor() -> None:
-    assert slot(FakeModel("cpu")).check(JOB, 100) == 8
+    assert slot(FakeModel("cpu")).check(JOB, 100)[1] == 8
 
 
 def test_out_of_memory_is_told_with_the_floor() -> None:
@@ -97,3 +97,13 @@ async def test_a_model_that_is_gone_admits_nobody() -> None:
         permit.release()
         assert (at.door.report().in_flight, len(at.permits)) == (0, 1)
     assert not at.permits
+
+
+def test_an_answer_is_cut_to_what_its_claim_pays_for() -> None:
+    at = slot(FakeModel("cpu"))
+    asked = SamplingParams(max_tokens=9000, min_tokens=8000)
+    job, claim_mb = at.check(Job((1,) * 100, asked, cast("Any", None)), 0)
+    assert (job.params.max_tokens, job.params.min_tokens) == (3996, 3996)
+    assert claim_mb == at.shape.kv * (100 + job.params.max_tokens) // 2**20
+    same, _ = at.check(JOB, 0)
+    assert same.params == JOB.params

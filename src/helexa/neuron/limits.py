@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from helexa.engine import memory
 from helexa.engine.memory import MIB, Limit, LimitRules, kv_reservation_mb
+from helexa.engine.params import SamplingParams
 from helexa.errors import CapacityError, InvalidRequest, PromptTooLong
 from helexa.neuron.config import ContextLimitConfig, PrefixCacheConfig
 from helexa.protocol.control import Limit as PublishedLimit
@@ -126,6 +127,12 @@ class Limits:
         reserved_mb = self.rules.headroom_mb + self.rules.floor_mb
         return self.derive(shape, free_mb=budget_mb + reserved_mb, tokens_per_s=tokens_per_s)
 
+    def context_tokens(self, shape: Shape, limit: Limit | None) -> int:
+        """The longest that prompt and answer of a request may become together."""
+        if limit is None or self.published(limit) is None:
+            return shape.longest_tokens
+        return limit.context
+
     def prompt_cap(self, shape: Shape, limit: Limit | None) -> int:
         """The longest prompt that is taken."""
         if limit is None or self.published(limit) is None:
@@ -137,6 +144,14 @@ class Limits:
         if limit is None or limit.input == 0 or not self.enabled:
             return None
         return PublishedLimit(context=limit.context, input=limit.input, output=limit.output)
+
+
+def shortened(params: SamplingParams, room_tokens: int) -> SamplingParams:
+    """The params of an answer that may have ``room_tokens``; a minimum above that comes down."""
+    if params.max_tokens <= room_tokens:
+        return params
+    least = min(params.min_tokens, room_tokens)
+    return params.override(max_tokens=room_tokens, min_tokens=least)
 
 
 def still_free(last_mb: int, sampled_mb: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from helexa.engine.config import EngineConfig
@@ -17,7 +17,7 @@ from helexa.neuron.admission import Admission, Permit
 from helexa.neuron.config import NeuronConfig
 from helexa.neuron.fetching import LoadWatch, fetch
 from helexa.neuron.ids import ModelSpec
-from helexa.neuron.limits import Limits, Shape, servable, still_free, validate
+from helexa.neuron.limits import Limits, Shape, servable, shortened, still_free, validate
 from helexa.neuron.metrics import ModelState
 from helexa.neuron.recovery import Policy, RecoveringHost, State
 from helexa.neuron.runtime import Runtime
@@ -103,24 +103,26 @@ class Slot:
 
     def context_tokens(self) -> int:
         """The longest sequence that a request may become."""
-        return min(self.limit().context or self.shape.longest_tokens, self.model.info.max_context)
+        return self.limits.context_tokens(self.shape, self.limit())
 
-    def check(self, job: Job, card_free_mb: int) -> int:
-        """Check a prompt against the limits and say how many MiB of KV cache the request claims.
+    def check(self, job: Job, card_free_mb: int) -> tuple[Job, int]:
+        """Check a prompt against the limits: the job as it may run, and the MiB of KV cache for it.
 
+        The answer is cut to what was paid for: both go by one limit, which moves with the speed.
         ``card_free_mb`` is what the last sample found free on the fullest of its cards, 0 if that
         is not known. Raises InvalidRequest, PromptTooLong, LowMemory.
         """
-        length = len(job.prompt_ids)
+        length, limit = len(job.prompt_ids), self.limit()
         self.free_mb = still_free(self.free_mb, self._usable_mb(card_free_mb))
         validate(
             length,
-            cap_tokens=self.limits.prompt_cap(self.shape, self.limit()),
+            cap_tokens=self.limits.prompt_cap(self.shape, limit),
             free_mb=self.free_mb,
             floor_mb=self.limits.rules.floor_mb,
         )
-        room = max(0, self.context_tokens() - length)
-        return kv_reservation_mb(self.shape.kv, length, min(job.params.max_tokens, room))
+        room_tokens = max(0, self.limits.context_tokens(self.shape, limit) - length)
+        job = replace(job, params=shortened(job.params, room_tokens))
+        return job, kv_reservation_mb(self.shape.kv, length, job.params.max_tokens)
 
     def _usable_mb(self, card_free_mb: int) -> int:
         """What a step may still take of a card: what is free, and what its allocator holds unused.

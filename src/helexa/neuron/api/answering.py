@@ -67,7 +67,7 @@ async def answer(
     if neuron.springs(slot):
         slot.host.kill()
         raise slot.unavailable()
-    claim_mb = slot.check(job, neuron.hardware.free_mb(slot.devices))
+    job, claim_mb = slot.check(job, neuron.hardware.free_mb(slot.devices))
     permit = await request.hold(slot.seat(story.line.principal, claim_mb))
     story.waited_s = permit.waited_s
     events = await request.hold(AsyncEventStream(slot.model, lambda: job))

@@ -124,7 +124,9 @@ class ModelSpec:
     quant: str | None = setting(
         text(), None, "a GGUF file by part of its name, or a format to quantise to at load"
     )
-    tensor_parallel: int = setting(whole(1), 1, "over how many devices it is split")
+    tensor_parallel: int = setting(
+        whole(1), 1, "over how many devices it is split; only 1 can be loaded yet"
+    )
     devices: tuple[int, ...] | None = setting(
         wholes(), None, "indices of the devices", default_text="0 … tensor_parallel − 1"
     )

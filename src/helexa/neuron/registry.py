@@ -21,6 +21,7 @@ from helexa.neuron.metrics import Metrics
 from helexa.neuron.recovery import State
 from helexa.neuron.slots import Loader, Slot
 from helexa.neuron.sources import Sources
+from helexa.neuron.unbuilt import refuse_unbuilt
 from helexa.refusals import ModelNotFound, ModelUnloaded
 from helexa.streams import LoopMailbox
 
@@ -113,7 +114,8 @@ class Registry:
         self, spec: ModelSpec, watch: LoadWatch, old: str | None, load: Callable[[], Slot]
     ) -> Slot:
         """Check what is to be loaded, make room for it, and load it."""
-        await watch.run(partial(preflight, spec, self.sources, self._loader.environ))
+        plan = await watch.run(partial(preflight, spec, self.sources, self._loader.environ))
+        refuse_unbuilt(spec, plan)
         if old is not None:
             await self._remove(self.slots[old])
         return await watch.run(load)

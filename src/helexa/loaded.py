@@ -38,12 +38,15 @@ class ModelInfo:
     """What a loaded model is.
 
     ``vocab_size`` is the model's: token ids are below it, though not every one need have a text.
-    ``kv_bytes_per_token`` is per device, ``max_context`` in tokens.
+    ``kv_bytes_per_token`` is per device. ``longest_tokens`` is what the model was made for,
+    ``max_context`` what can be run of it here, in tokens. Of the ``pool_mb`` MiB that its cache has
+    claimed, running requests are promised ``kv_budget_mb``.
     """
 
     id: str
     model_type: str
     vocab_size: int
+    longest_tokens: int
     max_context: int
     capabilities: tuple[str, ...]
     eos_token_ids: tuple[int, ...]
@@ -51,6 +54,8 @@ class ModelInfo:
     tool_markers: tuple[str, str] | None
     kv_bytes_per_token: int
     kv_capacity_tokens: int
+    kv_budget_mb: int
+    pool_mb: float
     parameters: int
     weight_mb: float
     dtype: str

@@ -100,7 +100,10 @@ class Bench:
             block_bytes=1 << 18,
             defaults=GenerationDefaults(),
             end_token_ids=frozenset({END}),
-            facts=EngineFacts("cpu", "float32", 0, 0.0, (1 << 18) // size, blocks * size, longest),
+            facts=EngineFacts(
+                *("cpu", "float32", 0, 0.0, (1 << 18) // size, blocks * size, longest),
+                kv_budget_mb=budget // 4,
+            ),
         )
         self.core = EngineCore(self.runner, Sampler(VOCAB), spec, self.config, Clock())
         self.outputs: dict[int, list[StepOutput]] = {}

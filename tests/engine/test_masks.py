@@ -19,6 +19,7 @@ from helexa.engine.sampling import Sampled, Sampler, SampleRow
 from helexa.errors import InvalidRequest, UnsupportedGrammar
 
 FEW_PAGES = EngineConfig(kv_memory_mb=1, block_size=4, prefix_cache=False, max_batch=4)
+ONE_ANSWER = 51  # pages
 SPEC = GrammarSpec("json_object", "")
 
 
@@ -63,7 +64,9 @@ class CountingMasks:
 
 
 def core_of(masks: MaskFactory | None, config: EngineConfig = FEW_PAGES) -> EngineCore:
-    return build_core("tiny", replace(config, dtype="float32"), masks=masks)
+    core = build_core("tiny", replace(config, dtype="float32"))
+    spec = replace(core.spec, budget_blocks=ONE_ANSWER)
+    return EngineCore(core._runner, Sampler(spec.vocab_size), spec, config, masks=masks)
 
 
 def request(seed: int, *, prompt: tuple[int, ...] = (5, 6, 7), **fields: object) -> Request:

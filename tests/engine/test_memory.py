@@ -13,6 +13,7 @@ from helexa.engine.memory import (
     kv_budget_mb,
     kv_ceiling_mb,
     kv_reservation_mb,
+    modest_prefix_cache_mb,
     pool_size,
 )
 from helexa.engine.rates import Rates
@@ -50,16 +51,39 @@ def test_a_wish_above_the_ceiling_is_refused() -> None:
 
 def test_the_pool_is_budget_and_cache_and_a_little_for_each_row() -> None:
     size = pool_size(KIB_32, 16, budget_mb=1000, prefix_cache_mb=1024, max_batch=8)
-    assert size == PoolSize(num_blocks=2032 * 2, budget_blocks=2000)
+    assert size == PoolSize(num_blocks=2032 * 2, budget_blocks=2016, budget_mb=1000)
 
 
 def test_a_small_model_claims_little() -> None:
-    size = pool_size(1024, 16, budget_mb=4, prefix_cache_mb=1024, max_batch=8)
+    prefix_cache_mb = modest_prefix_cache_mb(1024, 4)
+    size = pool_size(1024, 16, budget_mb=4, prefix_cache_mb=prefix_cache_mb, max_batch=8)
     assert size.num_blocks * 16 * 1024 == (4 + 16 + 8) * 2**20
+    assert modest_prefix_cache_mb(1024, 999) == 1024
 
 
-def test_no_budget_is_no_pool() -> None:
-    assert pool_size(KIB_32, 16, budget_mb=0, prefix_cache_mb=1024, max_batch=8) == PoolSize(0, 0)
+def test_no_budget_is_room_for_what_claims_nothing() -> None:
+    size = pool_size(KIB_32, 16, budget_mb=0, prefix_cache_mb=1024, max_batch=8)
+    assert size == PoolSize(num_blocks=16, budget_blocks=16, budget_mb=0)
+
+
+@pytest.mark.parametrize("kv", [1000, 2560, 98304, 327680])
+@pytest.mark.parametrize("budget_mb", [0, 1, 5, 77])
+@pytest.mark.parametrize("max_batch", [1, 3])
+def test_what_was_promised_can_run(kv: int, budget_mb: int, max_batch: int) -> None:
+    """A claim is rounded down: the longest request of one still fits the pool, alone."""
+    size = pool_size(kv, 16, budget_mb=budget_mb, prefix_cache_mb=0, max_batch=max_batch)
+    longest = ((budget_mb + 1) * 2**20 - 1) // kv
+    assert kv_reservation_mb(kv, longest, 0) == budget_mb
+    assert longest <= size.budget_blocks * 16
+
+
+def test_small_requests_side_by_side_keep_their_pages() -> None:
+    """As many as there are rows, each of which claims nothing, beside one that claims it all."""
+    kv, rows = 2560, 4
+    size = pool_size(kv, 16, budget_mb=2, prefix_cache_mb=0, max_batch=rows)
+    small, large = 2**20 // kv, 2 * 2**20 // kv
+    assert (kv_reservation_mb(kv, small, 0), kv_reservation_mb(kv, large, 0)) == (0, 1)
+    assert (rows - 1) * -(-small // 16) + -(-large // 16) <= size.budget_blocks
 
 
 def test_E040_limit() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from helexa.engine.build import build_core, claim, describe
+from helexa.engine.build import build_core, claim, describe, plan_pool
 from helexa.engine.config import EngineConfig
 from helexa.engine.core import EngineCore
+from helexa.engine.hardware import host_memory
 from helexa.engine.loading import load_model
-from helexa.engine.memory import PoolSize
+from helexa.engine.memory import MIB, PoolSize
 from helexa.engine.models.model import Model
 from helexa.engine.outputs import Request, StepOutput
 from helexa.engine.params import GenerationDefaults, SamplingParams
@@ -22,8 +24,8 @@ from tests.engine.models.families import Family
 
 END = 7
 VOCAB = 512
-LARGE = PoolSize(num_blocks=1000, budget_blocks=900)
-SMALL = PoolSize(num_blocks=46, budget_blocks=40)
+LARGE = PoolSize(num_blocks=1000, budget_blocks=900, budget_mb=0)
+SMALL = PoolSize(num_blocks=46, budget_blocks=40, budget_mb=0)
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +134,34 @@ def test_a_core_says_what_it_was_built_with(folder: Path) -> None:
     assert facts.kv_bytes_per_token == 2 * 2 * 2 * 32 * 4
     assert facts.end_token_ids == (END,)
     assert facts.kv_capacity_tokens == core.status().kv_capacity_tokens >= 200
+
+
+@pytest.mark.parametrize("asked_mb", [None, 100])
+def test_a_dedicated_host_gives_all_it_has_and_reserves_what_it_is_told(
+    model: Model, asked_mb: int | None
+) -> None:
+    """Elsewhere a quarter counts as free, half of which is granted whatever is to be kept free."""
+    available_mb = host_memory().available_bytes // MIB
+    config = EngineConfig(
+        headroom_mb=available_mb // 2, floor_mb=0, max_batch=10**6, kv_memory_mb=asked_mb
+    )
+    served = plan_pool(model, replace(config, dedicated=True, prefix_cache_mb=7))
+    assert served.budget_mb == asked_mb or served.budget_mb > available_mb // 3
+    shared = plan_pool(model, config)
+    assert shared.budget_mb == asked_mb or shared.budget_mb < available_mb // 4
+    none = replace(config, headroom_mb=10**9, kv_memory_mb=None)
+    assert plan_pool(model, none).budget_mb > 0
+    assert plan_pool(model, replace(none, dedicated=True)).budget_mb == 0
+    with pytest.raises(CapacityError, match="only 0 MiB"):
+        plan_pool(model, replace(none, dedicated=True, kv_memory_mb=1))
+
+
+def test_a_dedicated_host_keeps_all_the_prompts_it_is_told_to(model: Model) -> None:
+    config = EngineConfig(kv_memory_mb=1, prefix_cache_mb=64, max_batch=2)
+    block_mb = model.config.kv_bytes_per_token(4) * config.block_size / MIB
+    for dedicated, pool_mb in ((False, 1 + 2 + 4), (True, 1 + 2 + 64)):
+        size = plan_pool(model, replace(config, dedicated=dedicated))
+        assert size.num_blocks * block_mb == pytest.approx(pool_mb, abs=2 * block_mb)
 
 
 def test_memory_that_the_machine_refuses_is_told(model: Model) -> None:

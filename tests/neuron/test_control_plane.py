@@ -16,7 +16,6 @@ from helexa.neuron.config import (
     ContextLimitConfig,
     EngineSection,
     NeuronConfig,
-    PrefixCacheConfig,
     SourceConfig,
 )
 from helexa.neuron.discovery import Sampler
@@ -141,6 +140,7 @@ def test_n018_routes_answer_while_models_are_loaded(tmp_path: Path) -> None:
 def test_n038_a_recovering_model_is_listed(at: Daemon) -> None:
     info = SimpleNamespace(
         weight_mb=4.0,
+        pool_mb=6.0,
         capabilities=("text", "vision"),
         tool_markers=("<tool_call>", "</tool_call>"),
         reasoning_markers=None,
@@ -148,7 +148,7 @@ def test_n038_a_recovering_model_is_listed(at: Daemon) -> None:
     host: Any = SimpleNamespace(state="recovering", detail="exit")
     model: Any = SimpleNamespace(info=info)
     spec = ModelSpec(model_id="o/n", tensor_parallel=2)
-    limits = Limits.of(ContextLimitConfig(), PrefixCacheConfig())
+    limits = Limits.of(ContextLimitConfig())
     door = Admission("o/n", AdmissionConfig())
     slot = Slot(spec, (0, 1), model, host, door, limits, Shape(1024, 4096), kv_budget_mb=6)
     slot.changed("recovering")

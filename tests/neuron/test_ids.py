@@ -82,7 +82,7 @@ def test_a_spec_is_what_was_sent() -> None:
         ({"model_id": "o/n", "tensor_parallel": 0}, "tensor_parallel: expected a positive integer"),
         ({"model_id": "o/n", "tensor_parallel": True}, "tensor_parallel: expected a positive"),
         ({"model_id": "o/n", "devices": [0, -1]}, "devices: expected a list of non-negative"),
-        ({"model_id": "o/n", "kv_mb": 1.5}, "kv_mb: expected a non-negative integer, got 1.5"),
+        ({"model_id": "o/n", "kv_mb": 1.5}, "kv_mb: expected a positive integer, got 1.5"),
         ({"model_id": "o/n", "revision": ""}, 'revision: expected a non-empty string, got ""'),
     ],
 )

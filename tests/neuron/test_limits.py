@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from helexa.engine.memory import Limit, LimitRules
+from helexa.engine.config import ModelConfig
+from helexa.engine.memory import Limit, LimitRules, kv_ceiling_mb
 from helexa.engine.rates import Rates
 from helexa.errors import CapacityError, InvalidRequest, PromptTooLong
-from helexa.neuron.config import ContextLimitConfig, PrefixCacheConfig
+from helexa.neuron.config import ContextLimitConfig
 from helexa.neuron.limits import (
     Limits,
     Shape,
-    kv_bytes,
     kv_reservation_mb,
+    load_refusal,
     servable,
     still_free,
     validate,
@@ -25,71 +26,40 @@ KIB_32 = 32768
 LONG = Shape(KIB_32, 262144)
 
 
-def limits(*, prefix_cache: bool = True, enabled: bool = True, **changes: int) -> Limits:
-    context = ContextLimitConfig(enabled=enabled)
-    return Limits.of(context, PrefixCacheConfig(enabled=prefix_cache), **changes)
+def limits(*, enabled: bool = True, **changes: int) -> Limits:
+    return Limits.of(ContextLimitConfig(enabled=enabled), **changes)
+
+
+@pytest.mark.parametrize(("world_size", "wanted"), [(1, 65536), (2, 32768), (8, 16384)])
+def test_n126_kv_bytes(world_size: int, wanted: int) -> None:
+    sizes = {"hidden_size": 4096, "intermediate_size": 64, "num_attention_heads": 16}
+    heads = {"num_hidden_layers": 16, "num_key_value_heads": 4, "head_dim": 256}
+    rest = {"vocab_size": 99, "max_position_embeddings": 4096, "rms_norm_eps": 1e-6}
+    config = ModelConfig.from_dict({"model_type": "qwen3", **sizes, **heads, **rest}, "m")
+    assert config.kv_bytes_per_token(2, world_size) == wanted
 
 
 @pytest.mark.parametrize(
-    ("changes", "world_size", "wanted"),
-    [
-        ({}, 1, 65536),
-        ({}, 2, 32768),
-        ({}, 8, 16384),
-        ({"num_hidden_layers": 64, "full_attention_interval": 4}, 1, 65536),
-        ({"layer_types": ["linear_attention"] * 3 + ["full_attention"]}, 1, 4096),
-    ],
-    ids=["one card", "two cards", "fewer heads than cards", "interval", "layer types"],
+    ("free_mb", "prefix_cache_mb", "ceiling_mb"),
+    [(9286, 1024, 4714), (9286, 0, 5738), (40000, 1024, 35428), (5000, 1024, 428), (100, 1024, 0)],
 )
-def test_n126_kv_bytes(changes: dict[str, object], world_size: int, wanted: int) -> None:
-    config = {"num_hidden_layers": 16, "num_key_value_heads": 4, "head_dim": 256, **changes}
-    assert kv_bytes(config, world_size=world_size) == wanted
-
-
-@pytest.mark.parametrize(
-    ("free_mb", "prefix_cache", "ceiling_mb"),
-    [
-        (9286, True, 4714),
-        (9286, False, 5738),
-        (40000, True, 35428),
-        (5000, True, 428),
-        (100, True, 0),
-    ],
-)
-def test_n127_kv_ceiling(free_mb: int, prefix_cache: bool, ceiling_mb: int) -> None:
-    assert limits(prefix_cache=prefix_cache).kv_ceiling_mb(free_mb) == ceiling_mb
+def test_n127_kv_ceiling(free_mb: int, prefix_cache_mb: int, ceiling_mb: int) -> None:
+    assert kv_ceiling_mb(free_mb, prefix_cache_mb=prefix_cache_mb) == ceiling_mb
 
 
 def test_a_floor_from_the_environment_is_the_only_one() -> None:
-    assert limits(floor_mb=0).kv_ceiling_mb(9286) == 6214
+    assert limits().rules.floor_mb == 1500
     assert limits(floor_mb=0).rules.floor_mb == 0
 
 
-@pytest.mark.parametrize(
-    ("free_mb", "context_tokens", "changes", "budget_mb"),
-    [
-        (40000, 131072, {}, 8 * 4096),
-        (9286, 131072, {}, 4714),
-        (40000, 999999, {}, 35428),
-        (40000, 131072, {"clamp_tokens": 1025}, 8 * 33),
-        (40000, 1024, {"clamp_tokens": 99999}, 8 * 32),
-        (100, 131072, {}, 0),
-    ],
-    ids=["seats", "ceiling", "long model", "clamped", "loose clamp", "nothing"],
-)
-def test_the_budget_is_what_the_seats_need_or_what_is_there(
-    free_mb: int, context_tokens: int, changes: dict[str, int], budget_mb: int
-) -> None:
-    at = limits(**changes)
-    assert at.kv_budget_mb(LONG, free_mb, seats=8, context_tokens=context_tokens) == budget_mb
-
-
-def test_a_budget_asked_for_is_given_or_refused() -> None:
-    asked = {"seats": 8, "context_tokens": 131072}
-    assert limits().kv_budget_mb(LONG, 9286, asked_mb=4714, **asked) == 4714
-    with pytest.raises(CapacityError, match="kv_mb is 4715, only 4714 MiB") as refusal:
-        limits().kv_budget_mb(LONG, 9286, asked_mb=4715, **asked)
-    assert refusal.value.required_mb == 4715
+def test_a_load_that_is_too_large_is_told_by_the_name_of_its_key() -> None:
+    above = CapacityError("kv_memory_mb is 9", required_mb=9, budget_mb=7, hint="kv_memory_mb")
+    told = load_refusal(above, 9)
+    assert "kv_mb is 9, only 7 MiB" in str(told)
+    assert (told.required_mb, told.budget_mb) == (9, 7)
+    other = load_refusal(CapacityError("refused", required_mb=9, budget_mb=0), None)
+    assert str(other).startswith("refused")
+    assert "kv_memory_mb" not in f"{told}{other}"
 
 
 def test_n128_reservation() -> None:
@@ -135,8 +105,18 @@ def test_n129_no_limit_is_no_limit() -> None:
 
 def test_one_request_may_use_the_whole_budget() -> None:
     limit = limits().derive_for_budget(LONG, 2048, tokens_per_s=8500)
+    assert limit is not None
     assert limit.context == 65536
     assert kv_reservation_mb(KIB_32, limit.input, limit.output) == 2048
+
+
+def test_without_a_limit_a_request_may_be_as_long_as_the_model() -> None:
+    assert limits(enabled=False).derive_for_budget(LONG, 2048, tokens_per_s=8500) is None
+    assert limits(enabled=False).context_tokens(LONG, None) == 262144
+    none = limits().derive_for_budget(LONG, 0, tokens_per_s=8500)
+    assert none == Limit(0, 0, 0)
+    assert limits().context_tokens(LONG, none) == 262144
+    assert limits().context_tokens(LONG, Limit(1024, 512, 512)) == 1024
 
 
 def test_n130_rates() -> None:

@@ -37,7 +37,7 @@ def loader(engine: EngineSection, environ: Mapping[str, str]) -> Loader:
 
 def test_the_file_reaches_the_engine() -> None:
     plain = loader(EngineSection(), {}).engine_config(SPEC, "cpu")
-    assert plain == EngineConfig(device="cpu", kv_context_tokens=131072)
+    assert plain == EngineConfig(device="cpu", kv_context_tokens=131072, dedicated=True)
     asked = ModelSpec(model_id="o/n", quant="q4k", kv_mb=9)
     assert loader(FILE, {}).engine_config(asked, "cuda:1") == EngineConfig(
         device="cuda:1",
@@ -50,6 +50,7 @@ def test_the_file_reaches_the_engine() -> None:
         prefix_cache=False,
         prefix_cache_mb=7,
         max_entries=2,
+        dedicated=True,
     )
 
 

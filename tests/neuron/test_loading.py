@@ -62,7 +62,7 @@ def said(answers: list[Future[httpx.Response]]) -> list[tuple[int, Any]]:
         ),
         ({"model_id": "x"}, 400, ["model id 'x' has no `/`"]),
         ({"model_id": "builtin:other/tiny"}, 400, ["'builtin:other/tiny'"]),
-        ({"model_id": OTHER, "quant": "nope", "kv_mb": 0}, 422, []),
+        ({"model_id": OTHER, "quant": "nope"}, 422, []),
         ({"model_id": "disk:org/absent"}, 422, []),
     ],
     ids=["harness", "source", "devices", "id", "package", "quant", "no folder"],
@@ -78,7 +78,10 @@ def test_n048_load_refusals(at: Daemon, body: dict[str, Any], status: int, says:
     assert at.models() == []
 
 
-@pytest.mark.parametrize("body", [[], {}, {"model_id": 3}, {"model_id": "o/n", "devices": 0}])
+@pytest.mark.parametrize(
+    "body",
+    [[], {}, {"model_id": 3}, {"model_id": "o/n", "devices": 0}, {"model_id": TINY, "kv_mb": 0}],
+)
 def test_a_load_of_the_wrong_shape(at: Daemon, body: Any) -> None:
     answer = at.http.post("/models/load", json=body)
     assert answer.status_code == 422

@@ -14,7 +14,7 @@ from helexa.errors import EngineLost, OutOfMemory
 from helexa.loaded import Job
 from helexa.neuron.admission import Admission
 from helexa.neuron.api.answering import as_refusal
-from helexa.neuron.config import AdmissionConfig, ContextLimitConfig, PrefixCacheConfig
+from helexa.neuron.config import AdmissionConfig, ContextLimitConfig
 from helexa.neuron.ids import ModelSpec
 from helexa.neuron.limits import Limits, Shape
 from helexa.neuron.slots import Slot
@@ -33,7 +33,7 @@ class FakeModel:
     info: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self.info = SimpleNamespace(device=self.device, max_context=4096)
+        self.info = SimpleNamespace(device=self.device, weight_mb=10.25, pool_mb=5.5)
 
     def status(self) -> EngineStatus:
         return EngineStatus(unused_mb=self.unused_mb)
@@ -47,7 +47,7 @@ def slot(model: FakeModel) -> Slot:
         cast("Any", model),
         cast("Any", host),
         Admission("o/n", AdmissionConfig()),
-        Limits.of(ContextLimitConfig(), PrefixCacheConfig()),
+        Limits.of(ContextLimitConfig()),
         Shape(kv=2**20, longest_tokens=4096),
         4096,
     )
@@ -105,5 +105,15 @@ def test_an_answer_is_cut_to_what_its_claim_pays_for() -> None:
     job, claim_mb = at.check(Job((1,) * 100, asked, cast("Any", None)), 0)
     assert (job.params.max_tokens, job.params.min_tokens) == (3996, 3996)
     assert claim_mb == at.shape.kv * (100 + job.params.max_tokens) // 2**20
+    assert at.context_tokens() == 4096
     same, _ = at.check(JOB, 0)
     assert same.params == JOB.params
+
+
+def test_a_model_holds_its_weights_and_all_that_its_cache_has_claimed() -> None:
+    at = slot(FakeModel())
+    assert at.vram_used_mb == 16
+    at.changed("recovering")
+    assert at.vram_used_mb == 16
+    at.changed("poisoned")
+    assert at.vram_used_mb == 0

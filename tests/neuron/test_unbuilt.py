@@ -1,4 +1,4 @@
-"""Loads that the engine cannot carry out yet are refused by name, and before anything is fetched."""
+"""Loads that cannot be carried out yet are refused by name, before anything is fetched."""
 
 from __future__ import annotations
 

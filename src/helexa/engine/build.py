@@ -25,6 +25,7 @@ from helexa.engine.memory import (
     host_kv_ceiling_mb,
     kv_budget_mb,
     kv_ceiling_mb,
+    modest_prefix_cache_mb,
     pool_size,
 )
 from helexa.engine.models.model import Model
@@ -78,7 +79,8 @@ def build_core(
 def plan_pool(model: Model, config: EngineConfig) -> PoolSize:
     """How many pages a loaded model gets, from the settings and what memory is left.
 
-    Raises CapacityError if there is not room for a single page.
+    Raises CapacityError if there is not room for a single page, unless the device is dedicated:
+    its owner is told by a budget of 0.
     """
     kv = model.config.kv_bytes_per_token(model.dtype.itemsize)
     prefix_cache_mb = config.prefix_cache_mb if reuses(config) else 0
@@ -90,14 +92,7 @@ def plan_pool(model: Model, config: EngineConfig) -> PoolSize:
         ceiling_mb=_ceiling_mb(model.device, prefix_cache_mb, config),
         explicit_mb=config.kv_memory_mb,
     )
-    size = pool_size(
-        kv,
-        config.block_size,
-        budget_mb=budget_mb,
-        prefix_cache_mb=prefix_cache_mb,
-        max_batch=config.max_batch,
-    )
-    if not size.budget_blocks:
+    if not config.dedicated and budget_mb * MIB < kv * config.block_size:
         raise CapacityError(
             f"the KV cache gets {budget_mb} MiB, not enough for one block of {config.block_size} "
             "tokens",
@@ -105,7 +100,15 @@ def plan_pool(model: Model, config: EngineConfig) -> PoolSize:
             budget_mb=budget_mb,
             hint="free memory, lower block_size or prefix_cache_mb, or take a smaller model",
         )
-    return size
+    if not config.dedicated:
+        prefix_cache_mb = modest_prefix_cache_mb(prefix_cache_mb, budget_mb)
+    return pool_size(
+        kv,
+        config.block_size,
+        budget_mb=budget_mb,
+        prefix_cache_mb=prefix_cache_mb,
+        max_batch=config.max_batch,
+    )
 
 
 def claim(model: Model, num_blocks: int, block_size: int) -> KVCache:
@@ -143,6 +146,8 @@ def describe(
         kv_capacity_tokens=capacity,
         max_context=min(longest, config.max_context or longest, capacity),
         end_token_ids=tuple(sorted(ends)),
+        kv_budget_mb=size.budget_mb,
+        pool_mb=size.num_blocks * config.block_size * kv / MIB,
     )
     return CoreSpec(
         vocab_size=model.config.vocab_size,
@@ -159,21 +164,18 @@ def describe(
 def _ceiling_mb(device: torch.device, prefix_cache_mb: int, config: EngineConfig) -> int:
     """The most the KV cache may take of what is free on the device of a loaded model.
 
-    Of host memory a quarter counts as free, unless the size was asked for.
+    Of host memory a quarter counts as free, unless the size was asked for or it is dedicated.
     """
+    reserves = {
+        "prefix_cache_mb": prefix_cache_mb,
+        "headroom_mb": config.headroom_mb,
+        "floor_mb": config.floor_mb,
+    }
     if device.type == "cuda":
         torch.cuda.empty_cache()
-        free_mb = torch.cuda.mem_get_info(device)[0] // MIB
-        return kv_ceiling_mb(
-            free_mb,
-            prefix_cache_mb=prefix_cache_mb,
-            headroom_mb=config.headroom_mb,
-            floor_mb=config.floor_mb,
-        )
-    return host_kv_ceiling_mb(
-        host_memory().available_bytes // MIB,
-        prefix_cache_mb=prefix_cache_mb,
-        headroom_mb=config.headroom_mb,
-        floor_mb=config.floor_mb,
-        share=HOST_SHARE if config.kv_memory_mb is None else 1,
-    )
+        return kv_ceiling_mb(torch.cuda.mem_get_info(device)[0] // MIB, **reserves)
+    available_mb = host_memory().available_bytes // MIB
+    if config.dedicated:
+        return kv_ceiling_mb(available_mb, **reserves)
+    share = HOST_SHARE if config.kv_memory_mb is None else 1
+    return host_kv_ceiling_mb(available_mb, share=share, **reserves)

@@ -221,7 +221,9 @@ class EngineConfig:
 
     ``*_mb`` are MiB, ``*_tokens``, ``max_context`` and ``block_size`` are tokens. None means:
     derived from the device and the model. ``headroom_mb`` and ``floor_mb`` are left free beside
-    the weights and the cache. ``disabled`` holds names of SWITCHES.
+    the weights and the cache. ``disabled`` holds names of SWITCHES. ``dedicated``: the device is
+    there for serving, so all free memory of a host counts, the prefix cache gets its MiB however
+    small the model is, and a model without room for a KV cache is loaded all the same.
     """
 
     device: str = "auto"
@@ -239,6 +241,7 @@ class EngineConfig:
     prefix_cache_mb: int = 1024
     max_entries: int = 8
     disabled: frozenset[str] = frozenset()
+    dedicated: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "kv_context_tokens", "block_size", "prefill_chunk_tokens"):
@@ -248,8 +251,9 @@ class EngineConfig:
         for name, least in (("max_context", 2), ("kv_memory_mb", 1)):
             if getattr(self, name) is not None:
                 self.check_int(name, at_least=least)
-        if not isinstance(self.prefix_cache, bool):
-            raise self.wrong("prefix_cache", "True or False")
+        for name in ("prefix_cache", "dedicated"):
+            if not isinstance(getattr(self, name), bool):
+                raise self.wrong(name, "True or False")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(self.device)):
             raise self.wrong("device", "auto, cpu, mps, cuda or cuda:N")
         if self.dtype not in DTYPES:

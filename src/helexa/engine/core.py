@@ -168,7 +168,7 @@ class EngineCore:
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
             kv_used_mb=pool.held_count * size,
-            kv_budget_mb=self._pages.budget_blocks * size,
+            kv_budget_mb=float(self.facts.kv_budget_mb),
             cached_mb=pool.idle_count * size,
             free_mb=self._pages.available * size,
             unused_mb=unused_mb(self.facts.device),

@@ -47,10 +47,14 @@ DEFAULT_RULES: Final = LimitRules()
 
 @dataclass(frozen=True, slots=True)
 class PoolSize:
-    """The pool of pages: how many blocks, and how many of them sequences may hold."""
+    """The pool of pages: how many blocks, and how many of them sequences may hold.
+
+    ``budget_mb`` is what those are promised in whole MiB; they may hold a little more.
+    """
 
     num_blocks: int
     budget_blocks: int
+    budget_mb: int
 
 
 def kv_ceiling_mb(
@@ -106,23 +110,28 @@ def kv_budget_mb(
     return explicit_mb
 
 
+def modest_prefix_cache_mb(prefix_cache_mb: int, budget_mb: int) -> int:
+    """No more than four times the budget of the sequences: a small model claims little."""
+    return min(prefix_cache_mb, 4 * budget_mb)
+
+
 def pool_size(
     kv: int, block_size: int, *, budget_mb: int, prefix_cache_mb: int, max_batch: int
 ) -> PoolSize:
     """The pool for a budget: what sequences may hold, plus what keeps idle pages.
 
-    Idle pages get ``prefix_cache_mb``, but no more than four times the budget: a small model
-    claims little. One MiB per row is added, so that a page may be half full.
+    Sequences get one MiB per row on top of the budget, and whole blocks: a claim is rounded down
+    to whole MiB, and a page may be half full. So whatever was promised can run, side by side. Idle
+    pages get ``prefix_cache_mb``, and nothing where there is no budget.
     """
     block_bytes = kv * block_size
-    idle_mb = min(prefix_cache_mb, 4 * budget_mb)
-    budget_blocks = budget_mb * MIB // block_bytes
-    extra = (idle_mb + max_batch) * MIB // block_bytes if budget_blocks else 0
-    return PoolSize(budget_blocks + extra, budget_blocks)
+    budget_blocks = -(-(budget_mb + max_batch) * MIB // block_bytes)
+    idle_blocks = prefix_cache_mb * MIB // block_bytes if budget_mb else 0
+    return PoolSize(budget_blocks + idle_blocks, budget_blocks, budget_mb)
 
 
 def kv_reservation_mb(kv: int, prompt_tokens: int, max_new_tokens: int) -> int:
-    """What a request needs at its longest, rounded down."""
+    """What a request needs at its longest, rounded down to whole MiB."""
     return kv * (prompt_tokens + max_new_tokens) // MIB
 
 

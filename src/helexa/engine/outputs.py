@@ -149,6 +149,7 @@ class EngineFacts:
 
     ``max_context`` is the longest sequence it will run (prompt and completion), in tokens;
     ``kv_capacity_tokens`` is how many tokens the running ones may hold together in the cache.
+    ``kv_budget_mb`` of the ``pool_mb`` MiB that were claimed may be promised to them.
     """
 
     device: str
@@ -159,3 +160,5 @@ class EngineFacts:
     kv_capacity_tokens: int
     max_context: int
     end_token_ids: tuple[int, ...] = ()
+    kv_budget_mb: int = 0
+    pool_mb: float = 0.0

@@ -98,7 +98,7 @@ class AdmissionConfig:
     """Who may run and who must wait."""
 
     max_in_flight: int = setting(
-        whole(1), 8, "seats: requests of a model that run at the same time, in one batch"
+        whole(), 8, "seats: requests of a model that run at the same time, in one batch; 0 is 1"
     )
     max_queue_depth: int = setting(whole(), 8, "how many more may wait for a seat")
     max_wait_secs: int = setting(whole(), 30, "longest wait for a seat; 0: none")

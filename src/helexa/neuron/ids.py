@@ -132,7 +132,7 @@ class ModelSpec:
     )
     revision: str = setting(text(empty=False), "main", "branch, tag or commit")
     kv_mb: int | None = setting(
-        whole(), None, "MiB of KV cache", default_text="what the seats need, or what is free"
+        whole(1), None, "MiB of KV cache", default_text="what the seats need, or what is free"
     )
     sent: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 

@@ -7,34 +7,21 @@ card of a model that has most of them to hold. ``free_mb`` 0 means that it is no
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from helexa.engine import memory
 from helexa.engine.memory import MIB, Limit, LimitRules, kv_reservation_mb
 from helexa.engine.params import SamplingParams
 from helexa.errors import CapacityError, InvalidRequest, PromptTooLong
-from helexa.neuron.config import ContextLimitConfig, PrefixCacheConfig
+from helexa.neuron.config import ContextLimitConfig
 from helexa.protocol.control import Limit as PublishedLimit
 from helexa.protocol.control import Servable
 from helexa.refusals import LowMemory
 
-__all__ = ["Limits", "Shape", "kv_bytes", "kv_reservation_mb", "servable", "still_free", "validate"]
+__all__ = ["Limits", "Shape", "kv_reservation_mb", "servable", "still_free", "validate"]
 
-FULL_ATTENTION = "full_attention"
-
-
-def kv_bytes(config: Mapping[str, Any], *, world_size: int = 1, dtype_bytes: int = 2) -> int:
-    """Bytes of keys and values per token and card, from a config.json with its sizes filled in."""
-    kinds = config.get("layer_types")
-    layers, interval = config["num_hidden_layers"], config.get("full_attention_interval")
-    if kinds:
-        full = sum(kind == FULL_ATTENTION for kind in kinds)
-    else:
-        full = layers // interval if interval else layers
-    heads = max(1, config["num_key_value_heads"] // world_size)
-    return int(2 * full * heads * config["head_dim"] * dtype_bytes)
+NO_ROOM = "no memory is left for the KV cache beside what engine.context_limit keeps free"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +29,7 @@ class Shape:
     """What the arithmetic needs to know of a model."""
 
     kv: int
-    longest_tokens: int  # max_position_embeddings
+    longest_tokens: int  # what the model was made for, whatever memory there is
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +37,6 @@ class Limits:
     """An operator's choices about memory and length; None for a clamp that nobody has set."""
 
     rules: LimitRules
-    prefix_cache_mb: int
     enabled: bool = True
     prompt_cap_tokens: int = 16384
     clamp_tokens: int | None = None
@@ -59,7 +45,6 @@ class Limits:
     def of(
         cls,
         context: ContextLimitConfig,
-        prefix_cache: PrefixCacheConfig,
         *,
         floor_mb: int | None = None,
         prompt_cap_tokens: int = 16384,
@@ -73,43 +58,7 @@ class Limits:
             bootstrap_tokens_per_s=context.bootstrap_prefill_tok_per_sec,
             max_output_tokens=context.output_reserve_tokens,
         )
-        kept_mb = prefix_cache.budget_mb if prefix_cache.enabled else 0
-        return cls(rules, kept_mb, context.enabled, prompt_cap_tokens, clamp_tokens)
-
-    def kv_ceiling_mb(self, free_mb: int) -> int:
-        """The most that requests may be given of what is free once the weights are in place."""
-        return memory.kv_ceiling_mb(
-            free_mb,
-            prefix_cache_mb=self.prefix_cache_mb,
-            headroom_mb=self.rules.headroom_mb,
-            floor_mb=self.rules.floor_mb,
-        )
-
-    def kv_budget_mb(
-        self,
-        shape: Shape,
-        free_mb: int,
-        *,
-        seats: int,
-        context_tokens: int,
-        asked_mb: int | None = None,
-    ) -> int:
-        """What all requests of a model are given together: its seats' worth, if there is so much.
-
-        Raises CapacityError if ``asked_mb`` is more than can be spared.
-        """
-        ceiling_mb = self.kv_ceiling_mb(free_mb)
-        if asked_mb is not None:
-            if asked_mb <= ceiling_mb:
-                return asked_mb
-            raise CapacityError(
-                f"kv_mb is {asked_mb}, only {ceiling_mb} MiB can be spared",
-                required_mb=asked_mb,
-                budget_mb=ceiling_mb,
-                hint="lower kv_mb, or leave it out",
-            )
-        tokens = min(shape.longest_tokens, context_tokens, self.clamp_tokens or context_tokens)
-        return min(ceiling_mb, seats * math.ceil(shape.kv * tokens / MIB))
+        return cls(rules, context.enabled, prompt_cap_tokens, clamp_tokens)
 
     def derive(self, shape: Shape, *, free_mb: int, tokens_per_s: float) -> Limit:
         """How long requests may be."""
@@ -122,8 +71,10 @@ class Limits:
             rules=self.rules,
         )
 
-    def derive_for_budget(self, shape: Shape, budget_mb: int, tokens_per_s: float) -> Limit:
-        """How long requests may be if one may use the whole budget."""
+    def derive_for_budget(self, shape: Shape, budget_mb: int, tokens_per_s: float) -> Limit | None:
+        """How long requests may be if one may use the whole budget; None where that is off."""
+        if not self.enabled:
+            return None
         reserved_mb = self.rules.headroom_mb + self.rules.floor_mb
         return self.derive(shape, free_mb=budget_mb + reserved_mb, tokens_per_s=tokens_per_s)
 
@@ -152,6 +103,15 @@ def shortened(params: SamplingParams, room_tokens: int) -> SamplingParams:
         return params
     least = min(params.min_tokens, room_tokens)
     return params.override(max_tokens=room_tokens, min_tokens=least)
+
+
+def load_refusal(error: CapacityError, kv_mb: int | None) -> CapacityError:
+    """A load's want of memory in the words of who asked for it; ``kv_mb`` as it was sent."""
+    text, hint = error.message, "unload other models, or lower engine.admission.max_in_flight"
+    if kv_mb is not None and error.required_mb == kv_mb:
+        text = f"kv_mb is {kv_mb}, only {error.budget_mb} MiB can be spared"
+        hint = "lower kv_mb, or leave it out"
+    return CapacityError(text, required_mb=error.required_mb, budget_mb=error.budget_mb, hint=hint)
 
 
 def still_free(last_mb: int, sampled_mb: int) -> int:
@@ -190,7 +150,7 @@ def servable(
     if status == "recovering" or kv is None:
         return None
     if budget_mb is not None:
-        ok, fact = budget_mb > 0, "no memory is left for the KV cache"
+        ok, fact = budget_mb > 0, NO_ROOM
     elif not free_mb:
         return None
     else:

@@ -13,11 +13,20 @@ from helexa.engine.memory import MIB, Limit, kv_reservation_mb
 from helexa.engine.process.children import Nursery
 from helexa.engine.process.host import Deadlines, ProcessHost
 from helexa.engine.process.messages import Build
+from helexa.errors import CapacityError
 from helexa.neuron.admission import Admission, Permit
 from helexa.neuron.config import NeuronConfig
 from helexa.neuron.fetching import LoadWatch, fetch
 from helexa.neuron.ids import ModelSpec
-from helexa.neuron.limits import Limits, Shape, servable, shortened, still_free, validate
+from helexa.neuron.limits import (
+    Limits,
+    Shape,
+    load_refusal,
+    servable,
+    shortened,
+    still_free,
+    validate,
+)
 from helexa.neuron.metrics import ModelState
 from helexa.neuron.recovery import Policy, RecoveringHost, State
 from helexa.neuron.runtime import Runtime
@@ -96,8 +105,11 @@ class Slot:
             permit.release()
             self.permits.discard(permit)
 
-    def limit(self) -> Limit:
-        """How long requests may be, at the speed that the model reads prompts just now."""
+    def limit(self) -> Limit | None:
+        """How long requests may be, at the speed that the model reads prompts just now.
+
+        None where the configuration derives no limit.
+        """
         speed = self.model.status().tok_s_prefill
         return self.limits.derive_for_budget(self.shape, self.kv_budget_mb, speed)
 
@@ -144,8 +156,10 @@ class Slot:
 
     @property
     def vram_used_mb(self) -> int:
-        """MiB of device memory that it holds."""
-        return round(self.model.info.weight_mb + self.kv_budget_mb)
+        """MiB of device memory that it holds: weights and cache, all of which a load claims."""
+        if self.state == "poisoned":  # it has no process
+            return 0
+        return round(self.model.info.weight_mb + self.model.info.pool_mb)
 
     def load_report(self) -> ModelLoad:
         status = self.model.status()
@@ -224,20 +238,21 @@ class Loader:
         id, source = self.sources.find(spec.model_id)
         place = fetch(id, source, spec.revision, self.environ, watch=watch)
         origin = Source(place, use_template=self.runtime.use_chat_template)
-        model = open_model(origin, engine, watch.progress, make_host)
+        try:
+            model = open_model(origin, engine, watch.progress, make_host)
+        except CapacityError as error:
+            raise load_refusal(error, spec.kv_mb) from None
         info = model.info
         section = self.config.engine
         limits = Limits.of(
             section.context_limit,
-            section.prefix_cache,
             floor_mb=self.runtime.floor_mb,
             prompt_cap_tokens=self.runtime.prompt_cap_tokens,
             clamp_tokens=self.runtime.context_clamp_tokens,
         )
-        budget_mb = info.kv_capacity_tokens * info.kv_bytes_per_token // MIB
-        door = Admission(spec.model_id, section.admission, kv_budget_mb=budget_mb)
-        shape = Shape(kv=info.kv_bytes_per_token, longest_tokens=info.max_context)
-        return Slot(spec, devices, model, hosts[0], door, limits, shape, budget_mb)
+        door = Admission(spec.model_id, section.admission, kv_budget_mb=info.kv_budget_mb)
+        shape = Shape(kv=info.kv_bytes_per_token, longest_tokens=info.longest_tokens)
+        return Slot(spec, devices, model, hosts[0], door, limits, shape, info.kv_budget_mb)
 
     def engine_config(self, spec: ModelSpec, device: str) -> EngineConfig:
         section, context = self.config.engine, self.config.engine.context_limit
@@ -256,6 +271,7 @@ class Loader:
             prefix_cache_mb=section.prefix_cache.budget_mb,
             max_entries=section.prefix_cache.max_entries,
             disabled=self.runtime.disabled,
+            dedicated=True,
         )
 
     def deadlines(self) -> Deadlines:

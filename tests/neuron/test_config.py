@@ -14,6 +14,7 @@ from helexa.neuron.config_layers import Loaded, check_config, load_config
 from helexa.neuron.config_reference import configuration_reference
 from helexa.neuron.ids import ModelSpec
 from helexa.neuron.runtime import VARIABLES, Runtime, read_runtime
+from helexa.neuron.seating import Rules
 from helexa.neuron.sources import Source, Sources
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -78,6 +79,14 @@ def test_n002_layers(tmp_path: Path) -> None:
     assert (config.port, admission.max_in_flight, admission.max_wait_secs) == (2, 8, 7)
     assert admission.max_queue_depth == 4
     assert load(tmp_path, text, environ, port=3, host=None).config.port == 3
+
+
+def test_no_seats_are_read_as_one(tmp_path: Path) -> None:
+    admission = load(
+        tmp_path, "[harness.candle.admission]\nmax_in_flight = 0"
+    ).config.engine.admission
+    rules = Rules.of(admission)
+    assert (rules.seats, rules.places, rules.anonymous_seats) == (1, 9, 1)
 
 
 def test_both_names_of_the_engine_mean_the_same(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from helexa.neuron.config import (
     PrefixCacheConfig,
 )
 from tests.neuron.daemons import HELLO, TINY, Daemon, running, with_tiny
+from tests.waiting import wait_until
 
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 CONTEXT = 64
@@ -159,6 +161,23 @@ def test_the_longest_request_that_is_admitted_runs(unlimited: Daemon) -> None:
         assert answer.json()["usage"]["total_tokens"] == longest
 
 
+def test_claims_that_were_rounded_down_do_not_displace_each_other(unlimited: Daemon) -> None:
+    """Two requests of 1.95 MiB pay 1 MiB each, out of 2."""
+    body = {"model": TINY, "prompt": [50] * 10, "max_tokens": 790, "ignore_eos": True}
+    headers = {"x-helexa-account-id": "a", "x-helexa-key-id": "k"}
+    status = unlimited.slot().model.status
+    before = status().preemptions
+    with ThreadPoolExecutor(2) as pool:
+        asked = [
+            pool.submit(unlimited.http.post, TEXT, json=body, headers=headers) for _ in range(2)
+        ]
+        wait_until(lambda: status().running == 2, 60)
+        used = [answer.result().json()["usage"]["total_tokens"] for answer in asked]
+    assert used == [800, 800]
+    wait_until(lambda: status().running == 0, 60)
+    assert status().preemptions == before
+
+
 def test_without_a_limit_the_model_and_the_static_cap_still_count(unlimited: Daemon) -> None:
     error = unlimited.post(TEXT, model=TINY, prompt=[50] * 4096).json()["error"]
     assert (error["code"], error["max"]) == ("context_length_exceeded", 4095)
@@ -171,7 +190,7 @@ def roomy() -> Iterator[Daemon]:
         yield daemon
 
 
-def test_n104_no_seats_are_one(roomy: Daemon) -> None:
+def test_no_seats_are_one(roomy: Daemon) -> None:
     roomy.ensure(TINY)
     assert listed(roomy)[1]["max_in_flight"] == 1
     answer = roomy.post(TEXT, model=TINY, prompt="Hi", max_tokens=2)

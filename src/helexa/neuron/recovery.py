@@ -43,7 +43,7 @@ class Policy:
     ``pauses`` come before the second, third, … try of ``attempts``, the last one again and again.
     ``resume_wait`` is how long an interrupted request waits for its model; 0: it does not.
     ``storm`` losses within ``storm_window``, and no request completed in between, are enough.
-    A poisoned model is tried again on request, ``retry_after`` the last try.
+    A poisoned model is tried again on request, ``retry_after`` the end of the last try.
     """
 
     attempts: int = 3
@@ -213,7 +213,10 @@ class RecoveringHost:
         with self._gate:
             self._host = host  # so that closing reaches it while it loads
             self._refuse_if_closed()
-        facts = host.start()
+        try:
+            facts = host.start()
+        finally:
+            self._last_try_s = self._clock()
         with self._gate:
             self._refuse_if_closed()
             if host.loss is not None:
@@ -256,6 +259,7 @@ class RecoveringHost:
             told = record.taken(output, self._clock())
             if output.finished:
                 del self._records[record.id]
+            if output.finish_reason is not None:  # one that fails by itself shows no health
                 self._losses.clear()
         record.deliver(told)
 

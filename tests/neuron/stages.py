@@ -37,6 +37,7 @@ class FakeHost:
         self.open: dict[int, tuple[Request, Deliver]] = {}
         self.aborted: list[int] = []
         self.closed = False
+        self.stays = False  # its process, whatever is done to it
         self._on_loss = on_loss
         self._fault = fault
         self._load = load
@@ -64,7 +65,10 @@ class FakeHost:
 
     def close(self, timeout_s: float = 5.0) -> bool:
         self.closed = True
-        return True
+        return not self.stays
+
+    def gone(self) -> bool:
+        return not self.stays
 
     def kill(self) -> None:
         self.die()
@@ -78,6 +82,7 @@ class FakeHost:
 
     def die(self, cause: LossCause = "exit", *, reaped: bool = True) -> None:
         self.loss = Loss(cause, EngineLost("it died"), reaped)
+        self.stays = not reaped
         for id, (_, deliver) in list(self.open.items()):
             deliver(StepOutput(id, error=self.loss.error))
         self._on_loss(self.loss)
@@ -90,6 +95,7 @@ class Stage:
         self.hosts: list[FakeHost] = []
         self.faults: list[Exception | None] = []
         self.load_s = 0.0  # how long each start takes
+        self.leaves = False  # whether the processes of hosts from now on stay
         self.changes: list[tuple[State, str]] = []
         self.now = 0.0
         self.host = RecoveringHost(
@@ -99,6 +105,7 @@ class Stage:
     def make(self, on_loss: Callable[[Loss], None]) -> FakeHost:
         fault = self.faults.pop(0) if self.faults else None
         self.hosts.append(FakeHost(on_loss, fault, self.load))
+        self.hosts[-1].stays = self.leaves
         return self.hosts[-1]
 
     def load(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from helexa.engine.outputs import StepOutput
 from helexa.errors import LoadError, NumericalError
-from helexa.neuron.recovery import Policy
+from helexa.neuron.recovery import UNKILLED, Policy
 from tests.cores import REQUEST
 from tests.neuron.stages import Stage
 from tests.waiting import wait_until
@@ -75,8 +75,42 @@ def test_a_storm_has_a_window(stages: Callable[..., Stage]) -> None:
         stage.recovered(life + 1)
 
 
-def test_a_process_that_cannot_be_killed_poisons(stages: Callable[..., Stage]) -> None:
+def test_a_process_that_cannot_be_killed_poisons_until_it_is_gone(
+    stages: Callable[..., Stage],
+) -> None:
     stage = stages()
     stage.hosts[0].die("deadline", reaped=False)
-    assert stage.host.state == "poisoned"
+    assert (stage.host.state, stage.host.detail) == ("poisoned", UNKILLED)
+    stage.now += 61
+    assert stage.host.retry_if_due() is False
+    assert stage.host.seconds_until_retry() == 60
     assert len(stage.hosts) == 1
+    stage.hosts[0].stays = False
+    assert stage.host.retry_if_due() is True
+    stage.recovered(2)
+
+
+def test_a_load_that_leaves_a_process_behind_is_not_tried_again(
+    stages: Callable[..., Stage],
+) -> None:
+    stage = stages()
+    stage.faults = [LoadError("no file"), LoadError("no file")]
+    stage.leaves = True
+    stage.hosts[0].die()
+    wait_until(lambda: stage.host.state == "poisoned")
+    assert len(stage.hosts) == 2
+    assert stage.host.detail == UNKILLED
+    assert stage.host.stuck
+
+
+def test_what_cannot_be_killed_is_not_closed(stages: Callable[..., Stage]) -> None:
+    stage = stages()
+    stage.hosts[0].stays = True
+    assert stage.host.close() is False
+    assert stage.changes[-1] == ("poisoned", UNKILLED)
+    stage.now += 61
+    assert stage.host.retry_if_due() is False
+    stage.hosts[0].stays = False
+    assert stage.host.retry_if_due() is False  # nobody wants it back
+    assert stage.host.close() is True
+    assert stage.changes[-1] == ("closed", "closed")

@@ -175,6 +175,10 @@ class ProcessHost:
             self._reader.join(timeout_s)
         return gone
 
+    def gone(self) -> bool:
+        """Whether no process of it is left; does not wait."""
+        return self._child is None or self._child.reap(0.0)
+
     def kill(self) -> None:
         """Kill the child as a fault would; what follows is the same."""
         if self._child is not None:

@@ -56,8 +56,12 @@ class Controls:
         return (self.folder / "closed").exists()
 
 
+class Panic(BaseException):
+    """As libraries in Rust raise, which is no Exception."""
+
+
 class CountingCore:
-    """Gives each request the tokens 0, 1, 2, …; a 99 in a prompt makes reading it fail.
+    """Gives each request the tokens 0, 1, 2, …; a 99 or 96 in a prompt makes reading it fail.
 
     98 ends a request with NaN logits, 97 with a lack of memory: errors that are its own.
     """
@@ -76,6 +80,8 @@ class CountingCore:
     def submit(self, request: Request) -> int:
         if 99 in request.token_ids:
             raise ZeroDivisionError("nobody thought of that")
+        if 96 in request.token_ids:
+            raise Panic("index out of bounds")
         if not request.token_ids:
             raise InvalidRequest("the prompt is empty", code="empty_prompt")
         self._next += 1
@@ -104,6 +110,8 @@ class CountingCore:
                 raise DeviceError("the card is full", out_of_memory=True)
             case "bug":
                 raise RuntimeError("bug")
+            case "panic":
+                raise Panic("index out of bounds")
             case "exit":
                 os._exit(3)
         outputs, self._refused = self._refused, []

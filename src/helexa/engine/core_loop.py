@@ -100,7 +100,8 @@ class CoreLoop:
         except DeviceError as error:
             drop_locals(error)
             reason = error.with_traceback(None)
-        except Exception as error:  # the edge of the thread: every caller is told
+        except BaseException as error:  # the edge of the thread, and a panic in a library is no
+            # Exception: every caller is told
             log.exception("the engine stopped on an unexpected error")
             reason = EngineLost(
                 f"the engine stopped on {type(error).__name__}: {error}",
@@ -146,7 +147,7 @@ class CoreLoop:
     def _accept(self, host_id: int, request: Request, deliver: Deliver) -> None:
         try:
             core_id = self._core.submit(request)
-        except Exception as error:  # whatever it is, it is this request's: no other is touched
+        except BaseException as error:  # also a library's panic: it is this request's alone
             hand_to(deliver, StepOutput(host_id, error=_refusal(error)))
             return
         self._open[core_id] = (host_id, deliver)
@@ -182,7 +183,7 @@ class CoreLoop:
                     hand_to(message.deliver, StepOutput(message.id, error=reason))
 
 
-def _refusal(error: Exception) -> HelexaError:
+def _refusal(error: BaseException) -> HelexaError:
     """Why a request was not taken, as an error of the tree."""
     if isinstance(error, HelexaError):
         return error.with_traceback(None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import logging
 import os
 import signal
 import socket
@@ -45,6 +46,8 @@ _PR_SET_PDEATHSIG: Final = 1
 
 Report = Callable[[str, int, int | None], None]
 BuildCore = Callable[[Build, Report], Core]
+
+log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> None:
@@ -181,8 +184,8 @@ class Worker:
                         self._inbox.put(core_loop.Close())
                     case other:
                         raise ProtocolError(f"the parent sent {other!r:.80}")
-        except (OSError, ProtocolError) as error:
-            sys.stderr.write(f"helexa: the line to the parent broke: {error}\n")
+        except BaseException:  # a child that hears nothing must not live on
+            log.exception("the line to the parent broke")
             sys.stderr.flush()
             os._exit(1)
 

@@ -161,7 +161,8 @@ class GrammarFactory:
                 done = _Compiled(lark, None if problem else matcher, problem)
             except UnsupportedGrammar as error:
                 done = _Compiled("", refusal=error.message)
-            except Exception as error:  # the edge of the thread: the one who waits is told
+            except BaseException as error:  # the edge of the thread, and a panic in the library is
+                # no Exception: the one who waits is told
                 done = _Compiled("", refusal=f"{type(error).__name__}: {error}")
             waited.set_result(done)
 

@@ -13,7 +13,13 @@ from helexa.engine.outputs import EngineFacts, EngineStatus, Request, StepOutput
 from helexa.engine.params import SamplingParams
 from helexa.engine.process.messages import Build
 from helexa.engine.process.worker import Report
-from helexa.errors import DeviceError, InvalidRequest, NumericalError, OutOfMemory
+from helexa.errors import (
+    DeviceError,
+    InvalidRequest,
+    NumericalError,
+    OutOfMemory,
+    UnsupportedGrammar,
+)
 from tests.waiting import wait_until
 
 FACTS = EngineFacts("cpu", "float32", 1, 0.0, 64, 1024, 1024)
@@ -42,6 +48,16 @@ class Controls:
     def fail(self, how: str) -> None:
         """The next step, or building (``build``, ``slow``), goes wrong."""
         (self.folder / "fault").write_text(how)
+
+    def hold_preparing(self) -> None:
+        """No request with a grammar is ready for the core from now on."""
+        (self.folder / "hold_preparing").touch()
+
+    def release_preparing(self) -> None:
+        (self.folder / "hold_preparing").unlink()
+
+    def wait_for_preparing(self) -> None:
+        wait_until((self.folder / "preparing").exists, 20)
 
     def wait_for_a_step(self) -> None:
         wait_until((self.folder / "in_step").exists, 20)
@@ -76,6 +92,14 @@ class CountingCore:
     @property
     def idle(self) -> bool:
         return not self._counts and not self._refused
+
+    def prepare(self, request: Request) -> None:
+        assert request.grammar is not None
+        (self._folder / "preparing").touch()
+        while (self._folder / "hold_preparing").exists():
+            time.sleep(0.002)
+        if request.grammar.text == "unheard of":
+            raise UnsupportedGrammar("nobody can write that", param="response_format")
 
     def submit(self, request: Request) -> int:
         if 99 in request.token_ids:

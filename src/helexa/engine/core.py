@@ -105,6 +105,13 @@ class EngineCore:
         """Whether a step would have nothing to do."""
         return not self._open and not self._ready
 
+    def prepare(self, request: Request) -> None:
+        """Do ahead what may take long, on any thread: what `submit` needs of it is then at hand.
+
+        Raises UnsupportedGrammar.
+        """
+        self._intake.prepare(request)
+
     def submit(self, request: Request) -> int:
         """Queue a request and return its id.
 

@@ -35,6 +35,7 @@ class Core(Protocol):
     def facts(self) -> EngineFacts: ...
     @property
     def idle(self) -> bool: ...
+    def prepare(self, request: Request) -> None: ...
     def submit(self, request: Request) -> int: ...
     def abort(self, request_id: int, *, completed: bool = False) -> None: ...
     def step(self) -> list[StepOutput]: ...
@@ -50,6 +51,15 @@ class Submit:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A request that failed before the core could have it."""
+
+    id: int
+    error: HelexaError
+    deliver: Deliver
+
+
+@dataclass(frozen=True, slots=True)
 class Abort:
     id: int
     completed: bool = False
@@ -60,7 +70,7 @@ class Close:
     pass
 
 
-Message = Submit | Abort | Close
+Message = Submit | Refused | Abort | Close
 
 
 class CoreLoop:
@@ -133,6 +143,8 @@ class CoreLoop:
         match message:
             case Submit(host_id, request, deliver):
                 self._accept(host_id, request, deliver)
+            case Refused(host_id, error, deliver):
+                hand_to(deliver, StepOutput(host_id, error=error))
             case Abort(host_id, completed):
                 self._abort(host_id, completed)
             case Close():
@@ -179,7 +191,7 @@ class CoreLoop:
         with contextlib.suppress(Empty):
             while True:
                 message = self._inbox.get_nowait()
-                if isinstance(message, Submit):
+                if isinstance(message, Submit | Refused):
                     hand_to(message.deliver, StepOutput(message.id, error=reason))
 
 

@@ -38,6 +38,7 @@ from helexa.engine.process.messages import (
     read,
     write,
 )
+from helexa.engine.process.preparing import Preparation
 from helexa.errors import EngineLost, HelexaError, LoadError, ProtocolError
 
 BEAT_S: Final = 0.25
@@ -108,6 +109,9 @@ class TimedCore:
         began = self._began
         return None if began is None else time.monotonic() - began
 
+    def prepare(self, request: Request) -> None:
+        self._core.prepare(request)
+
     def submit(self, request: Request) -> int:
         return self._core.submit(request)
 
@@ -131,7 +135,8 @@ class TimedCore:
 class Worker:
     """One model's life on a socket.
 
-    The calling thread builds and steps the core; one thread reads, one says that we are alive.
+    The calling thread builds and steps the core; one thread reads, one says that we are alive, and
+    grammars are compiled on others, see `Preparation`.
     """
 
     def __init__(self, sock: socket.socket, build: BuildCore) -> None:
@@ -161,6 +166,7 @@ class Worker:
             self._send(Ended(LoadError(f"loading failed: {type(error).__name__}: {error}")))
             raise
         self._status = self._told = core.status()
+        self._preparation = Preparation(core.prepare, self._inbox.put)
         self._send(Built(core.facts, self._status))
         threading.Thread(target=self._beat, args=(core,), name="helexa-alive", daemon=True).start()
         CoreLoop(core, self._inbox, self._publish, self._flush).run(self._refuse)
@@ -177,9 +183,10 @@ class Worker:
             while True:
                 match self._read():
                     case Submit(id, request):
-                        self._inbox.put(core_loop.Submit(id, request, self._outputs.append))
+                        wanted = core_loop.Submit(id, request, self._outputs.append)
+                        self._preparation.submit(wanted)
                     case Abort(id, completed):
-                        self._inbox.put(core_loop.Abort(id, completed))
+                        self._preparation.abort(core_loop.Abort(id, completed))
                     case Close():
                         self._inbox.put(core_loop.Close())
                     case other:

@@ -83,6 +83,10 @@ class GrammarFactory:
         self._kept: OrderedDict[tuple[str, str], Future[_Compiled]] = OrderedDict()
         self._vocabulary: _Vocabulary | None = None
 
+    def read_vocabulary(self) -> None:
+        """Do ahead what the first grammar would have to wait for; seconds with a large one."""
+        self._words()
+
     def prepare(self, spec: GrammarSpec) -> None:
         """Compile a grammar and keep it. Raises UnsupportedGrammar if it is not to be had."""
         self._compiled(spec)

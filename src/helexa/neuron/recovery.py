@@ -110,6 +110,7 @@ class RecoveringHost:
         self.state: State = "loading"
         self.detail = ""
         self.load_s = 0.0
+        self.facts: EngineFacts | None = None  # of the present child, or of the last one
         self.recovering_since_s = 0.0
         self.recoveries: dict[str, int] = {}
         self._make = make
@@ -239,6 +240,7 @@ class RecoveringHost:
                 self._keep_if_there(host)
                 raise host.loss.error
             self._life = life
+            self.facts = facts
             self.load_s = self._clock() - began
             self._become("loaded", cause)
             for record in list(self._records.values()):

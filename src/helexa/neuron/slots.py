@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from helexa.engine.config import EngineConfig
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from helexa.engine.checkpoint.checkpoint import Checkpoint
     from helexa.engine.checkpoint.files import Progress
     from helexa.loaded import Job, LoadedModel
+    from helexa.loaded import ModelInfo as LoadedInfo
     from helexa.text.grammar.factory import GrammarFactory
 
 WireStatus = Literal["loaded", "recovering", "poisoned"]
@@ -72,15 +73,32 @@ class Slot:
         """Take note of what became of the host, in the order in which it did.
 
         While there is no model nobody is admitted; one that is back has a new door, through which
-        the requests that go on have come already.
+        the requests that go on have come already. Its memory is what its process has found.
         """
         before, self.state = self.state, state
         if state == "recovering" or state == "poisoned":
             self.door.close(self.unavailable)
         elif state == "loaded" and before != "loaded":
-            self.door = self.door.renewed()
+            self._take_facts()
+            self.door = self.door.renewed(self.kv_budget_mb)
             for permit in self.permits:
                 permit.move(self.door)
+
+    def _take_facts(self) -> None:
+        """Take over what the present process has of memory: others may have taken some since."""
+        facts = self.host.facts
+        if facts is None:
+            return
+        info = replace(
+            self.model.info,
+            max_context=facts.max_context,
+            kv_capacity_tokens=facts.kv_capacity_tokens,
+            kv_bytes_per_token=facts.kv_bytes_per_token,
+            weight_mb=facts.weight_mb,
+        )
+        self.model.info = info
+        self.kv_budget_mb = kv_budget_mb(info)
+        self.shape = Shape(kv=info.kv_bytes_per_token, longest_tokens=info.max_context)
 
     @asynccontextmanager
     async def seat(self, principal: str | None, kv_mb: int) -> AsyncIterator[Permit]:
@@ -185,6 +203,11 @@ class Slot:
         )
 
 
+def kv_budget_mb(info: LoadedInfo) -> int:
+    """MiB of KV cache that a model has for its requests."""
+    return info.kv_capacity_tokens * info.kv_bytes_per_token // MIB
+
+
 @dataclass(frozen=True, slots=True)
 class Loader:
     """What every load of a daemon has in common."""
@@ -232,7 +255,7 @@ class Loader:
             prompt_cap_tokens=self.runtime.prompt_cap_tokens,
             clamp_tokens=self.runtime.context_clamp_tokens,
         )
-        budget_mb = info.kv_capacity_tokens * info.kv_bytes_per_token // MIB
+        budget_mb = kv_budget_mb(info)
         door = Admission(spec.model_id, section.admission, kv_budget_mb=budget_mb)
         shape = Shape(kv=info.kv_bytes_per_token, longest_tokens=info.max_context)
         return Slot(spec, devices, model, hosts[0], door, limits, shape, budget_mb)

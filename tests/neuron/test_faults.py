@@ -181,7 +181,8 @@ def test_a_model_that_is_back_has_the_memory_it_finds(daemon: Daemon) -> None:
 
     host._make = with_less
     os.kill(daemon.child(COPY), signal.SIGKILL)
-    wait_until(lambda: slot.host.recoveries != {} and slot.state == "loaded", 100)
+    wait_until(lambda: slot.state == "recovering")
+    wait_until(lambda: slot.state == "loaded", 100)
     after = report_of(daemon, COPY)
     assert 0 < after["kv_budget_mb"] <= 2 < before["kv_budget_mb"]
     assert after["kv_available_mb"] == after["kv_budget_mb"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,11 @@ class CountingCore:
                 raise DeviceError("the card fell off the bus")
             case "memory":
                 raise DeviceError("the card is full", out_of_memory=True)
+            case "noise":
+                sys.stdout.write("\x1enoise from a library, Authorization: Bearer abcdef\n")
+                sys.stdout.flush()
+                sys.stderr.write("half a line ")
+                raise RuntimeError("with the token hf_abcdefgh1234")
             case "bug":
                 raise RuntimeError("bug")
             case "panic":

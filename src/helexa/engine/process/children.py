@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import helexa
+from helexa.engine.process.child_log import level_to_log, relay
 
 WORKER = "helexa.engine.process.worker"
 LOOK_EVERY_S = 0.005
@@ -146,11 +147,13 @@ class Nursery:
         with theirs:
             fd = theirs.fileno()
             command = [sys.executable, "-P", "-m", WORKER, str(fd), str(os.getpid())]
+            command += [str(level_to_log())]
             command += [self._builder] if self._builder else []
             try:
                 process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
                     pass_fds=(fd,),
                     start_new_session=True,
                     env=environment(),
@@ -158,6 +161,9 @@ class Nursery:
             except BaseException:
                 ours.close()
                 raise
+        assert process.stderr is not None
+        said = (process.stderr, process.pid)
+        threading.Thread(target=relay, args=said, name="helexa-child-log", daemon=True).start()
         return Child(process, ours)
 
 

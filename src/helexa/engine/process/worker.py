@@ -1,7 +1,7 @@
 """The child process: loads one model, serves it, and dies with its parent.
 
-``python -m helexa.engine.process.worker FD PARENT_PID [MODULE:FUNCTION]``: the socket to talk on,
-who is at its other end, and, for tests, what builds the core from a `Build`.
+``python -m helexa.engine.process.worker FD PARENT_PID LEVEL [MODULE:FUNCTION]``: the socket to talk
+on, who is at its other end, from which level on to log, and what builds the core from a `Build`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Final
 from helexa.engine import core_loop
 from helexa.engine.core_loop import Core, CoreLoop
 from helexa.engine.outputs import EngineFacts, EngineStatus, Request, StepOutput
+from helexa.engine.process.child_log import log_to_parent
 from helexa.engine.process.messages import (
     Abort,
     Alive,
@@ -53,8 +54,9 @@ log = logging.getLogger(__name__)
 
 def main(arguments: list[str]) -> None:
     """Serve one model on the socket, then leave without waiting for anything."""
-    fd, parent, *builder = arguments
+    fd, parent, level, *builder = arguments
     die_with(int(parent))
+    log_to_parent(int(level))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     os.dup2(2, 1)  # whatever prints, prints to the log
     build = named(builder[0]) if builder else build_from_checkpoint()

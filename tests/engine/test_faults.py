@@ -7,6 +7,7 @@ import weakref
 import pytest
 import torch
 
+from helexa.engine.faults import device_failed, own_error
 from helexa.engine.tracebacks import drop_locals
 from helexa.errors import (
     DeviceError,
@@ -232,6 +233,19 @@ def test_a_fault_that_comes_again_fails_all_of_its_step() -> None:
     last = bench.submit([4] * 5, max_tokens=9)
     bench.run()
     assert bench.tokens(last) == alone([4] * 5, max_tokens=9)[0]
+
+
+def test_whose_fault_an_exception_is() -> None:
+    """An accelerator that has failed fails again when it is waited for; so does a missing one."""
+    for error in (LAUNCH_FAILED, DeviceError("gone")):
+        assert device_failed(error, "cpu")
+    assert not device_failed(RuntimeError("a bad shape"), "cpu")
+    assert device_failed(RuntimeError("a bad shape"), "cuda:0") is not torch.cuda.is_available()
+
+
+def test_what_ends_a_program_is_nobodys_own() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        own_error(KeyboardInterrupt())
 
 
 def test_a_closed_core_takes_nothing() -> None:

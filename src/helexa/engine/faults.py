@@ -29,7 +29,7 @@ def device_failed(error: BaseException, device: str) -> bool:
         return False
     try:
         torch.cuda.synchronize(device)
-    except RuntimeError:
+    except Exception:  # whatever waiting for it raises, it is not well
         return True
     return False
 

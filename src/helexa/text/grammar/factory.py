@@ -65,7 +65,8 @@ class _Vocabulary:
 
 
 class GrammarFactory:
-    """The `MaskFactory` of one tokenizer. Nothing is imported or built before the first grammar.
+    """The `MaskFactory` of one tokenizer. Nothing is imported or built before the first grammar,
+    unless by `read_vocabulary`.
 
     Grammars are compiled on threads of their own, so that one that takes too long holds nobody up:
     who asked for it is refused.

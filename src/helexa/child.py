@@ -6,7 +6,6 @@ Imported in the child only; importing it makes torch ready before anybody asks f
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from helexa.engine.build import build_core
@@ -27,16 +26,16 @@ log = logging.getLogger(__name__)
 def build(order: Build, report: Report) -> Core:
     """The core of the model in a folder. Raises as `open_model` does.
 
-    The vocabulary is read for grammars while the weights are: not while there are answers.
+    The vocabulary is read for grammars now, as there are no answers yet that this would slow down.
     """
     checkpoint = open_checkpoint(order.model, progress=report)
     try:
         tokenizer = Tokenizer.from_files(checkpoint.tokenizer_files(), source=checkpoint.id)
         grammars = GrammarFactory(tokenizer, probe_markers(tokenizer), PATIENT)
-        with ThreadPoolExecutor(1, thread_name_prefix="helexa-words") as beside:
-            reading = beside.submit(grammars.read_vocabulary)
-            core = build_core(checkpoint, order.config, progress=report, masks=grammars)
-        if (fault := reading.exception()) is not None:  # whoever sends a grammar is told the same
+        core = build_core(checkpoint, order.config, progress=report, masks=grammars)
+        try:
+            grammars.read_vocabulary()
+        except Exception as fault:  # whoever sends a grammar is told the same
             log.warning("answers cannot be constrained: %s", fault)
         return core
     finally:

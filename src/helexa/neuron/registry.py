@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 import anyio
@@ -18,7 +19,7 @@ from helexa.neuron.fetching import LoadWatch
 from helexa.neuron.ids import ModelId, ModelSpec, find_slot, same_model
 from helexa.neuron.listing import preflight
 from helexa.neuron.metrics import Metrics
-from helexa.neuron.recovery import State
+from helexa.neuron.recovery import RecoveringHost, State
 from helexa.neuron.slots import Loader, Slot
 from helexa.neuron.sources import Sources
 from helexa.neuron.unbuilt import refuse_unbuilt
@@ -40,6 +41,26 @@ class StillRunning(InvalidRequest):
         super().__init__(f"cannot unload '{id}': inference still in flight")
 
 
+class Unkillable(StillRunning):
+    """A model's process is still there although it was killed, and so is its memory."""
+
+    def __init__(self, id: str) -> None:
+        InvalidRequest.__init__(
+            self,
+            f"cannot unload '{id}': its process cannot be killed",
+            hint="try again later; a process that never ends takes a reboot of the host",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Remnant:
+    """What a load that failed has left: a process that could not be killed, on its devices."""
+
+    model_id: str
+    devices: tuple[int, ...]
+    host: RecoveringHost
+
+
 class Registry:
     """Slots by the name they were loaded by. For one event loop.
 
@@ -56,6 +77,7 @@ class Registry:
         self._closed: Callable[[], HelexaError] | None = None
         self._loading: dict[ModelId, anyio.Lock] = {}
         self._watches: dict[ModelId, LoadWatch] = {}
+        self._remnants: list[Remnant] = []
 
     @property
     def sources(self) -> Sources:
@@ -92,6 +114,7 @@ class Registry:
                 raise InvalidRequest(f"model '{spec.model_id}' already loaded")
             gpus = self._gpus()
             devices = spec.place(gpus)
+            self._refuse_held(devices, old)
             watch = LoadWatch(spec.model_id, self._loader.config.engine.load_stall_secs)
             changes: LoopMailbox[Change] = LoopMailbox()
             load = partial(
@@ -106,9 +129,30 @@ class Registry:
             log.info("loading %s", spec.model_id)
             try:
                 slot = await self._timed(spec, self._fetched_and_loaded(spec, watch, old, load))
+            except BaseException:
+                self._keep_remnant(spec, devices, watch)
+                raise
             finally:
                 del self._watches[id]
             tasks.start_soon(self._follow, slot, changes)
+
+    def _refuse_held(self, devices: tuple[int, ...], old: str | None) -> None:
+        """Raises InvalidRequest if a process that cannot be killed holds one of some devices."""
+        self._remnants = [remnant for remnant in self._remnants if remnant.host.stuck]
+        held = [(slot.id, slot.devices) for slot in self.slots.values() if slot.host.stuck]
+        held += [(remnant.model_id, remnant.devices) for remnant in self._remnants]
+        for name, place in held:
+            if name == old or set(place) & set(devices):
+                raise InvalidRequest(
+                    f"device {', '.join(map(str, place))} is held by a process of '{name}' "
+                    "that cannot be killed",
+                    hint="try again later; a process that never ends takes a reboot of the host",
+                )
+
+    def _keep_remnant(self, spec: ModelSpec, devices: tuple[int, ...], watch: LoadWatch) -> None:
+        host = watch.host
+        if isinstance(host, RecoveringHost) and host.stuck:
+            self._remnants.append(Remnant(spec.model_id, devices, host))
 
     async def _fetched_and_loaded(
         self, spec: ModelSpec, watch: LoadWatch, old: str | None, load: Callable[[], Slot]
@@ -164,11 +208,16 @@ class Registry:
             slot.door.close(reason)
 
     async def unload(self, model_id: str, *, force: bool = False) -> None:
-        """Unload a model, or cancel its loading. Raises ModelNotFound, StillRunning."""
+        """Unload a model, or cancel its loading.
+
+        Raises ModelNotFound, StillRunning, Unkillable.
+        """
         watch = self._loading_as(model_id)
         if watch is not None:
-            await anyio.to_thread.run_sync(watch.cancel)
+            gone = await anyio.to_thread.run_sync(watch.cancel)
             log.info("cancelled the load of %s", model_id)
+            if not gone:
+                raise Unkillable(model_id)
             return
         slot = self.find(model_id)
         if slot.load_report().in_flight and not force and slot.state == "loaded":
@@ -186,7 +235,10 @@ class Registry:
         """Unload everything."""
         with anyio.CancelScope(shield=True):  # bounded: each host kills its child in time
             for slot in list(self.slots.values()):
-                await self._remove(slot)
+                try:
+                    await self._remove(slot)
+                except Unkillable as error:  # the others are unloaded all the same
+                    log.error("model not unloaded", extra={"fields": {"detail": error.message}})
 
     def _loading_as(self, model_id: str) -> LoadWatch | None:
         names = {str(id): watch for id, watch in self._watches.items()}
@@ -194,10 +246,13 @@ class Registry:
         return None if name is None else names[name]
 
     async def _remove(self, slot: Slot) -> None:
+        """Close a slot; one whose process does not go stays listed, and Unkillable is raised."""
         self.slots.pop(slot.id, None)
         self._metrics.forget(slot.id)
         slot.door.close(lambda: ModelUnloaded(slot.id))
-        await anyio.to_thread.run_sync(slot.model.close, UNLOAD_S)
+        if not await anyio.to_thread.run_sync(slot.model.close, UNLOAD_S):
+            self.slots.setdefault(slot.id, slot)
+            raise Unkillable(slot.id)
 
 
 def tell(changes: LoopMailbox[Change], state: State, cause: str) -> None:

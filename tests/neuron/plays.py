@@ -16,6 +16,7 @@ import pytest
 import helexa
 from helexa.engine.checkpoint.files import TokenizerFiles
 from helexa.neuron.config import EngineSection, NeuronConfig, SourceConfig
+from helexa.neuron.discovery import Sampler
 from helexa.neuron.ids import ModelSpec
 from helexa.text.tokenizer import Tokenizer
 from tests.neuron.daemons import HELLO, Daemon, running
@@ -104,9 +105,11 @@ def staged(
     engine: EngineSection | None = None,
     models: tuple[str, ...] = (X,),
     environ: Mapping[str, str] | None = None,
+    *,
+    sampler: Sampler | None = None,
     **config: Any,
 ) -> Iterator[Daemon]:
-    """A daemon with models that play; where ``engine`` says nothing else, with one seat each."""
+    """A daemon with models that play, loaded; ``config`` are fields of the whole."""
     source = {"play": SourceConfig(path=str(troupe.folder))}
     engine = engine or EngineSection()
     engine = replace(engine, sources={**engine.sources, **source})
@@ -114,7 +117,7 @@ def staged(
     whole = NeuronConfig(port=0, default_models=specs, engine=engine, **config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
-        with running(whole, environ=environ, builder=BUILDER) as daemon:
+        with running(whole, environ=environ, sampler=sampler, builder=BUILDER) as daemon:
             yield daemon
 
 

@@ -153,12 +153,20 @@ def read(path: Path, default: Any) -> Any:
 
 
 def build(order: Build, report: Report) -> Core:
-    """What a worker calls; a file ``broken`` in the folder keeps the model from loading."""
+    """What a worker calls; files in the folder keep the model from loading.
+
+    While ``slow`` is there it takes its time; with ``broken`` it fails, ``once`` if it says so.
+    """
     folder = Path(order.model)
-    broken = (folder / "broken").exists()
+    broken, slow = folder / "broken", folder / "slow"
+    fails = broken.exists()
+    if fails and broken.read_text() == "once":
+        broken.unlink()
     with (folder / "builds").open("a") as file:
         file.write(f"{os.getpid()}\n")
+    while slow.exists():
+        time.sleep(0.01)
     report("weights", 1, 1)
-    if broken:
+    if fails:
         raise LoadError("the weights are unreadable today")
     return ScriptedCore(folder)

@@ -144,10 +144,12 @@ def running(
     sampler: Sampler | None = None,
     activated: bool = True,
     builder: str = CHILD,
+    drain_s: float = 5.0,
 ) -> Iterator[Daemon]:
     """A daemon, with its default models loaded if ``activated``; no request may have ended twice.
 
-    Without ``runtime`` the environment says how it runs. ``builder`` makes the cores.
+    Without ``runtime`` the environment says how it runs. ``builder`` makes the cores. Who still
+    runs ``drain_s`` after the end of the block is told that it ends.
     """
     environ = environ or {}
     ready: Queue[tuple[str, Neuron]] = Queue()
@@ -159,7 +161,10 @@ def running(
         async with (
             neuron.running(),
             serving(
-                *(neuron.router(), neuron.server_config()), render=render, observe=neuron.observe
+                *(neuron.router(), neuron.server_config()),
+                drain_s=drain_s,
+                render=render,
+                observe=neuron.observe,
             ) as server,
         ):
             neuron.port = server.port

@@ -107,6 +107,7 @@ def staged(
     environ: Mapping[str, str] | None = None,
     *,
     sampler: Sampler | None = None,
+    drain_s: float = 5.0,
     **config: Any,
 ) -> Iterator[Daemon]:
     """A daemon with models that play, loaded; ``config`` are fields of the whole."""
@@ -117,7 +118,8 @@ def staged(
     whole = NeuronConfig(port=0, default_models=specs, engine=engine, **config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
-        with running(whole, environ=environ, sampler=sampler, builder=BUILDER) as daemon:
+        told: dict[str, Any] = {"sampler": sampler, "builder": BUILDER, "drain_s": drain_s}
+        with running(whole, environ=environ, **told) as daemon:
             yield daemon
 
 

@@ -232,3 +232,19 @@ def test_n056_the_one_that_was_unloaded_is_not_there(patient: Daemon, troupe: Tr
     patient.unload(X)
     answer = sent(patient, troupe.play("x"))
     assert error_of(answer, 404, "invalid_request_error", "model_not_found")["model_id"] == X
+
+
+def test_n010_who_runs_on_after_the_drain(troupe: Troupe, pool: ThreadPoolExecutor) -> None:
+    """A stream that is silent, and an answer that has no head yet."""
+    engine = EngineSection(admission=AdmissionConfig(max_in_flight=3))
+    with staged(troupe, engine, drain_s=0.2) as daemon:
+        plays = [troupe.play("a", Cue("wait", "never")) for _ in range(2)]
+        stream = pool.submit(sent, daemon, {**plays[0], "stream": True})
+        whole = pool.submit(sent, daemon, plays[1])
+        wait_until(lambda: daemon.slot(X).load_report().in_flight == 2)
+        wait_until(lambda: daemon.slot(X).model.status().running == 2)
+    told = data(stream.result().text)
+    assert '"code":"shutting_down"' in told[-1]
+    assert "[DONE]" not in told
+    error_of(whole.result(), 503, "api_error", "shutting_down")
+    assert whole.result().headers["retry-after"] == "15"

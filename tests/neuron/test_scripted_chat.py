@@ -121,15 +121,15 @@ def test_n067_the_markers_that_are_used(
 
 @BOTH
 @pytest.mark.parametrize(
-    ("model", "script", "content", "thought", "count"),
+    ("model", "script", "expected"),
     [
-        ("opened", ["a", "b", "</think>", "c", "d"], "cd", "ab", 2),
-        ("opened", ["a", "b", "</think>"], "", "ab", 2),
-        ("opened", ["a", "b", "c"], "", "abc", 3),
-        ("opened", ["</think>", "a", "</think>", "c"], "ac", None, 0),
-        ("x", ["<think>", "a", "b", "</think>", "c"], "c", "ab", 2),
-        ("x", ["c", "d"], "cd", None, 0),
-        ("none", [1018, "a", 1019, "c"], "<mull>a</mull>c", None, 0),
+        ("opened", ["a", "b", "</think>", "c", "d"], ("cd", "ab", 2)),
+        ("opened", ["a", "b", "</think>"], ("", "ab", 2)),
+        ("opened", ["a", "b", "c"], ("", "abc", 3)),
+        ("opened", ["</think>", "a", "</think>", "c"], ("ac", None, 0)),
+        ("x", ["<think>", "a", "b", "</think>", "c"], ("c", "ab", 2)),
+        ("x", ["c", "d"], ("cd", None, 0)),
+        ("none", [1018, "a", 1019, "c"], ("<mull>a</mull>c", None, 0)),
     ],
 )
 def test_n068_reasoning_split(
@@ -139,17 +139,16 @@ def test_n068_reasoning_split(
     stream: bool,
     model: str,
     script: list[str | int],
-    content: str,
-    thought: str | None,
-    count: int,
+    expected: tuple[str, str | None, int],
 ) -> None:
+    """Content, reasoning, and how many tokens that was."""
     play = troupe.play(*script, model=f"play:o/{model}")
     said = chat(daemon, stream=stream, chat_template_kwargs={"enable_thinking": True}, **play)
-    assert (said.content, said.reasoning, said.reason) == (content, thought, "stop")
     details = said.usage.get("completion_tokens_details", {})
-    assert details.get("reasoning_tokens", 0) == count
+    count = details.get("reasoning_tokens", 0)
+    assert (said.content, said.reasoning, count) == expected
     assert ("completion_tokens_details" in said.usage) == (count > 0)
-    assert said.usage["completion_tokens"] == len(script)
+    assert (said.reason, said.usage["completion_tokens"]) == ("stop", len(script))
 
 
 def call(city: str) -> str:

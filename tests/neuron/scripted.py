@@ -64,7 +64,7 @@ class ScriptedCore:
     """Every open request says one token per step, unless its script has it wait or fail."""
 
     def __init__(self, folder: Path) -> None:
-        self.facts = replace(FACTS, **read(folder / "facts.json", {}))
+        self.facts = facts_of(folder)
         self._folder = folder
         self._roles: dict[int, Role] = {}
         self._next = 0
@@ -137,6 +137,14 @@ class ScriptedCore:
 
     def close(self) -> None:
         pass
+
+
+def facts_of(folder: Path) -> EngineFacts:
+    """The facts of a model, all of whose cache may be promised to requests."""
+    facts = replace(FACTS, **read(folder / "facts.json", {}))
+    budget_mb = facts.kv_capacity_tokens * facts.kv_bytes_per_token // 2**20
+    promised = {"kv_budget_mb": budget_mb, "pool_mb": float(budget_mb)}
+    return replace(facts, **{name: mb for name, mb in promised.items() if hasattr(facts, name)})
 
 
 def after(script: list[int | str], tokens: int) -> list[int | str]:

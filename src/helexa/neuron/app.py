@@ -63,7 +63,10 @@ PRINCIPAL = (ACCOUNT_HEADER, KEY_HEADER)
 
 
 class Neuron:
-    """One host's models behind HTTP. ``port`` is set by whoever binds one."""
+    """One host's models behind HTTP. ``port`` is set by whoever binds one.
+
+    ``builder`` is what makes the core in a child process (see `worker`); tests have their own.
+    """
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Neuron:
         environ: Mapping[str, str],
         *,
         sampler: Sampler | None = None,
+        builder: str = CHILD,
     ) -> None:
         self.config = config
         self.runtime = runtime
@@ -83,7 +87,7 @@ class Neuron:
         self._began_s = time.monotonic()
         self._machine = read_machine()
         self._sampler = sampler or Sampler()
-        self._nursery = Nursery(builder=CHILD)
+        self._nursery = Nursery(builder=builder)
         self._bearer = required_bearer(config.auth_env, environ)
         self._tasks: TaskGroup | None = None
         self._closing = False

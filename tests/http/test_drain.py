@@ -83,6 +83,29 @@ async def test_n010_a_stream_past_the_deadline_is_told() -> None:
             assert await peer.ended()
 
 
+async def test_n010_a_stream_past_the_deadline_is_told_behind_what_is_being_written() -> None:
+    async def flood(_: Request) -> Response:
+        async def events() -> AsyncIterator[bytes]:
+            while True:
+                yield event("x" * 2**20)
+
+        return EventStream(events())
+
+    server = Server(flood, ServerConfig(linger_s=5))
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(server.serve)
+        async with connected(server) as peer:
+            await peer.send(GET)
+            await peer.until(b"data: ")
+            await anyio.sleep(0.2)  # until the buffers are full and a write has to wait
+            server.stop(0.05)
+            await anyio.sleep(0.2)
+            rest = await peer.until(b"0\r\n\r\n")
+            assert rest.endswith(b"\r\n0\r\n\r\n")
+            assert b'"code":"shutting_down"' in rest[-500:]
+            assert await peer.ended()
+
+
 async def test_n010_a_request_past_the_deadline_is_refused() -> None:
     stuck = Stuck()
     server = Server(stuck, QUICK)

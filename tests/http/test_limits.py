@@ -248,3 +248,17 @@ async def test_n022_a_large_body() -> None:
     body = b'{"ignored":"' + b"x" * (20 << 20) + b'"}'
     async with serving(length) as server:
         assert (await ask(server, post(body))).body == b"%d" % (20 << 20)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_who_sends_on_and_on_while_a_request_runs_has_to_wait(at_once: bool) -> None:
+    stuck = Stuck()
+    piece, taken = b"x" * 2**20, 0
+    async with serving(stuck) as server, connected(server) as peer:
+        await peer.send(GET + piece if at_once else GET)
+        await soon(stuck.entered)
+        with anyio.move_on_after(2):
+            while taken < 64:
+                await peer.send(piece)
+                taken += 1
+    assert taken < 32  # the buffers of two sockets hold a few

@@ -40,7 +40,7 @@ class FakeModel:
 
 
 def slot(model: FakeModel) -> Slot:
-    host = SimpleNamespace(state="recovering", load_s=9.0, recovering_since_s=0.0, facts=None)
+    host = SimpleNamespace(state="recovering", load_s=9.0, recovering_since_s=0.0, facts=None, stuck=False)
     return Slot(
         ModelSpec(model_id="o/n"),
         (0,),
@@ -117,3 +117,5 @@ def test_a_model_holds_its_weights_and_all_that_its_cache_has_claimed() -> None:
     assert at.vram_used_mb == 16
     at.changed("poisoned")
     assert at.vram_used_mb == 0
+    at.host.stuck = True  # type: ignore[misc]  # a fake: its process is still there
+    assert at.vram_used_mb == 16

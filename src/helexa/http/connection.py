@@ -64,7 +64,7 @@ class Connection:
         self._client = _peer(stream)
         self._closing = self._closing_now = self._reset = False
         self._expired = False
-        self._torn = False
+        self._torn = self._leaves_whole = False
         self._outcome = ""
         self._farewell: HelexaError | None = None
         self._current: _Exchange | None = None
@@ -94,7 +94,9 @@ class Connection:
         """End the running request with this error; a connection without one is closed."""
         if self.busy:
             self._farewell = error
-            self._leave("shutdown")
+            self._leaves_whole = self._torn  # what is being written is written to its end
+            if not self._torn:
+                self._leave("shutdown")
         else:
             self._scope.cancel()
 
@@ -118,8 +120,12 @@ class Connection:
             self._torn = False
         finally:
             self.due = math.inf
-        if self._torn:
+        if self._leaves_whole and not self._torn:
+            self._leaves_whole = False
+            self._leave("shutdown")
             await anyio.lowlevel.checkpoint()  # cancelled here
+        if self._torn:
+            await anyio.lowlevel.checkpoint()  # and here
 
     async def _send(self, data: bytes) -> None:
         for start in range(0, len(data), _PIECE_BYTES):

@@ -26,7 +26,7 @@ class Inbox:
         self.ended = False
         self.discarding = False
         self._stream = stream
-        read_small_pieces(getattr(stream, "transport_stream", stream))
+        read_when_asked(getattr(stream, "transport_stream", stream))
         self._news: anyio.Event | None = None
         self._room: anyio.Event | None = None
 
@@ -78,13 +78,16 @@ class Inbox:
             self._room = None
 
 
-def read_small_pieces(stream: ByteStream) -> None:
-    """Let asyncio's transport read at most `READ_BYTES` at once, where there is one.
+def read_when_asked(stream: ByteStream) -> None:
+    """Let asyncio's transport read only while somebody receives, and little at once.
 
-    It takes a new buffer for every read, of 256 KiB unless told otherwise, and keeps the few bytes
-    that came: between hundreds of connections the heap grows for ever, full of holes. Neither anyio
-    nor asyncio has a public way to say so; without these attributes nothing happens.
+    Of a connection that was accepted, anyio lets it read until the first wait, which never comes
+    for a client that sends without a pause: what it sends would fill the memory. And it takes a new
+    buffer for every read, of 256 KiB unless told otherwise, of which it keeps the few bytes that
+    came: between hundreds of connections the heap grows for ever, full of holes. There is no public
+    way to say so; on other event loops there are no such attributes, and no need.
     """
     transport: Any = getattr(stream, "_transport", None)
     if hasattr(transport, "max_size"):
         transport.max_size = READ_BYTES
+        transport.pause_reading()

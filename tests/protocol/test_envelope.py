@@ -223,8 +223,9 @@ def test_n060_envelope() -> None:
     assert long.keys() == {"error"}
     assert (long["error"]["prompt_len"], long["error"]["max"]) == (60000, 49152)
     assert wire_error(RateLimited(30, "spent")).headers() == [("retry-after", "30")]
-    for quiet in (InsufficientQuota("x"), InvalidApiKey(), Unavailable("x")):
+    for quiet in (InsufficientQuota("x"), Unavailable("x")):
         assert wire_error(quiet).headers() == []
+    assert wire_error(InvalidApiKey()).headers() == [("www-authenticate", "Bearer")]
     assert wire_error(Unavailable("x", retry_after_s=5)).headers() == [("retry-after", "5")]
 
 

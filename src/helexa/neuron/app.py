@@ -59,6 +59,7 @@ SURFACES: tuple[tuple[str, Surface, Handler], ...] = (
     ("/v1/responses", "responses", surfaces.responses),
     ("/v1/images/generations", "images", images.generate),
 )
+SURFACE_OF = {pattern: surface for pattern, surface, _ in SURFACES}
 PRINCIPAL = (ACCOUNT_HEADER, KEY_HEADER)
 
 
@@ -191,9 +192,9 @@ class Neuron:
 
     def router(self) -> Router:
         """The routes, as a handler for a server or an ASGI app."""
-        router = Router()
+        router = Router(self._require_bearer)
         for method, pattern, handler in ROUTES:
-            router.add(method, pattern, partial(self._enter, handler))
+            router.add(method, pattern, partial(handler, self))
         for pattern, surface, handler in SURFACES:
             router.add("POST", pattern, partial(self._infer, surface, handler))
         return router
@@ -230,14 +231,9 @@ class Neuron:
             close_idle_on_drain=False,
         )
 
-    async def _enter(self, handler: Handler, request: Request) -> Response:
-        self._require_bearer(request)
-        return await handler(self, request)
-
     async def _infer(self, surface: Surface, handler: Handler, request: Request) -> Response:
         story = Story.of(request, surface)
         with story.watching():
-            self._require_bearer(request)
             headers = {name: request.headers.get(name) or "" for name in PRINCIPAL}
             trusted = self.config.trust_principal_headers
             story.line.principal = principal_of(headers, trusted=trusted)
@@ -246,7 +242,12 @@ class Neuron:
             return await handler(self, request)
 
     def _require_bearer(self, request: Request) -> None:
-        if not may_enter(request.headers.get("authorization"), self._bearer):
+        if may_enter(request.headers.get("authorization"), self._bearer):
+            return
+        surface = SURFACE_OF.get(request.route)
+        if surface is None or request.method != "POST":
+            raise InvalidApiKey
+        with Story.of(request, surface).watching():  # it wanted an answer: it has a line in the log
             raise InvalidApiKey
 
     async def _activate(self) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 
 from helexa.engine.process.children import Nursery
 from helexa.errors import InvalidRequest
@@ -64,7 +65,7 @@ PRINCIPAL = (ACCOUNT_HEADER, KEY_HEADER)
 
 
 class Neuron:
-    """One host's models behind HTTP. ``port`` is set by whoever binds one."""
+    """One host's models behind HTTP. ``port`` is set by whoever binds one; ``closing``: it ends."""
 
     def __init__(
         self,
@@ -87,7 +88,8 @@ class Neuron:
         self._nursery = Nursery(builder=CHILD)
         self._bearer = required_bearer(config.auth_env, environ)
         self._tasks: TaskGroup | None = None
-        self._closing = False
+        self.closing = False
+        self._prewarming: anyio.CancelScope | None = None
         sources = Sources.of(config.engine, environ)
         loader = Loader(config, runtime, sources, self._nursery, environ)
         self.metrics = Metrics(self.build, self.present)
@@ -141,7 +143,7 @@ class Neuron:
         Raises ShuttingDown, CudaUnavailable, InvalidRequest for the harness, or as `Registry.load`.
         """
         tasks = self._tasks
-        if self._closing or tasks is None:
+        if self.closing or tasks is None:
             raise ShuttingDown
         if self.hardware.unavailable is not None:
             raise CudaUnavailable(self.hardware.unavailable)
@@ -164,15 +166,24 @@ class Neuron:
             raise failures[0]
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Neuron]:
-        """Sample the host, load the default models, and unload everything at the end."""
-        self._sampler.start()
-        self._nursery.prepare()
-        await self._sampler.first()
+    async def running(
+        self, bind: Callable[[], Awaitable[None]] = checkpoint
+    ) -> AsyncIterator[Neuron]:
+        """Sample the host, load the default models, and unload everything at the end.
+
+        ``bind`` is awaited as soon as it is known what the host has, and before anything is loaded.
+        """
         try:
+            self._sampler.start()
+            await self._sampler.first()
+            await bind()
+            self._began_s = time.monotonic()
+            self._prewarming = anyio.CancelScope()
+            if not self.closing:
+                self._nursery.prepare()
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
-                tasks.start_soon(self._activate)
+                tasks.start_soon(self._activate, self._prewarming)
                 try:
                     yield self
                 finally:
@@ -186,8 +197,11 @@ class Neuron:
             self._nursery.close()
 
     def stop_taking(self) -> None:
-        """Refuse what comes from now on, and whoever waits for a seat."""
-        self._closing = True
+        """Refuse what comes from now on, and whoever waits for a seat; load no further model."""
+        self.closing = True
+        self._sampler.wait_no_longer()
+        if self._prewarming is not None:
+            self._prewarming.cancel()
         self.registry.close_doors(ShuttingDown)
 
     def router(self) -> Router:
@@ -237,7 +251,7 @@ class Neuron:
             headers = {name: request.headers.get(name) or "" for name in PRINCIPAL}
             trusted = self.config.trust_principal_headers
             story.line.principal = principal_of(headers, trusted=trusted)
-            if self._closing:
+            if self.closing:
                 raise ShuttingDown
             return await handler(self, request)
 
@@ -250,12 +264,16 @@ class Neuron:
         with Story.of(request, surface).watching():  # it wanted an answer: it has a line in the log
             raise InvalidApiKey
 
-    async def _activate(self) -> None:
-        await activate(
-            self.config.default_models,
-            self.activation,
-            self.load,
-            harnesses=self.config.harness_names,
-            unavailable=self.hardware.unavailable,
-        )
-        self.activated.set()
+    async def _activate(self, scope: anyio.CancelScope) -> None:
+        """Load the default models, in a scope that the shutdown leaves at once."""
+        if self.closing:
+            return
+        with scope:
+            await activate(
+                self.config.default_models,
+                self.activation,
+                self.load,
+                harnesses=self.config.harness_names,
+                unavailable=self.hardware.unavailable,
+            )
+            self.activated.set()

@@ -144,9 +144,14 @@ class Sampler:
     def stop(self) -> None:
         """Take no further sample; one that hangs is left to itself."""
         self._stopped.set()
+        self._first.set()
+
+    def wait_no_longer(self) -> None:
+        """Let whoever waits for the first sample go on without it."""
+        self._first.set()
 
     async def first(self, timeout_s: float = FIRST_WAIT_S) -> Sample:
-        """The first sample, or none of the cards if the driver takes longer than that."""
+        """The first sample, or none of the cards if the driver takes longer, or nobody waits."""
         await anyio.to_thread.run_sync(self._first.wait, timeout_s, abandon_on_cancel=True)
         return self.latest
 

@@ -22,10 +22,12 @@ from helexa.neuron.recovery import State
 from helexa.neuron.slots import Loader, Slot
 from helexa.neuron.sources import Sources
 from helexa.neuron.unbuilt import refuse_unbuilt
+from helexa.protocol.envelope import chain_text
 from helexa.refusals import ModelNotFound, ModelUnloaded
 from helexa.streams import LoopMailbox
 
 UNLOAD_S = 5.0
+END_S = 20.0
 Change = tuple[State, str]
 
 log = logging.getLogger(__name__)
@@ -87,6 +89,8 @@ class Registry:
         """
         id, _ = self.sources.find(spec.model_id)
         async with self._loading.setdefault(id, anyio.Lock()):
+            if self._closed is not None:  # while this load waited for another
+                raise self._closed()
             old = same_model(id, self.slots, self.sources.default)
             if old is not None and self.slots[old].state != "poisoned":
                 raise InvalidRequest(f"model '{spec.model_id}' already loaded")
@@ -179,25 +183,47 @@ class Registry:
     async def cancel_loads(self) -> None:
         """End what is loading. To be called after `close_doors`."""
         with anyio.CancelScope(shield=True):  # bounded: each host kills its child in time
-            for watch in list(self._watches.values()):
-                await anyio.to_thread.run_sync(watch.cancel)
+            async with anyio.create_task_group() as tasks:
+                for watch in list(self._watches.values()):
+                    tasks.start_soon(anyio.to_thread.run_sync, watch.cancel)
 
     async def close(self) -> None:
-        """Unload everything."""
+        """Unload everything, side by side; what cannot be unloaded is logged."""
+        slots = list(self.slots.values())
+        stuck: list[str] = []
         with anyio.CancelScope(shield=True):  # bounded: each host kills its child in time
-            for slot in list(self.slots.values()):
-                await self._remove(slot)
+            async with anyio.create_task_group() as tasks:
+                for slot in slots:
+                    tasks.start_soon(self._end, slot, stuck)
+        if stuck:
+            left = ", ".join(sorted(stuck))
+            log.error("%d of %d models could not be unloaded: %s", len(stuck), len(slots), left)
+
+    async def _end(self, slot: Slot, stuck: list[str]) -> None:
+        """Unload a model at the end of the daemon; ``stuck`` are those where that fails."""
+        detail = "its process cannot be killed"
+        try:
+            gone = await self._remove(slot, END_S)
+        except Exception as error:  # logged below; the other models are unloaded all the same
+            gone, detail = False, chain_text(error)
+        fields = {"model": slot.id}
+        if gone:
+            log.info("model unloaded", extra={"fields": fields})
+        else:
+            stuck.append(slot.id)
+            log.warning("model not unloaded", extra={"fields": {**fields, "detail": detail}})
 
     def _loading_as(self, model_id: str) -> LoadWatch | None:
         names = {str(id): watch for id, watch in self._watches.items()}
         name = find_slot(model_id, names, self.sources.default)
         return None if name is None else names[name]
 
-    async def _remove(self, slot: Slot) -> None:
+    async def _remove(self, slot: Slot, timeout_s: float = UNLOAD_S) -> bool:
+        """Take a model off the list and end its process; whether that is gone."""
         self.slots.pop(slot.id, None)
         self._metrics.forget(slot.id)
         slot.door.close(lambda: ModelUnloaded(slot.id))
-        await anyio.to_thread.run_sync(slot.model.close, UNLOAD_S)
+        return await anyio.to_thread.run_sync(slot.model.close, timeout_s)
 
 
 def tell(changes: LoopMailbox[Change], state: State, cause: str) -> None:

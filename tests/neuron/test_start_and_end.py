@@ -15,14 +15,20 @@ from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import httpx
 import pytest
 
+from helexa.neuron.app import Neuron
 from helexa.neuron.config import EngineSection, NeuronConfig, SourceConfig
 from helexa.neuron.ids import ModelSpec
+from helexa.neuron.runtime import Runtime
+from helexa.protocol.control import ActivationStatus
 from tests.engine.checkpoint.conftest import FakeHub, serving
 from tests.neuron import daemon_process
-from tests.neuron.daemons import TINY, Daemon, started
+from tests.neuron.callers import settle
+from tests.neuron.daemons import TINY, Daemon, Log, started
 from tests.waiting import wait_until
 
 TINY_FOLDER = Path(__file__).parents[2] / "src/helexa/builtin/tiny"
@@ -126,12 +132,23 @@ def test_the_end_ends_the_loading_of_the_default_models(tmp_path: Path) -> None:
         engine = EngineSection(sources=dict.fromkeys(("one", "two", "three"), own))
         specs = tuple(ModelSpec(model_id=f"{scheme}:org/name") for scheme in engine.sources)
         config = NeuronConfig(port=0, default_models=specs, engine=engine)
-        with started(config) as at:
-            wait_until(lambda: bool(hub.asked("model.safetensors")), 50)
+        with Log().listening() as log:
+            status = anyio.run(told_to_stop, Neuron(config, Runtime(), {}), hub)
         hub.gate.set()
-    assert at.neuron.activation.status.failed == ()
-    assert at.neuron.activation.status.pending == ("two:org/name", "three:org/name")
-    assert "cannot load" not in at.log.text()
+    assert (status.failed, status.completed) == ((), ())
+    assert status.pending == ("two:org/name", "three:org/name")
+    assert "cannot load" not in log.text()
+
+
+async def told_to_stop(neuron: Neuron, hub: FakeHub) -> ActivationStatus:
+    """What has become of the default models when the first was cut short while it arrived."""
+    async with neuron.running():
+        await anyio.to_thread.run_sync(wait_until, lambda: bool(hub.asked("model.safetensors")), 50)
+        neuron.stop_taking()
+        await neuron.registry.cancel_loads()
+        await anyio.to_thread.run_sync(wait_until, lambda: not neuron.registry._watches, 50)
+        await settle()
+        return neuron.activation.status
 
 
 def test_models_are_unloaded_side_by_side_and_what_fails_is_said(tmp_path: Path) -> None:

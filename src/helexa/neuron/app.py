@@ -31,6 +31,7 @@ from helexa.neuron.runtime import Runtime
 from helexa.neuron.slots import Loader, Slot
 from helexa.neuron.sources import Sources
 from helexa.neuron.story import STORY, Story, story_of
+from helexa.neuron.threads import Threads
 from helexa.opening import CHILD
 from helexa.refusals import CudaUnavailable, InvalidApiKey, NoHarness, ShuttingDown
 
@@ -85,6 +86,7 @@ class Neuron:
         self._began_s = time.monotonic()
         self._machine = read_machine()
         self._sampler = sampler or Sampler()
+        self.threads = Threads()
         self._nursery = Nursery(builder=CHILD)
         self._bearer = required_bearer(config.auth_env, environ)
         self._tasks: TaskGroup | None = None
@@ -93,7 +95,7 @@ class Neuron:
         sources = Sources.of(config.engine, environ)
         loader = Loader(config, runtime, sources, self._nursery, environ)
         self.metrics = Metrics(self.build, self.present)
-        self.registry = Registry(loader, lambda: self.hardware.gpus, self.metrics)
+        self.registry = Registry(loader, lambda: self.hardware.gpus, self.metrics, self.threads)
         self._trap = runtime.poisoned_model
 
     @property

@@ -19,6 +19,7 @@ from helexa.http.response import cause_of
 from helexa.neuron.ids import ModelId
 from helexa.neuron.listing import hub_id, local_folder
 from helexa.neuron.sources import BUILTIN, Source
+from helexa.neuron.threads import Threads
 
 LOOK_EVERY_S = 0.1
 
@@ -38,11 +39,12 @@ class LoadWatch:
     that has a deadline of its own.
     """
 
-    def __init__(self, model_id: str, stall_s: float) -> None:
+    def __init__(self, model_id: str, stall_s: float, threads: Threads | None = None) -> None:
         self.cancelled = threading.Event()
         self.fetch_over = threading.Event()  # set as well by a fetch that fails in one of its files
         self._model_id = model_id
         self._stall_s = stall_s
+        self._threads = threads or Threads()
         self._heard_s = time.monotonic()
         self._gate = threading.Lock()
         self._host: Closable | None = None
@@ -75,13 +77,17 @@ class LoadWatch:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._look_after)
-                loaded.append(await anyio.to_thread.run_sync(load, abandon_on_cancel=True))
+                loaded.append(
+                    await anyio.to_thread.run_sync(
+                        load, abandon_on_cancel=True, limiter=self._threads.loading
+                    )
+                )
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             failure = cause_of(group)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):  # bounded: a child is killed in time
-                await anyio.to_thread.run_sync(self.cancel)
+                await anyio.to_thread.run_sync(self.cancel, limiter=self._threads.ending)
             raise
         if failure is not None:  # raised here, where the group does not become its context
             raise failure

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -22,6 +23,7 @@ from helexa.neuron.recovery import State
 from helexa.neuron.slots import Loader, Slot
 from helexa.neuron.sources import Sources
 from helexa.neuron.unbuilt import refuse_unbuilt
+from helexa.neuron.threads import Threads
 from helexa.protocol.envelope import chain_text
 from helexa.refusals import ModelNotFound, ModelUnloaded
 from helexa.streams import LoopMailbox
@@ -29,6 +31,7 @@ from helexa.streams import LoopMailbox
 UNLOAD_S = 5.0
 END_S = 20.0
 Change = tuple[State, str]
+Ended = TypeVar("Ended")
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +52,17 @@ class Registry:
     """
 
     def __init__(
-        self, loader: Loader, gpus: Callable[[], tuple[int, ...]], metrics: Metrics
+        self,
+        loader: Loader,
+        gpus: Callable[[], tuple[int, ...]],
+        metrics: Metrics,
+        threads: Threads,
     ) -> None:
         self.slots: dict[str, Slot] = {}
         self._loader = loader
         self._gpus = gpus
         self._metrics = metrics
+        self._threads = threads
         self._closed: Callable[[], HelexaError] | None = None
         self._loading: dict[ModelId, anyio.Lock] = {}
         self._watches: dict[ModelId, LoadWatch] = {}
@@ -96,7 +104,8 @@ class Registry:
                 raise InvalidRequest(f"model '{spec.model_id}' already loaded")
             gpus = self._gpus()
             devices = spec.place(gpus)
-            watch = LoadWatch(spec.model_id, self._loader.config.engine.load_stall_secs)
+            stall_s = self._loader.config.engine.load_stall_secs
+            watch = LoadWatch(spec.model_id, stall_s, self._threads)
             changes: LoopMailbox[Change] = LoopMailbox()
             load = partial(
                 self._loader.load,
@@ -171,7 +180,7 @@ class Registry:
         """Unload a model, or cancel its loading. Raises ModelNotFound, StillRunning."""
         watch = self._loading_as(model_id)
         if watch is not None:
-            await anyio.to_thread.run_sync(watch.cancel)
+            await self._ended(watch.cancel)
             log.info("cancelled the load of %s", model_id)
             return
         slot = self.find(model_id)
@@ -185,7 +194,7 @@ class Registry:
         with anyio.CancelScope(shield=True):  # bounded: each host kills its child in time
             async with anyio.create_task_group() as tasks:
                 for watch in list(self._watches.values()):
-                    tasks.start_soon(anyio.to_thread.run_sync, watch.cancel)
+                    tasks.start_soon(self._ended, watch.cancel)
 
     async def close(self) -> None:
         """Unload everything, side by side; what cannot be unloaded is logged."""
@@ -213,6 +222,10 @@ class Registry:
             stuck.append(slot.id)
             log.warning("model not unloaded", extra={"fields": {**fields, "detail": detail}})
 
+    async def _ended(self, end: Callable[[], Ended]) -> Ended:
+        """What ending a process gives, which takes its time."""
+        return await anyio.to_thread.run_sync(end, limiter=self._threads.ending)
+
     def _loading_as(self, model_id: str) -> LoadWatch | None:
         names = {str(id): watch for id, watch in self._watches.items()}
         name = find_slot(model_id, names, self.sources.default)
@@ -223,7 +236,7 @@ class Registry:
         self.slots.pop(slot.id, None)
         self._metrics.forget(slot.id)
         slot.door.close(lambda: ModelUnloaded(slot.id))
-        return await anyio.to_thread.run_sync(slot.model.close, timeout_s)
+        return await self._ended(partial(slot.model.close, timeout_s))
 
 
 def tell(changes: LoopMailbox[Change], state: State, cause: str) -> None:

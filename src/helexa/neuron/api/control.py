@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import anyio.to_thread
+
 from helexa.errors import HelexaError, PreflightError
 from helexa.http import Response
 from helexa.neuron.api.answering import JSON
+from helexa.neuron.api.bodies import read_body
 from helexa.neuron.build import with_cuda
 from helexa.neuron.ids import ModelSpec
 from helexa.neuron.listing import known_capabilities
@@ -80,7 +83,12 @@ async def capabilities(neuron: Neuron, request: Request) -> Response:
     try:
         return ok({"capabilities": list(neuron.registry.find(model_id).model.info.capabilities)})
     except ModelNotFound:
-        found = known_capabilities(model_id, neuron.registry.sources, neuron.environ)
+        found = await anyio.to_thread.run_sync(  # a cache on a network may take its time
+            known_capabilities,
+            *(model_id, neuron.registry.sources, neuron.environ),
+            limiter=neuron.threads.looking,
+            abandon_on_cancel=True,
+        )
     if found is None:
         error = HelexaError(f"model '{model_id}' is not loaded and not on this machine")
         return told(flat_error(error, 404))
@@ -93,7 +101,7 @@ async def metrics(neuron: Neuron, request: Request) -> Response:
 
 async def load(neuron: Neuron, request: Request) -> Response:
     """Load a model; answers when it is loaded."""
-    spec = ModelSpec.from_json(await request.json())
+    spec = await read_body(neuron, request, ModelSpec.from_json)
     try:
         await neuron.load(spec)
     except Unavailable:
@@ -110,7 +118,7 @@ async def load(neuron: Neuron, request: Request) -> Response:
 
 async def unload(neuron: Neuron, request: Request) -> Response:
     """Unload a model; answers when its memory is free."""
-    body = await request.json()
+    body = await read_body(neuron, request, lambda value: value)
     model_id = body.get("model_id") if isinstance(body, dict) else None
     if not isinstance(model_id, str) or not model_id:
         return told(WireError(400, "missing model_id", flat=True))

@@ -59,7 +59,7 @@ def test_a_registry_is_asked_with_its_token_and_fills_its_cache(
         assert answers(at, ID)
         assert at.http.get("/models").json()[0]["spec"] == {"model_id": ID, "revision": "v1"}
     listings = [request for request in hub.requests if request[1].startswith("/api/")]
-    assert listings == [("GET", "/api/models/org/name/revision/v1", "", "Bearer secret")] * 2
+    assert listings == [("GET", "/api/models/org/name/revision/v1", "", "Bearer secret")]
     tokens = {token for _, path, _, token in hub.requests if not path.startswith("/store/")}
     assert tokens == {"Bearer secret"}
     assert {token for _, path, _, token in hub.requests if path.startswith("/store/")} == {""}

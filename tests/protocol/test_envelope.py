@@ -34,6 +34,7 @@ from helexa.refusals import (
     AnonYield,
     ChainedConversation,
     CudaUnavailable,
+    DriverSilent,
     HeadersTooLarge,
     InsufficientQuota,
     InvalidApiKey,
@@ -152,6 +153,7 @@ ROWS: list[tuple[HelexaError, int, str, str | None, dict[str, Any], int | None]]
     (InsufficientQuota("none left"), 429, "insufficient_quota", "insufficient_quota", {}, None),
     (Unavailable("down", retry_after_s=5), 503, API, "service_unavailable", {}, 5),
     (Unavailable("down"), 503, API, "service_unavailable", {}, None),
+    (DriverSilent(), 503, API, "service_unavailable", {}, 5),
     (NotBuilt("images"), 501, API, "not_implemented", {}, None),
     # before any handler
     (UnsupportedMediaType("no"), 415, IRE, "unsupported_media_type", {}, None),

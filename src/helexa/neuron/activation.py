@@ -11,6 +11,7 @@ from helexa.errors import PreflightError
 from helexa.neuron.ids import ModelSpec
 from helexa.protocol.control import ActivationStatus, FailedActivation
 from helexa.protocol.envelope import chain_text
+from helexa.refusals import DriverSilent
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ async def activate(
 ) -> None:
     """Load the models in order and note in ``tracker`` what became of each.
 
-    A model whose files could not be listed is tried again in later rounds, `PAUSES_S` apart.
+    A model whose files could not be listed, or whose cards the driver has not told, is tried again
+    in later rounds, `PAUSES_S` apart.
     ``unavailable`` says why the accelerator cannot be used: then nothing is tried.
     """
     first = {spec.model_id: spec for spec in reversed(specs)}
@@ -94,7 +96,7 @@ async def activate(
         remaining = deferred
         if not remaining or wait_s is None:
             break
-        logger.warning("%d models could not be listed; next try in %d s", len(remaining), wait_s)
+        logger.warning("%d models cannot be loaded yet; next try in %d s", len(remaining), wait_s)
         await sleep(wait_s)
     tracker.mark_ready()
 
@@ -116,4 +118,6 @@ async def attempt(
 
 def is_passing(error: Exception) -> bool:
     """Whether the same load may succeed later without anybody doing anything."""
+    if isinstance(error, DriverSilent):
+        return True
     return isinstance(error, PreflightError) and error.kind == "repo_fetch_failed"

@@ -33,7 +33,7 @@ from helexa.neuron.sources import Sources
 from helexa.neuron.story import STORY, Story, story_of
 from helexa.neuron.threads import Threads
 from helexa.opening import CHILD
-from helexa.refusals import CudaUnavailable, InvalidApiKey, NoHarness, ShuttingDown
+from helexa.refusals import CudaUnavailable, DriverSilent, InvalidApiKey, NoHarness, ShuttingDown
 
 Handler = Callable[["Neuron", Request], Awaitable[Response]]
 
@@ -142,13 +142,16 @@ class Neuron:
     async def load(self, spec: ModelSpec) -> None:
         """Load a model; the load goes on when its caller leaves.
 
-        Raises ShuttingDown, CudaUnavailable, InvalidRequest for the harness, or as `Registry.load`.
+        Raises ShuttingDown, CudaUnavailable, DriverSilent, InvalidRequest for the harness, or as
+        `Registry.load`.
         """
         tasks = self._tasks
         if self.closing or tasks is None:
             raise ShuttingDown
         if self.hardware.unavailable is not None:
             raise CudaUnavailable(self.hardware.unavailable)
+        if not self.hardware.sample.cards.known:
+            raise DriverSilent
         if spec.harness not in self.config.harness_names:
             raise InvalidRequest(f"unknown harness '{spec.harness}'")
         done = anyio.Event()

@@ -11,13 +11,14 @@ from typing import Protocol, TypeVar
 import anyio
 import anyio.to_thread
 
+from helexa.engine.checkpoint.formats import check_format
 from helexa.engine.checkpoint.hub import fetch_model
 from helexa.engine.checkpoint.reference import Builtin, GGUFFile, LocalFolder, Reference
 from helexa.engine.checkpoint.transfer import Cancelled
 from helexa.errors import EngineClosed, LoadError
 from helexa.http.response import cause_of
 from helexa.neuron.ids import ModelId
-from helexa.neuron.listing import hub_id, local_folder
+from helexa.neuron.listing import Contents, hub_id, local_folder
 from helexa.neuron.sources import BUILTIN, Source
 from helexa.neuron.threads import Threads
 
@@ -121,8 +122,12 @@ def fetch(
     environ: Mapping[str, str],
     *,
     watch: LoadWatch,
+    contents: Contents | None = None,
 ) -> Reference:
     """Where a model is on this machine; what its source has and this machine lacks is fetched.
+
+    ``contents`` is what the source said of it, or the copy here where it said nothing; without, it
+    is asked.
 
     Raises as `fetch_model`, and EngineClosed once it is cancelled.
     """
@@ -131,12 +136,16 @@ def fetch(
     if source.endpoint is None:
         place = local_folder(id, source)
         return GGUFFile(place) if place.is_file() else LocalFolder(place, str(id))
+    if contents is not None and contents.folder is not None:
+        check_format(str(id), contents.files)
+        return LocalFolder(contents.folder, str(id))
     access = replace(
         source.access(source.endpoint, environ),
         progress=watch.progress,
         cancelled=watch.fetch_over,
     )
     try:
-        return LocalFolder(fetch_model(hub_id(id), revision, access), str(id))
+        listing = None if contents is None else contents.listing
+        return LocalFolder(fetch_model(hub_id(id), revision, access, listing), str(id))
     except Cancelled as error:
         raise EngineClosed(f"fetching '{id}' was cancelled") from error

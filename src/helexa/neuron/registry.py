@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -14,10 +14,10 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from helexa.engine.host import ConsumerGone
-from helexa.errors import EngineClosed, HelexaError, InvalidRequest
+from helexa.errors import EngineClosed, HelexaError, InvalidRequest, PreflightError
 from helexa.neuron.fetching import LoadWatch
 from helexa.neuron.ids import ModelId, ModelSpec, find_slot, same_model
-from helexa.neuron.listing import preflight
+from helexa.neuron.listing import Contents, preflight
 from helexa.neuron.metrics import Metrics
 from helexa.neuron.recovery import State
 from helexa.neuron.slots import Loader, Slot
@@ -96,7 +96,7 @@ class Registry:
         be, or as `open_model`.
         """
         id, _ = self.sources.find(spec.model_id)
-        async with self._loading.setdefault(id, anyio.Lock()):
+        async with self._one_at_a_time(id):
             if self._closed is not None:  # while this load waited for another
                 raise self._closed()
             old = same_model(id, self.slots, self.sources.default)
@@ -123,39 +123,55 @@ class Registry:
                 del self._watches[id]
             tasks.start_soon(self._follow, slot, changes)
 
+    @asynccontextmanager
+    async def _one_at_a_time(self, id: ModelId) -> AsyncIterator[None]:
+        """Wait for other loads of the same model; what that takes is kept no longer than needed."""
+        lock = self._loading.setdefault(id, anyio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._loading.pop(id, None)
+
     async def _fetched_and_loaded(
-        self, spec: ModelSpec, watch: LoadWatch, old: str | None, load: Callable[[], Slot]
+        self, spec: ModelSpec, watch: LoadWatch, old: str | None, load: Callable[[Contents], Slot]
     ) -> Slot:
         """Check what is to be loaded, make room for it, and load it."""
-        plan = await watch.run(partial(preflight, spec, self.sources, self._loader.environ))
-        refuse_unbuilt(spec, plan)
-        if old is not None:
+        found = await watch.run(partial(preflight, spec, self.sources, self._loader.environ))
+        refuse_unbuilt(spec, found.plan)
+        if old is not None and old in self.slots:
             await self._remove(self.slots[old])
-        return await watch.run(load)
+        return await watch.run(partial(load, found.contents))
 
     async def _timed(self, spec: ModelSpec, loading: Awaitable[Slot]) -> Slot:
         """Load and list a model, and say how long it took and how it went."""
-        began, slot, detail = time.monotonic(), None, None
+        began, slot, fault = time.monotonic(), None, None
+        why: dict[str, str] = {}
         try:
             slot = self.slots[spec.model_id] = await loading
             if self._closed is not None:
                 slot.door.close(self._closed)
             return slot
         except EngineClosed:
-            detail = f"load of '{spec.model_id}' was cancelled"
-            raise InvalidRequest(detail) from None
-        except HelexaError as error:
-            detail = error.message
+            why["detail"] = f"load of '{spec.model_id}' was cancelled"
+            raise InvalidRequest(why["detail"]) from None
+        except Exception as error:  # logged, and raised to whoever asked
+            why["detail"] = chain_text(error)
+            if isinstance(error, PreflightError):
+                why["reason"] = error.kind
+            elif not isinstance(error, HelexaError):
+                fault = error
             raise
         finally:
             took_s = time.monotonic() - began
             self._metrics.model_loaded(spec.model_id, took_s, ok=slot is not None)
             elapsed_ms = round(1000 * took_s)
-            fields = {"model": spec.model_id, "elapsed_ms": elapsed_ms, "detail": detail}
+            fields = {"model": spec.model_id, "elapsed_ms": elapsed_ms, **why}
             if slot is not None:
                 log.info("model loaded", extra={"fields": fields})
             else:
-                log.warning("model not loaded", extra={"fields": fields})
+                log.warning("model not loaded", extra={"fields": fields}, exc_info=fault)
 
     async def _follow(self, slot: Slot, changes: LoopMailbox[Change]) -> None:
         """Let a slot know what its host goes through, until it is closed."""
@@ -178,12 +194,16 @@ class Registry:
 
     async def unload(self, model_id: str, *, force: bool = False) -> None:
         """Unload a model, or cancel its loading. Raises ModelNotFound, StillRunning."""
-        watch = self._loading_as(model_id)
-        if watch is not None:
-            await self._ended(watch.cancel)
+        loading = self._loading_as(model_id)
+        if loading is None:
+            slot = self.find(model_id)
+        else:
+            await self._ended(self._watches[loading].cancel)
             log.info("cancelled the load of %s", model_id)
-            return
-        slot = self.find(model_id)
+            old = same_model(loading, self.slots, self.sources.default)
+            if old is None:
+                return
+            slot = self.slots[old]  # beyond repair, and was to be replaced: it goes as well
         if slot.load_report().in_flight and not force and slot.state == "loaded":
             raise StillRunning(model_id)
         await self._remove(slot)
@@ -226,8 +246,8 @@ class Registry:
         """What ending a process gives, which takes its time."""
         return await anyio.to_thread.run_sync(end, limiter=self._threads.ending)
 
-    def _loading_as(self, model_id: str) -> LoadWatch | None:
-        names = {str(id): watch for id, watch in self._watches.items()}
+    def _loading_as(self, model_id: str) -> ModelId | None:
+        names = {str(id): id for id in self._watches}
         name = find_slot(model_id, names, self.sources.default)
         return None if name is None else names[name]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -24,8 +23,6 @@ from helexa.refusals import ModelNotFound, Unavailable
 if TYPE_CHECKING:
     from helexa.http import Request
     from helexa.neuron.app import Neuron
-
-log = logging.getLogger(__name__)
 
 
 def ok(value: Any) -> Response:
@@ -106,11 +103,9 @@ async def load(neuron: Neuron, request: Request) -> Response:
         await neuron.load(spec)
     except Unavailable:
         raise
-    except HelexaError as error:
+    except Exception as error:  # logged by the registry; whatever it was, the caller is told
         # The engine refuses with the same class, but without the facts that a gateway reads.
         if isinstance(error, PreflightError) and error.details:
-            fields = {"model": spec.model_id, "reason": error.kind, "detail": error.message}
-            log.warning("model refused", extra={"fields": fields})
             return told(refused_load(error))
         return told(flat_error(error))
     return ok({"status": "loaded"})

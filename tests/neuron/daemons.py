@@ -156,7 +156,10 @@ def running(
         async with (
             neuron.running(),
             serving(
-                *(neuron.router(), neuron.server_config()), render=render, observe=neuron.observe
+                *(neuron.router(), neuron.server_config()),
+                render=render,
+                observe=neuron.observe,
+                refused=neuron.refused,
             ) as server,
         ):
             neuron.port = server.port

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -12,8 +13,9 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from helexa.engine.process.children import Nursery
-from helexa.errors import InvalidRequest
+from helexa.errors import HelexaError, InvalidRequest
 from helexa.http import AsgiApp, Ending, Request, Response, Router, ServerConfig
+from helexa.http.occasional import Occasional
 from helexa.neuron.activation import ActivationTracker, activate
 from helexa.neuron.admission import ACCOUNT_HEADER, KEY_HEADER, principal_of
 from helexa.neuron.api import chat as surfaces
@@ -64,6 +66,8 @@ SURFACES: tuple[tuple[str, Surface, Handler], ...] = (
 SURFACE_OF = {pattern: surface for pattern, surface, _ in SURFACES}
 PRINCIPAL = (ACCOUNT_HEADER, KEY_HEADER)
 
+log = logging.getLogger(__name__)
+
 
 class Neuron:
     """One host's models behind HTTP. ``port`` is set by whoever binds one; ``closing``: it ends."""
@@ -89,6 +93,7 @@ class Neuron:
         self.threads = Threads()
         self._nursery = Nursery(builder=CHILD)
         self._bearer = required_bearer(config.auth_env, environ)
+        self._refusals = Occasional(time.monotonic)
         self._tasks: TaskGroup | None = None
         self.closing = False
         self._prewarming: anyio.CancelScope | None = None
@@ -223,6 +228,12 @@ class Neuron:
         self.metrics.http_request(request.route, request.method, ending.status)
         if STORY in request.context:
             self.metrics.request_ended(story_of(request).end(ending))
+
+    def refused(self, error: HelexaError) -> None:
+        """Count what was refused before there was a request, and say so now and then."""
+        self.metrics.http_request("", "", error.status)
+        if times := self._refusals.happened():
+            log.warning("refused before there was a request: %s (%d times)", error, times)
 
     def asgi(self) -> AsgiApp:
         """The daemon as an ASGI app, which starts and ends it."""

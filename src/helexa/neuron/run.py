@@ -16,6 +16,7 @@ from helexa.http import Server
 from helexa.http.response import cause_of
 from helexa.neuron.api.answering import render
 from helexa.neuron.app import Neuron
+from helexa.neuron.descriptors import fitted, raise_limit
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -30,7 +31,10 @@ async def run(
     ``ready`` is called, in a task of its own, once the port is bound. Signals are heard from the
     beginning to the end; a second one ends the process at once, and its children with it.
     """
-    server = Server(neuron.router(), neuron.server_config(), render=render, observe=neuron.observe)
+    config = fitted(neuron.server_config(), raise_limit())
+    server = Server(
+        *(neuron.router(), config), render=render, observe=neuron.observe, refused=neuron.refused
+    )
 
     async def bind() -> None:
         if not neuron.closing:  # a signal may have come before

@@ -124,13 +124,6 @@ class RequestTooLarge(Refusal):
         return {"max_bytes": self.max_bytes}
 
 
-class UrlTooLong(Refusal):
-    """The request target is longer than the server reads."""
-
-    status = 414
-    code = "uri_too_long"
-
-
 class HeadersTooLarge(Refusal):
     """The request line and headers are larger than the server reads."""
 

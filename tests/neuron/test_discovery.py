@@ -234,6 +234,27 @@ def test_a_failed_sample_keeps_the_last_and_each_episode_warns_once(
     assert len(caplog.records) == 2
 
 
+def test_a_host_that_cannot_be_read_keeps_its_last_sample(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    left = [HOST, HOST]
+
+    def sample(last: HostSample | None) -> HostSample:
+        if not left:
+            raise OSError("/proc is gone")
+        return left.pop()
+
+    cards = [Cards(cuda_version=str(n)) for n in range(3)]
+    sampler = Sampler(read_cards=cards.pop, sample_host=sample, interval_s=0.001)
+    sampler.start()
+    wait_until(lambda: not cards)
+    sampler.stop()
+    assert sampler.latest.host == HOST
+    assert [record.getMessage() for record in caplog.records][:1] == [
+        "cannot read the host: /proc is gone"
+    ]
+
+
 class Hanging:
     """A driver that answers once and then no more, until it is let go."""
 

@@ -189,7 +189,7 @@ def test_every_class_of_the_tree_is_in_the_table() -> None:
     bases = {"InvalidRequest", "HelexaError", "LoadError", "Refusal", "Overloaded", "Unavailable"}
     elsewhere = {"NoHarness", "CudaUnavailable", "ChainedConversation", "StepTimeout"}
     elsewhere |= {"ProtocolError", "PreflightError", "DownloadError", "CheckpointError"}
-    elsewhere |= {"UnsupportedModel", "ConfigError", "UrlTooLong"}
+    elsewhere |= {"UnsupportedModel", "ConfigError"}
     known = {type(row[0]).__name__ for row in ROWS} | bases | elsewhere
     for module in (errors, refusals):
         for name, thing in vars(module).items():

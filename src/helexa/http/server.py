@@ -13,6 +13,7 @@ import errno
 import logging
 import math
 import os
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -124,8 +125,7 @@ class Server:
             self._listeners = [item for item in found.listeners if isinstance(item, SocketListener)]
             self.port = self._listeners[0].extra(SocketAttribute.local_port)
         except OSError as error:
-            reason = os.strerror(error.errno).lower() if error.errno else str(error)
-            self._failure = BindError(f"cannot bind {host}:{port}: {reason}")
+            self._failure = BindError(f"cannot bind {host}:{port}: {_reason(error)}")
             raise self._failure from error
         except BindError as error:
             self._failure = error
@@ -286,6 +286,13 @@ async def serving(
                 server.stop(drain_s)
     except BaseExceptionGroup as group:
         raise cause_of(group) from None
+
+
+def _reason(error: OSError) -> str:
+    """What an error of the network says; those of names have numbers of their own."""
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return (error.strerror or str(error)).lower()
+    return os.strerror(error.errno).lower()
 
 
 def _tls_context(tls: Tls) -> ssl.SSLContext:

@@ -71,20 +71,26 @@ async def activate(
     harnesses: Collection[str],
     unavailable: str | None = None,
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ended: Callable[[], bool] = lambda: False,
 ) -> None:
     """Load the models in order and note in ``tracker`` what became of each.
 
     A model whose files could not be listed, or whose cards the driver has not told, is tried again
     in later rounds, `PAUSES_S` apart.
-    ``unavailable`` says why the accelerator cannot be used: then nothing is tried.
+    ``unavailable`` says why the accelerator cannot be used: then nothing is tried. Once the daemon
+    has ``ended``, what has not been loaded has not failed either: it is left as it is.
     """
     first = {spec.model_id: spec for spec in reversed(specs)}
     remaining = [spec for spec in specs if first[spec.model_id] is spec]
     for wait_s in (*PAUSES_S, None):
         deferred = []
         for spec in remaining:
+            if ended():
+                return
             tracker.start(spec.model_id)
             error = await attempt(spec, load, harnesses, unavailable)
+            if error is not None and ended():
+                return
             if error is None:
                 tracker.complete(spec.model_id)
             elif wait_s is not None and is_passing(error):

@@ -96,7 +96,6 @@ class Neuron:
         self._refusals = Occasional(time.monotonic)
         self._tasks: TaskGroup | None = None
         self.closing = False
-        self._prewarming: anyio.CancelScope | None = None
         sources = Sources.of(config.engine, environ)
         loader = Loader(config, runtime, sources, self._nursery, environ)
         self.metrics = Metrics(self.build, self.present)
@@ -188,12 +187,11 @@ class Neuron:
             await self._sampler.first()
             await bind()
             self._began_s = time.monotonic()
-            self._prewarming = anyio.CancelScope()
             if not self.closing:
                 self._nursery.prepare()
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
-                tasks.start_soon(self._activate, self._prewarming)
+                tasks.start_soon(self._activate)
                 try:
                     yield self
                 finally:
@@ -210,8 +208,6 @@ class Neuron:
         """Refuse what comes from now on, and whoever waits for a seat; load no further model."""
         self.closing = True
         self._sampler.wait_no_longer()
-        if self._prewarming is not None:
-            self._prewarming.cancel()
         self.registry.close_doors(ShuttingDown)
 
     def router(self) -> Router:
@@ -280,16 +276,13 @@ class Neuron:
         with Story.of(request, surface).watching():  # it wanted an answer: it has a line in the log
             raise InvalidApiKey
 
-    async def _activate(self, scope: anyio.CancelScope) -> None:
-        """Load the default models, in a scope that the shutdown leaves at once."""
-        if self.closing:
-            return
-        with scope:
-            await activate(
-                self.config.default_models,
-                self.activation,
-                self.load,
-                harnesses=self.config.harness_names,
-                unavailable=self.hardware.unavailable,
-            )
-            self.activated.set()
+    async def _activate(self) -> None:
+        await activate(
+            self.config.default_models,
+            self.activation,
+            self.load,
+            harnesses=self.config.harness_names,
+            unavailable=self.hardware.unavailable,
+            ended=lambda: self.closing,
+        )
+        self.activated.set()

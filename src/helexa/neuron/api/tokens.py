@@ -53,9 +53,7 @@ async def tokenize(neuron: Neuron, request: Request) -> Response:
             strings = [model.tokenizer.decode([id], skip_special_tokens=False) for id in ids]
         return ok(tokenized(ids, slot.context_tokens(), strings))
 
-    return await anyio.to_thread.run_sync(
-        placed, slot, count, limiter=neuron.threads.counting
-    )
+    return await anyio.to_thread.run_sync(placed, slot, count, limiter=neuron.threads.counting)
 
 
 async def detokenize(neuron: Neuron, request: Request) -> Response:

@@ -49,6 +49,7 @@ class LoadWatch:
         self._heard_s = time.monotonic()
         self._gate = threading.Lock()
         self._host: Closable | None = None
+        self._stalled: LoadError | None = None
 
     def progress(self, name: str, done: int, total: int | None) -> None:
         """Something has arrived."""
@@ -85,7 +86,7 @@ class LoadWatch:
                 )
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            failure = cause_of(group)
+            failure = self._reason(group)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):  # bounded: a child is killed in time
                 await anyio.to_thread.run_sync(self.cancel, limiter=self._threads.ending)
@@ -100,11 +101,20 @@ class LoadWatch:
             self._refuse_if_cancelled()
             if self._host is None and time.monotonic() - self._heard_s > self._stall_s:
                 self._give_up()
-                raise LoadError(
+                self._stalled = LoadError(
                     f"fetching '{self._model_id}' made no progress for {self._stall_s:g} seconds",
                     hint="check the network, then load it again; what has arrived is kept",
                 )
+                raise self._stalled
             await anyio.sleep(LOOK_EVERY_S)
+
+    def _reason(self, group: BaseExceptionGroup[BaseException]) -> BaseException:
+        """Why a load ended; what a thread says that was made to stop is not it."""
+        if self._stalled is not None:
+            return self._stalled
+        if self.cancelled.is_set():
+            return self._was_cancelled()
+        return cause_of(group.exceptions[0])
 
     def _give_up(self) -> None:
         self.cancelled.set()
@@ -112,7 +122,10 @@ class LoadWatch:
 
     def _refuse_if_cancelled(self) -> None:
         if self.cancelled.is_set():
-            raise EngineClosed(f"load of '{self._model_id}' was cancelled")
+            raise self._was_cancelled()
+
+    def _was_cancelled(self) -> EngineClosed:
+        return EngineClosed(f"load of '{self._model_id}' was cancelled")
 
 
 def fetch(

@@ -22,8 +22,8 @@ from helexa.neuron.metrics import Metrics
 from helexa.neuron.recovery import State
 from helexa.neuron.slots import Loader, Slot
 from helexa.neuron.sources import Sources
-from helexa.neuron.unbuilt import refuse_unbuilt
 from helexa.neuron.threads import Threads
+from helexa.neuron.unbuilt import refuse_unbuilt
 from helexa.protocol.envelope import chain_text
 from helexa.refusals import ModelNotFound, ModelUnloaded
 from helexa.streams import LoopMailbox

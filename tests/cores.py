@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,13 @@ from helexa.engine.outputs import EngineFacts, EngineStatus, Request, StepOutput
 from helexa.engine.params import SamplingParams
 from helexa.engine.process.messages import Build
 from helexa.engine.process.worker import Report
-from helexa.errors import DeviceError, InvalidRequest, NumericalError, OutOfMemory
+from helexa.errors import (
+    DeviceError,
+    InvalidRequest,
+    NumericalError,
+    OutOfMemory,
+    UnsupportedGrammar,
+)
 from tests.waiting import wait_until
 
 FACTS = EngineFacts("cpu", "float32", 1, 0.0, 64, 1024, 1024)
@@ -43,6 +50,16 @@ class Controls:
         """The next step, or building (``build``, ``slow``), goes wrong."""
         (self.folder / "fault").write_text(how)
 
+    def hold_preparing(self) -> None:
+        """No request with a grammar is ready for the core from now on."""
+        (self.folder / "hold_preparing").touch()
+
+    def release_preparing(self) -> None:
+        (self.folder / "hold_preparing").unlink()
+
+    def wait_for_preparing(self) -> None:
+        wait_until((self.folder / "preparing").exists, 20)
+
     def wait_for_a_step(self) -> None:
         wait_until((self.folder / "in_step").exists, 20)
 
@@ -56,8 +73,12 @@ class Controls:
         return (self.folder / "closed").exists()
 
 
+class Panic(BaseException):
+    """As libraries in Rust raise, which is no Exception."""
+
+
 class CountingCore:
-    """Gives each request the tokens 0, 1, 2, …; a 99 in a prompt makes reading it fail.
+    """Gives each request the tokens 0, 1, 2, …; a 99 or 96 in a prompt makes reading it fail.
 
     98 ends a request with NaN logits, 97 with a lack of memory: errors that are its own.
     """
@@ -73,9 +94,19 @@ class CountingCore:
     def idle(self) -> bool:
         return not self._counts and not self._refused
 
+    def prepare(self, request: Request) -> None:
+        assert request.grammar is not None
+        (self._folder / "preparing").touch()
+        while (self._folder / "hold_preparing").exists():
+            time.sleep(0.002)
+        if request.grammar.text == "unheard of":
+            raise UnsupportedGrammar("nobody can write that", param="response_format")
+
     def submit(self, request: Request) -> int:
         if 99 in request.token_ids:
             raise ZeroDivisionError("nobody thought of that")
+        if 96 in request.token_ids:
+            raise Panic("index out of bounds")
         if not request.token_ids:
             raise InvalidRequest("the prompt is empty", code="empty_prompt")
         self._next += 1
@@ -102,8 +133,15 @@ class CountingCore:
                 raise DeviceError("the card fell off the bus")
             case "memory":
                 raise DeviceError("the card is full", out_of_memory=True)
+            case "noise":
+                sys.stdout.write("\x1enoise from a library, Authorization: Bearer abcdef\n")
+                sys.stdout.flush()
+                sys.stderr.write("half a line ")
+                raise RuntimeError("with the token hf_abcdefgh1234")
             case "bug":
                 raise RuntimeError("bug")
+            case "panic":
+                raise Panic("index out of bounds")
             case "exit":
                 os._exit(3)
         outputs, self._refused = self._refused, []

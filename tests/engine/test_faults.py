@@ -7,8 +7,16 @@ import weakref
 import pytest
 import torch
 
+from helexa.engine.faults import device_failed, own_error
 from helexa.engine.tracebacks import drop_locals
-from helexa.errors import DeviceError, EngineClosed, EngineLost, NumericalError, OutOfMemory
+from helexa.errors import (
+    DeviceError,
+    EngineClosed,
+    EngineLost,
+    HelexaError,
+    NumericalError,
+    OutOfMemory,
+)
 from tests.engine.paged import END, VOCAB, Bench, alone
 
 
@@ -107,26 +115,51 @@ def test_E094_the_sampler_may_run_out_of_memory_too(monkeypatch: pytest.MonkeyPa
 
 def test_E094_three_in_a_row_are_a_device_fault() -> None:
     bench = Bench(max_batch=1)
-    for n in range(5):
-        bench.submit([n] * 5, max_tokens=9)
-    bench.runner.faults = [MemoryError()]
-    bench.step()
-    bench.step()
+    for n in range(7):
+        bench.submit([n] * 5, max_tokens=2, ignore_eos=True)
+    for _ in range(2):  # one that comes to its end begins the count anew
+        bench.runner.faults = [MemoryError()]
+        for _ in range(3):
+            bench.step()
     bench.runner.faults = [torch.OutOfMemoryError() for _ in range(3)]
     bench.step()
     bench.step()
-    with pytest.raises(DeviceError):
+    with pytest.raises(DeviceError) as raised:
         bench.step()
+    assert raised.value.out_of_memory
     assert bench.core.idle
     with pytest.raises(EngineLost):
         bench.submit([1])
+
+
+def test_E094_a_row_that_goes_on_does_not_hide_that_nobody_can_begin() -> None:
+    bench = Bench(max_batch=2)
+    bench.submit([1] * 5, max_tokens=90, ignore_eos=True)
+    bench.step()
+    for n in (2, 3):
+        lost = bench.submit([n] * 5)
+        bench.runner.faults = [torch.OutOfMemoryError()]
+        bench.step()
+        assert isinstance(bench.last(lost).error, OutOfMemory)
+        bench.step()  # the first has another token
+    bench.submit([4] * 5)
+    bench.runner.faults = [torch.OutOfMemoryError()]
+    with pytest.raises(DeviceError):
+        bench.step()
+
+
+LAUNCH_FAILED = torch.AcceleratorError("launch failed")
 
 
 class Activations:
     """Something large that a step holds in a local variable."""
 
 
-@pytest.mark.parametrize("fault", [torch.OutOfMemoryError("full"), RuntimeError("lost")], ids=repr)
+@pytest.mark.parametrize(
+    "fault",
+    [torch.OutOfMemoryError("full"), ValueError("bug"), LAUNCH_FAILED],
+    ids=lambda fault: type(fault).__name__,
+)
 def test_an_error_that_is_kept_holds_nothing_of_the_step(
     fault: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +173,7 @@ def test_an_error_that_is_kept_holds_nothing_of_the_step(
 
     monkeypatch.setattr(bench.runner, "run", run)
     request_id = bench.submit([1, 2, 3])
-    if isinstance(fault, torch.OutOfMemoryError):
+    if fault is not LAUNCH_FAILED:
         bench.step()
         assert bench.last(request_id).error.__cause__ is fault
     else:
@@ -152,16 +185,67 @@ def test_an_error_that_is_kept_holds_nothing_of_the_step(
     assert fault.__traceback__ is not None
 
 
-@pytest.mark.parametrize("fault", [RuntimeError("launch failed"), ValueError("bug")], ids=repr)
-def test_any_other_fault_ends_the_core(fault: Exception) -> None:
+@pytest.mark.parametrize("fault", [LAUNCH_FAILED, DeviceError("gone")], ids=repr)
+def test_a_fault_of_the_device_ends_the_core(fault: Exception) -> None:
     bench = Bench()
     bench.submit([1, 2, 3])
     bench.runner.faults = [fault]
     with pytest.raises(DeviceError, match=str(fault)) as raised:
         bench.step()
-    assert raised.value.__cause__ is fault
+    assert fault in (raised.value, raised.value.__cause__)
     assert bench.core.idle
     assert bench.core.status().kv_used_mb == 0
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("a bad shape"), ValueError("bug")], ids=repr)
+def test_n140_any_other_fault_fails_what_its_step_began(fault: Exception) -> None:
+    """Not the device's: the state it keeps is that of before the step, so what ran goes on."""
+    bench = Bench(max_batch=4)
+    rows = {(n,) * 5: bench.submit([n] * 5, max_tokens=30, ignore_eos=True) for n in (1, 2)}
+    bench.step()
+    bench.step()
+    lost = bench.submit([3] * 9, max_tokens=9)
+    bench.runner.faults = [fault]
+    assert [output.id for output in bench.step()] == [lost]
+    error = bench.last(lost).error
+    assert type(error) is HelexaError
+    assert (error.status, error.code, str(fault) in str(error)) == (500, None, True)
+    bench.run()
+    for prompt, request_id in rows.items():
+        assert bench.tokens(request_id) == alone(prompt, max_tokens=30, ignore_eos=True)[0]
+    again = bench.submit([3] * 9, max_tokens=9)
+    bench.run()
+    assert bench.tokens(again) == alone([3] * 9, max_tokens=9)[0]
+    assert bench.core.status().kv_used_mb == 0
+
+
+def test_a_fault_that_comes_again_fails_all_of_its_step() -> None:
+    """It was not the new one's then; whose it was cannot be told."""
+    bench = Bench(max_batch=2)
+    old = bench.submit([1] * 5, max_tokens=30, ignore_eos=True)
+    bench.step()
+    new, waiting = (bench.submit([n] * 5, max_tokens=9) for n in (2, 3))
+    bench.runner.faults = [ValueError("bug"), ValueError("bug")]
+    assert [output.id for output in bench.step()] == [new]
+    assert {output.id for output in bench.step()} == {old, waiting}
+    assert bench.core.idle
+    assert bench.core.status().kv_used_mb == 0
+    last = bench.submit([4] * 5, max_tokens=9)
+    bench.run()
+    assert bench.tokens(last) == alone([4] * 5, max_tokens=9)[0]
+
+
+def test_whose_fault_an_exception_is() -> None:
+    """An accelerator that has failed fails again when it is waited for; so does a missing one."""
+    for error in (LAUNCH_FAILED, DeviceError("gone")):
+        assert device_failed(error, "cpu")
+    assert not device_failed(RuntimeError("a bad shape"), "cpu")
+    assert device_failed(RuntimeError("a bad shape"), "cuda:0") is not torch.cuda.is_available()
+
+
+def test_what_ends_a_program_is_nobodys_own() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        own_error(KeyboardInterrupt())
 
 
 def test_a_closed_core_takes_nothing() -> None:

@@ -17,6 +17,7 @@ from helexa.engine.outputs import Request, StepOutput
 from helexa.engine.params import SamplingParams
 from helexa.engine.sampling import Sampled, Sampler, SampleRow
 from helexa.errors import InvalidRequest, UnsupportedGrammar
+from tests.cores import Panic
 
 FEW_PAGES = EngineConfig(kv_memory_mb=1, block_size=4, prefix_cache=False, max_batch=4)
 ONE_ANSWER = 51  # pages
@@ -187,3 +188,49 @@ def test_a_real_grammar_survives_all_of_that_too() -> None:
         for done in (1, len(whole) // 2, len(whole) - 3):
             (outputs,) = run(core, replace(one, generated=tuple(whole[:done])))
             assert whole[:done] + tokens(outputs) == whole
+
+
+class Broken(Counting):
+    """A library that fails in a way of its own: with an error, or with a panic."""
+
+    def __init__(self, fault: BaseException, at: str) -> None:
+        super().__init__(frozenset(), 120, None)
+        self.fault, self.at = fault, at
+
+    def fill(self) -> bytes:
+        if self.at == "fill" and self.count:
+            raise self.fault
+        return super().fill()
+
+    def accept(self, token_id: int) -> None:
+        if self.at == "accept" and self.count:
+            raise self.fault
+        super().accept(token_id)
+
+
+class BrokenMasks(CountingMasks):
+    """A factory of such masks for prompts that begin with token 9."""
+
+    def __init__(self, fault: BaseException, at: str) -> None:
+        super().__init__()
+        self.fault, self.at = fault, at
+
+    def start(
+        self, spec: GrammarSpec, prompt: Sequence[int], ends: frozenset[int], max_tokens: int
+    ) -> TokenMask:
+        if prompt[0] == 9:
+            return Broken(self.fault, self.at)
+        return super().start(spec, prompt, ends, max_tokens)
+
+
+@pytest.mark.parametrize("at", ["fill", "accept"])
+@pytest.mark.parametrize("fault", [IndexError("bug"), Panic("bug")], ids=repr)
+def test_a_mask_that_breaks_fails_alone(fault: BaseException, at: str) -> None:
+    calm = tokens(run(core_of(CountingMasks()), request(1))[0])
+    core = core_of(BrokenMasks(fault, at))
+    broken, sound = run(core, request(0, prompt=(9, 6, 7)), request(1))
+    assert tokens(sound) == calm
+    assert len(tokens(broken)) == 1
+    assert broken[-1].error is not None
+    assert (broken[-1].error.status, "bug" in str(broken[-1].error)) == (500, True)
+    assert core.status().kv_used_mb == 0

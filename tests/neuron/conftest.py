@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -10,7 +10,9 @@ import pytest
 import trio.testing
 from openai import OpenAI
 
+from helexa.neuron.recovery import Policy
 from tests.neuron.daemons import Daemon, running, with_tiny
+from tests.neuron.stages import QUICK, Stage
 from tests.neuron.virtual_time import JumpingLoop
 
 
@@ -43,3 +45,19 @@ def http(daemon: Daemon) -> Iterator[httpx.Client]:
     """A plain client, for what the official one has no words for."""
     with httpx.Client(base_url=daemon.url, timeout=60) as http:
         yield http
+
+
+@pytest.fixture
+def stages() -> Iterator[Callable[..., Stage]]:
+    """Makes models that have been loaded and may be lost."""
+    made: list[Stage] = []
+
+    def make(policy: Policy = QUICK) -> Stage:
+        stage = Stage(policy)
+        made.append(stage)
+        stage.host.start()
+        return stage
+
+    yield make
+    for stage in made:
+        stage.host.close()

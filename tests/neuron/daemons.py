@@ -27,6 +27,7 @@ from helexa.neuron.ids import ModelSpec
 from helexa.neuron.logs import TRACE, TextFormatter, fields_of
 from helexa.neuron.runtime import Runtime, read_runtime
 from helexa.neuron.slots import Slot
+from helexa.opening import CHILD
 from tests.waiting import wait_until
 
 TINY = "builtin:helexa/tiny"
@@ -142,21 +143,26 @@ def running(
     *,
     sampler: Sampler | None = None,
     activated: bool = True,
+    builder: str = CHILD,
+    drain_s: float = 5.0,
 ) -> Iterator[Daemon]:
     """A daemon, with its default models loaded if ``activated``; no request may have ended twice.
 
-    Without ``runtime`` the environment says how it runs.
+    Without ``runtime`` the environment says how it runs. ``builder`` makes the cores. Who still
+    runs ``drain_s`` after the end of the block is told that it ends.
     """
     environ = environ or {}
     ready: Queue[tuple[str, Neuron]] = Queue()
     done = threading.Event()
 
     async def main() -> None:
-        neuron = Neuron(config, runtime or read_runtime(environ), environ, sampler=sampler)
+        settings = runtime or read_runtime(environ)
+        neuron = Neuron(config, settings, environ, sampler=sampler, builder=builder)
         async with (
             neuron.running(),
             serving(
                 *(neuron.router(), neuron.server_config()),
+                drain_s=drain_s,
                 render=render,
                 observe=neuron.observe,
                 refused=neuron.refused,

@@ -8,8 +8,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -164,6 +165,40 @@ def test_n141_unload_recovering(daemon: Daemon) -> None:
     assert daemon.status(COPY) is None
     assert slot.host.pid is None
     assert not any(("model", COPY) in labels for _, labels in daemon.metrics())
+
+
+def test_a_model_that_is_back_has_the_memory_it_finds(daemon: Daemon) -> None:
+    """Another model took some meanwhile: what was there before must not be handed out."""
+    daemon.ensure(COPY)
+    slot = daemon.slot(COPY)
+    host = cast("Any", slot.host)
+    make, before = host._make, report_of(daemon, COPY)
+
+    def with_less(on_loss: Any) -> Any:
+        made = make(on_loss)
+        made._order = replace(made._order, config=replace(made._order.config, kv_memory_mb=2))
+        return made
+
+    host._make = with_less
+    os.kill(daemon.child(COPY), signal.SIGKILL)
+    wait_until(lambda: slot.state == "recovering")
+    wait_until(lambda: slot.state == "loaded", 100)
+    after = report_of(daemon, COPY)
+    assert 0 < after["kv_budget_mb"] <= 2 < before["kv_budget_mb"]
+    assert after["kv_available_mb"] == after["kv_budget_mb"]
+    (info,) = [m for m in daemon.http.get("/models").json() if m["id"] == COPY]
+    room = 2 * 2**20 // slot.model.info.kv_bytes_per_token
+    assert info["limit"]["context"] <= room
+    text = {"model": COPY, "prompt": "x"}
+    assert daemon.http.post("/tokenize", json=text).json()["max_model_len"] <= room
+    daemon.http.post("/models/unload", json={"model_id": COPY})
+
+
+def report_of(daemon: Daemon, id: str) -> dict[str, Any]:
+    """What the health of a daemon says of one model."""
+    models = daemon.http.get("/health").json()["models"]
+    found: dict[str, Any] = next(model for model in models if model["id"] == id)
+    return found
 
 
 def test_n138_debug_poison(daemon: Daemon) -> None:

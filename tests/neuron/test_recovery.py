@@ -2,129 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from queue import Queue
 
 import pytest
 
 from helexa.engine.config import EngineConfig
-from helexa.engine.core_loop import Deliver
 from helexa.engine.outputs import (
-    CacheReport,
-    EngineFacts,
-    EngineStatus,
     Request,
     StepOutput,
     Timing,
 )
 from helexa.engine.params import SamplingParams
 from helexa.engine.process.children import Nursery
-from helexa.engine.process.host import Loss, LossCause, ProcessHost
+from helexa.engine.process.host import Loss, ProcessHost
 from helexa.engine.process.messages import Build
 from helexa.errors import EngineClosed, EngineLost, LoadError, NumericalError
-from helexa.neuron.recovery import Policy, RecoveringHost, State
-from tests.cores import FACTS, LONG, REQUEST
-from tests.waiting import wait_until
-
-QUICK = Policy(pauses=(0.0,))
-
-
-class FakeHost:
-    """A host whose tokens and whose death are the test's to give."""
-
-    def __init__(self, on_loss: Callable[[Loss], None], fault: Exception | None) -> None:
-        self.loss: Loss | None = None
-        self.open: dict[int, tuple[Request, Deliver]] = {}
-        self.aborted: list[int] = []
-        self.closed = False
-        self._on_loss = on_loss
-        self._fault = fault
-        self._ids = itertools.count(1000)
-
-    def start(self) -> EngineFacts:
-        if self._fault is not None:
-            raise self._fault
-        return FACTS
-
-    def submit(self, request: Request, deliver: Deliver) -> int:
-        if self.loss is not None:
-            raise self.loss.error
-        id = next(self._ids)
-        self.open[id] = (request, deliver)
-        return id
-
-    def abort(self, request_id: int, *, completed: bool = False) -> None:
-        self.aborted.append(request_id)
-        self.open.pop(request_id, None)
-
-    def status(self) -> EngineStatus:
-        return EngineStatus(running=len(self.open))
-
-    def close(self, timeout_s: float = 5.0) -> bool:
-        self.closed = True
-        return True
-
-    def kill(self) -> None:
-        self.die()
-
-    def give(self, *tokens: int, last: bool = False) -> None:
-        """Every open request gets these tokens."""
-        for id, (_, deliver) in list(self.open.items()):
-            finish = "length" if last else None
-            timing, cache = Timing(1.0, 2.0, 3.0), CacheReport(0, "new")
-            deliver(StepOutput(id, tokens, finish_reason=finish, timing=timing, cache=cache))
-
-    def die(self, cause: LossCause = "exit", *, reaped: bool = True) -> None:
-        self.loss = Loss(cause, EngineLost("it died"), reaped)
-        for id, (_, deliver) in list(self.open.items()):
-            deliver(StepOutput(id, error=self.loss.error))
-        self._on_loss(self.loss)
-
-
-class Stage:
-    """A RecoveringHost over fake hosts; ``faults`` are what starting the next ones raises."""
-
-    def __init__(self, policy: Policy = QUICK) -> None:
-        self.hosts: list[FakeHost] = []
-        self.faults: list[Exception | None] = []
-        self.changes: list[tuple[State, str]] = []
-        self.now = 0.0
-        self.host = RecoveringHost(
-            self.make, policy, on_change=lambda *what: self.changes.append(what), clock=self.clock
-        )
-
-    def make(self, on_loss: Callable[[Loss], None]) -> FakeHost:
-        self.hosts.append(FakeHost(on_loss, self.faults.pop(0) if self.faults else None))
-        return self.hosts[-1]
-
-    def clock(self) -> float:
-        return self.now
-
-    def recovered(self, lives: int) -> FakeHost:
-        """The host of the life ``lives``, once it is there."""
-        wait_until(lambda: len(self.hosts) == lives and self.host.state == "loaded")
-        return self.hosts[-1]
-
-
-@pytest.fixture
-def stages() -> Iterator[Callable[..., Stage]]:
-    made: list[Stage] = []
-
-    def make(policy: Policy = QUICK) -> Stage:
-        stage = Stage(policy)
-        made.append(stage)
-        stage.host.start()
-        return stage
-
-    yield make
-    for stage in made:
-        stage.host.close()
-
-
-def read(queue: Queue[StepOutput]) -> StepOutput:
-    return queue.get(timeout=10)
+from helexa.neuron.recovery import Policy, RecoveringHost
+from tests.cores import LONG, REQUEST
+from tests.neuron.stages import FakeHost, Stage, read
 
 
 def test_a_request_goes_on_with_what_its_reader_has(stages: Callable[..., Stage]) -> None:
@@ -242,40 +139,6 @@ def test_loading_again_is_tried_with_pauses_then_given_up(stages: Callable[..., 
     assert stage.host.retry_if_due() is True
     stage.recovered(4)
     assert stage.host.retry_if_due() is False
-
-
-def test_a_storm_of_losses_is_not_recovered_from(stages: Callable[..., Stage]) -> None:
-    stage = stages()
-    for life in (1, 2):
-        stage.hosts[-1].die()
-        stage.recovered(life + 1)
-    stage.hosts[-1].die()
-    assert stage.host.state == "poisoned"
-    assert "3 times" in stage.host.detail
-
-
-def test_a_completed_request_ends_a_storm(stages: Callable[..., Stage]) -> None:
-    stage = stages()
-    for life in (1, 2, 3):
-        stage.host.submit(REQUEST, lambda output: None)
-        stage.hosts[-1].give(1, last=True)
-        stage.hosts[-1].die()
-        stage.recovered(life + 1)
-
-
-def test_a_storm_has_a_window(stages: Callable[..., Stage]) -> None:
-    stage = stages()
-    for life in (1, 2, 3):
-        stage.now += 400
-        stage.hosts[-1].die()
-        stage.recovered(life + 1)
-
-
-def test_a_process_that_cannot_be_killed_poisons(stages: Callable[..., Stage]) -> None:
-    stage = stages()
-    stage.hosts[0].die("deadline", reaped=False)
-    assert stage.host.state == "poisoned"
-    assert len(stage.hosts) == 1
 
 
 def test_a_child_that_dies_as_it_comes_back_counts_as_a_failed_try(

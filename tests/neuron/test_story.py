@@ -88,7 +88,7 @@ def test_n143_every_end(
         (BROKEN, 500, "request failed"),
     ],
 )
-def test_n140_benign(error: Exception, status: int, text: str) -> None:
+def test_what_failed_is_told_by_its_status(error: Exception, status: int, text: str) -> None:
     assert told(status, "done", error=error)[0] == text
 
 

@@ -13,6 +13,7 @@ from helexa.engine.allocation import refusals_as_memory_errors, unused_mb
 from helexa.engine.cache.blocks import BlockPool
 from helexa.engine.cache.pages import Pages
 from helexa.engine.config import EngineConfig
+from helexa.engine.faults import device_failed, own_error, ran_out
 from helexa.engine.intake import CoreSpec, Intake
 from helexa.engine.logit_changes import allowing
 from helexa.engine.masks import MaskFactory
@@ -60,6 +61,7 @@ class EngineCore:
     ``submit`` and ``abort`` at any time, ``step`` while not ``idle``. A request ends with an output
     that has ``finish_reason`` or ``error`` set, or with ``abort``. A fault of the device ends the
     core: ``step`` raises DeviceError, every open request is over, and none is accepted any more.
+    Any other exception of a step ends requests of that step, see `_failed`.
     ``clock`` gives seconds; ``masks`` is needed by requests with a grammar.
     """
 
@@ -92,7 +94,8 @@ class EngineCore:
         self._next_id = 0
         self._steps = 0
         self._step_s = self._model_s = 0.0
-        self._ooms = 0
+        self._ooms = 0  # since a request last came to its end
+        self._faulted = False  # whether the last step failed
         self._ended: HelexaError | None = None
 
     @property
@@ -104,6 +107,13 @@ class EngineCore:
     def idle(self) -> bool:
         """Whether a step would have nothing to do."""
         return not self._open and not self._ready
+
+    def prepare(self, request: Request) -> None:
+        """Do ahead what may take long, on any thread: what `submit` needs of it is then at hand.
+
+        Raises UnsupportedGrammar.
+        """
+        self._intake.prepare(request)
 
     def submit(self, request: Request) -> int:
         """Queue a request and return its id.
@@ -149,11 +159,9 @@ class EngineCore:
         sampling = [part.sequence for part in parts if part.samples]
         try:
             sampled = self._execute(parts, sampling)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            return outputs + self._out_of_memory(parts, error)
-        except Exception as error:  # the edge to the device: whatever failed there ends the core
-            self._finish(error)
-        self._ooms = 0
+        except Exception as error:  # the edge to the device
+            return outputs + self._failed(parts, error)
+        self._faulted = False
         self._scheduler.commit(parts)
         now = self._clock()
         outputs += [self._take(s, drawn, now) for s, drawn in zip(sampling, sampled, strict=True)]
@@ -218,8 +226,8 @@ class EngineCore:
                 continue
             try:
                 rows[at] = allowing(rows[at], seq.mask.fill(), self.spec.vocab_size)
-            except HelexaError as error:
-                refused[at] = error
+            except BaseException as error:  # whatever a library makes of it: no other row's
+                refused[at] = own_error(error)
         return refused
 
     def _sample_row(self, seq: Row) -> SampleRow:
@@ -244,9 +252,9 @@ class EngineCore:
             return self._last(seq, now, finish_reason="stop", cache=report)
         try:
             seq.append(sampled.token_id)
-        except HelexaError as error:
+        except BaseException as error:  # whatever a library makes of it: no other row's
             self._drop(seq)
-            return self._last(seq, now, error=error)
+            return self._last(seq, now, error=own_error(error))
         new: dict[str, Any] = {
             "token_ids": (sampled.token_id,),
             "logprobs": (sampled.logprob,) if sampled.logprob is not None else (),
@@ -271,6 +279,7 @@ class EngineCore:
         if seq.first_token_s is not None:
             here = len(seq.generated) - seq.first_index
             self._rates.add_decode(here, now - seq.first_token_s)
+        self._ooms = 0
         self._drop(seq)
 
     def _drop(self, seq: Row, *, forget: bool = False) -> None:
@@ -297,22 +306,39 @@ class EngineCore:
             **new,
         )
 
-    def _out_of_memory(self, parts: list[Part], cause: BaseException) -> list[StepOutput]:
-        """The device had no memory for a step: what asked for too much fails, the rest is retried.
+    def _failed(self, parts: list[Part], cause: BaseException) -> list[StepOutput]:
+        """A step has failed: end what it was probably about, or the core if that was the device.
 
-        That is the step's prompts, or in a step without any its youngest row. The third time in a
-        row, everything fails.
+        Nothing has been committed then, so the rest is run again from where it was: keys and values
+        are written beyond what counts as computed, and masks are told only of tokens that were
+        drawn. A lack of memory is due to the step's prompts, or in a step without any to its
+        youngest row; the third without a request that came to its end between them is the device's.
+        Anything else is due to the prompts too, and when it comes again to all of the step.
         """
-        self._ooms += 1
-        if self._ooms >= OOM_LIMIT:
+        prompts = [seq for seq, _ in parts if seq.prefilling]
+        if ran_out(cause):
+            self._ooms += 1
+            if self._ooms >= OOM_LIMIT:
+                self._finish(cause)
+            return self._no_room(prompts or [parts[-1].sequence], cause)
+        if device_failed(cause, self.facts.device):
             self._finish(cause)
+        blamed = prompts if prompts and not self._faulted else [part.sequence for part in parts]
+        self._faulted = True
+        error, now = own_error(cause), self._clock()
+        drop_locals(cause)
+        for seq in blamed:
+            self._drop(seq, forget=True)
+        return [self._last(seq, now, error=error) for seq in blamed]
+
+    def _no_room(self, blamed: list[Row], cause: BaseException) -> list[StepOutput]:
+        """End requests for which the device had no memory."""
         drop_locals(cause)  # they hold what the step had claimed so far
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         now = self._clock()
         outputs = []
-        prompts = [seq for seq, _ in parts if seq.prefilling]
-        for seq in prompts or [parts[-1].sequence]:
+        for seq in blamed:
             kv = self.facts.kv_bytes_per_token
             error = OutOfMemory(
                 "the device ran out of memory in a step of this request",
@@ -332,7 +358,7 @@ class EngineCore:
             fault = DeviceError(
                 f"the device failed in a step ({type(cause).__name__}: {cause})",
                 hint="load the model again",
-                out_of_memory=isinstance(cause, torch.OutOfMemoryError | MemoryError),
+                out_of_memory=ran_out(cause),
             )
         self._ended = EngineLost("the engine ended on a device fault", hint="load the model again")
         self.close()

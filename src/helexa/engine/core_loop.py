@@ -35,6 +35,7 @@ class Core(Protocol):
     def facts(self) -> EngineFacts: ...
     @property
     def idle(self) -> bool: ...
+    def prepare(self, request: Request) -> None: ...
     def submit(self, request: Request) -> int: ...
     def abort(self, request_id: int, *, completed: bool = False) -> None: ...
     def step(self) -> list[StepOutput]: ...
@@ -50,6 +51,15 @@ class Submit:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A request that failed before the core could have it."""
+
+    id: int
+    error: HelexaError
+    deliver: Deliver
+
+
+@dataclass(frozen=True, slots=True)
 class Abort:
     id: int
     completed: bool = False
@@ -60,7 +70,7 @@ class Close:
     pass
 
 
-Message = Submit | Abort | Close
+Message = Submit | Refused | Abort | Close
 
 
 class CoreLoop:
@@ -100,7 +110,8 @@ class CoreLoop:
         except DeviceError as error:
             drop_locals(error)
             reason = error.with_traceback(None)
-        except Exception as error:  # the edge of the thread: every caller is told
+        except BaseException as error:  # the edge of the thread, and a panic in a library is no
+            # Exception: every caller is told
             log.exception("the engine stopped on an unexpected error")
             reason = EngineLost(
                 f"the engine stopped on {type(error).__name__}: {error}",
@@ -132,6 +143,8 @@ class CoreLoop:
         match message:
             case Submit(host_id, request, deliver):
                 self._accept(host_id, request, deliver)
+            case Refused(host_id, error, deliver):
+                hand_to(deliver, StepOutput(host_id, error=error))
             case Abort(host_id, completed):
                 self._abort(host_id, completed)
             case Close():
@@ -146,7 +159,7 @@ class CoreLoop:
     def _accept(self, host_id: int, request: Request, deliver: Deliver) -> None:
         try:
             core_id = self._core.submit(request)
-        except Exception as error:  # whatever it is, it is this request's: no other is touched
+        except BaseException as error:  # also a library's panic: it is this request's alone
             hand_to(deliver, StepOutput(host_id, error=_refusal(error)))
             return
         self._open[core_id] = (host_id, deliver)
@@ -178,11 +191,11 @@ class CoreLoop:
         with contextlib.suppress(Empty):
             while True:
                 message = self._inbox.get_nowait()
-                if isinstance(message, Submit):
+                if isinstance(message, Submit | Refused):
                     hand_to(message.deliver, StepOutput(message.id, error=reason))
 
 
-def _refusal(error: Exception) -> HelexaError:
+def _refusal(error: BaseException) -> HelexaError:
     """Why a request was not taken, as an error of the tree."""
     if isinstance(error, HelexaError):
         return error.with_traceback(None)

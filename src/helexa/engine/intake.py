@@ -51,6 +51,11 @@ class Intake:
         self.capacity_tokens = spec.budget_blocks * config.block_size
         self._block_size = config.block_size
 
+    def prepare(self, request: Request) -> None:
+        """Have the grammar of a request compiled; safe on any thread. Raises UnsupportedGrammar."""
+        if request.grammar is not None and self._masks is not None:
+            self._masks.prepare(request.grammar)
+
     def sequence(self, id: int, request: Request) -> Sequence:
         """A sequence that is ready to be queued.
 

@@ -57,8 +57,8 @@ class MaskFactory(Protocol):
     def prepare(self, spec: GrammarSpec) -> None:
         """Compile a spec ahead of time, which may take long; `start` is quick afterwards.
 
-        Raises UnsupportedGrammar if it cannot be expressed, or not within bounds. Called by whoever
-        takes a request, on a thread that may wait, before it reaches the core.
+        Raises UnsupportedGrammar if it cannot be expressed, or not within bounds. Called on a
+        thread that may wait, before a request reaches the core.
         """
         ...
 

@@ -151,9 +151,9 @@ class Admission:
         """Refuse everyone who waits and whoever comes later, each with an error of its own."""
         self._seating.close(reason)
 
-    def renewed(self) -> Admission:
-        """A door of the same rules and the same budget, where nothing has happened yet."""
-        budget_mb = self._seating.kv_budget_mb
+    def renewed(self, kv_budget_mb: int | None = None) -> Admission:
+        """A door of the same rules, where nothing has happened yet; without a budget, the same."""
+        budget_mb = self._seating.kv_budget_mb if kv_budget_mb is None else kv_budget_mb
         return Admission(self._model_id, self._config, kv_budget_mb=budget_mb, clock=self._clock)
 
     def report(self, tok_s_prefill: float = 0, tok_s_decode: float = 0) -> ModelLoad:

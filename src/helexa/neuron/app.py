@@ -70,7 +70,10 @@ log = logging.getLogger(__name__)
 
 
 class Neuron:
-    """One host's models behind HTTP. ``port`` is set by whoever binds one; ``closing``: it ends."""
+    """One host's models behind HTTP. ``port`` is set by whoever binds one; ``closing``: it ends.
+
+    ``builder`` is what makes the core in a child process (see `worker`); tests have their own.
+    """
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class Neuron:
         environ: Mapping[str, str],
         *,
         sampler: Sampler | None = None,
+        builder: str = CHILD,
     ) -> None:
         self.config = config
         self.runtime = runtime
@@ -91,7 +95,7 @@ class Neuron:
         self._machine = read_machine()
         self._sampler = sampler or Sampler()
         self.threads = Threads()
-        self._nursery = Nursery(builder=CHILD)
+        self._nursery = Nursery(builder=builder)
         self._bearer = required_bearer(config.auth_env, environ)
         self._refusals = Occasional(time.monotonic)
         self._tasks: TaskGroup | None = None

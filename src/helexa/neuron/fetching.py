@@ -61,13 +61,17 @@ class LoadWatch:
             self._refuse_if_cancelled()
             self._host = host
 
-    def cancel(self) -> None:
-        """End the load; its process is gone when this returns."""
+    @property
+    def host(self) -> Closable | None:
+        """What loads the files, once they are here."""
+        return self._host
+
+    def cancel(self) -> bool:
+        """End the load; whether its process is gone, which may take until its deadline."""
         with self._gate:
             self._give_up()
             host = self._host
-        if host is not None:
-            host.close(0.0)
+        return host is None or host.close(0.0)
 
     async def run(self, load: Callable[[], Loaded]) -> Loaded:
         """What ``load`` returns from a thread, which is left to itself if nobody waits any more.

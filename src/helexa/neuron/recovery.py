@@ -21,6 +21,7 @@ from helexa.errors import DeviceError, EngineClosed, EngineLost, HelexaError
 State = Literal["loading", "loaded", "recovering", "poisoned", "closed"]
 OF_THE_HOST: Final = (DeviceError, EngineLost)
 """What ends every request of a host at once; any other error is its request's own."""
+UNKILLED: Final = "the model's process cannot be killed"
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class MortalHost(Host, Protocol):
 
     @property
     def loss(self) -> Loss | None: ...
+    def gone(self) -> bool: ...
     def kill(self) -> None: ...
 
 
@@ -43,7 +45,7 @@ class Policy:
     ``pauses`` come before the second, third, … try of ``attempts``, the last one again and again.
     ``resume_wait`` is how long an interrupted request waits for its model; 0: it does not.
     ``storm`` losses within ``storm_window``, and no request completed in between, are enough.
-    A poisoned model is tried again on request, ``retry_after`` the last try.
+    A poisoned model is tried again on request, ``retry_after`` the end of the last try.
     """
 
     attempts: int = 3
@@ -108,6 +110,7 @@ class RecoveringHost:
         self.state: State = "loading"
         self.detail = ""
         self.load_s = 0.0
+        self.facts: EngineFacts | None = None  # of the present child, or of the last one
         self.recovering_since_s = 0.0
         self.recoveries: dict[str, int] = {}
         self._make = make
@@ -118,6 +121,7 @@ class RecoveringHost:
         self._lives = itertools.count(1)
         self._life = 0  # which of the hosts made so far is the present one
         self._host: MortalHost | None = None
+        self._unkilled: MortalHost | None = None  # of those before it, or it once it is closed
         self._records: dict[int, Record] = {}
         self._losses: list[float] = []  # since a request was last completed
         self._last_try_s = 0.0
@@ -130,6 +134,11 @@ class RecoveringHost:
         """The child's process id, None while there is none."""
         host = self._host
         return getattr(host, "pid", None) if self.state == "loaded" else None
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a process that was killed is still there; until it is gone nothing is loaded."""
+        return self._unkilled is not None and not self._unkilled.gone()
 
     def start(self) -> EngineFacts:
         return self._bring_up("loaded")
@@ -174,31 +183,42 @@ class RecoveringHost:
             self._host.kill()
 
     def close(self, timeout_s: float = 5.0) -> bool:
+        """As every host does; a model whose process is still there stays ``poisoned``."""
         with self._gate:
-            if self.state != "closed":
-                self._become("closed", "closed")
+            told = self.state == "closed"
+            self.state = "closed"
             self._stop.set()
             host = self._host
-        gone = host.close(timeout_s) if host is not None else True
+        gone = host is None or (host.close(timeout_s) and not self.stuck)
         recovery = self._recovery
         if recovery is not None and recovery is not threading.current_thread():
             recovery.join(timeout_s)
         closed = EngineClosed("the model was closed while this request ran")
         self._fail(list(self._records.values()), closed)
+        with self._gate:
+            if not gone:
+                self._unkilled = self._unkilled or host
+                self._become("poisoned", UNKILLED)
+            elif not told:
+                self._become("closed", "closed")
         return gone
 
     def retry_if_due(self) -> bool:
         """Try to bring a poisoned model back, unless the last try was just now."""
         with self._gate:
             due = self._clock() - self._last_try_s >= self._policy.retry_after
-            if self.state != "poisoned" or not due or self._busy:
+            if self.state != "poisoned" or not due or self._busy or self._stop.is_set():
+                return False
+            if self.stuck:
                 return False
             self._last_try_s = self._clock()
             self._recover_on_a_thread(attempts=1)
         return True
 
     def seconds_until_retry(self) -> float:
-        """How long until `retry_if_due` would try."""
+        """How long until `retry_if_due` would try, if there is nothing else against it."""
+        if self.stuck:
+            return self._policy.retry_after
         return max(0.0, self._last_try_s + self._policy.retry_after - self._clock())
 
     @property
@@ -213,20 +233,35 @@ class RecoveringHost:
         with self._gate:
             self._host = host  # so that closing reaches it while it loads
             self._refuse_if_closed()
-        facts = host.start()
+        facts = self._started(host)
         with self._gate:
             self._refuse_if_closed()
             if host.loss is not None:
+                self._keep_if_there(host)
                 raise host.loss.error
             self._life = life
+            self.facts = facts
             self.load_s = self._clock() - began
             self._become("loaded", cause)
             for record in list(self._records.values()):
                 self._run_again(record)
         return facts
 
+    def _started(self, host: MortalHost) -> EngineFacts:
+        try:
+            return host.start()
+        except BaseException:
+            self._keep_if_there(host)
+            raise
+        finally:
+            self._last_try_s = self._clock()
+
+    def _keep_if_there(self, host: MortalHost) -> None:
+        if not host.gone():
+            self._unkilled = host
+
     def _refuse_if_closed(self) -> None:
-        if self.state == "closed":
+        if self._stop.is_set():
             raise EngineClosed("the model was closed while it was loading")
 
     def _run_again(self, record: Record) -> None:
@@ -256,6 +291,7 @@ class RecoveringHost:
             told = record.taken(output, self._clock())
             if output.finished:
                 del self._records[record.id]
+            if output.finish_reason is not None:  # one that fails by itself shows no health
                 self._losses.clear()
         record.deliver(told)
 
@@ -273,7 +309,8 @@ class RecoveringHost:
             self._fail([r for r in self._records.values() if self._hopeless(r)], loss.error)
             waiting = list(self._records.values())  # fixed before anything can be resubmitted
             if not loss.reaped:
-                self._poison("the model's process cannot be killed")
+                self._unkilled = self._host
+                self._poison(UNKILLED)
             elif len(self._losses) >= policy.storm:
                 self._poison(f"lost {len(self._losses)} times with no request completed between")
             else:
@@ -297,18 +334,21 @@ class RecoveringHost:
         for attempt in range(attempts):
             if attempt and self._stop.wait(self._pause(attempt)):
                 return
+            if self.stuck:
+                detail = UNKILLED
+                break
             try:
                 self._bring_up("recovered")
             except EngineClosed:
                 return
             except Exception as error:  # whatever keeps it from loading: try again, then say so
                 log.warning("try %d of %d to load again failed: %s", attempt + 1, attempts, error)
-                reason = str(error)
+                detail = f"loading again failed {attempts} times: {error}"
                 continue
             return
         with self._gate:
-            if self.state != "closed":
-                self._poison(f"loading again failed {attempts} times: {reason}")
+            if not self._stop.is_set():
+                self._poison(detail)
 
     def _pause(self, attempt: int) -> float:
         pauses = self._policy.pauses

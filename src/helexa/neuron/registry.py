@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from helexa.neuron.fetching import LoadWatch
 from helexa.neuron.ids import ModelId, ModelSpec, find_slot, same_model
 from helexa.neuron.listing import Contents, preflight
 from helexa.neuron.metrics import Metrics
-from helexa.neuron.recovery import State
+from helexa.neuron.recovery import RecoveringHost, State
 from helexa.neuron.slots import Loader, Slot
 from helexa.neuron.sources import Sources
 from helexa.neuron.threads import Threads
@@ -45,6 +46,26 @@ class StillRunning(InvalidRequest):
         super().__init__(f"cannot unload '{id}': inference still in flight")
 
 
+class Unkillable(StillRunning):
+    """A model's process is still there although it was killed, and so is its memory."""
+
+    def __init__(self, id: str) -> None:
+        InvalidRequest.__init__(
+            self,
+            f"cannot unload '{id}': its process cannot be killed",
+            hint="try again later; a process that never ends takes a reboot of the host",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Remnant:
+    """What a load that failed has left: a process that could not be killed, on its devices."""
+
+    model_id: str
+    devices: tuple[int, ...]
+    host: RecoveringHost
+
+
 class Registry:
     """Slots by the name they were loaded by. For one event loop.
 
@@ -66,6 +87,7 @@ class Registry:
         self._closed: Callable[[], HelexaError] | None = None
         self._loading: dict[ModelId, anyio.Lock] = {}
         self._watches: dict[ModelId, LoadWatch] = {}
+        self._remnants: list[Remnant] = []
 
     @property
     def sources(self) -> Sources:
@@ -104,6 +126,7 @@ class Registry:
                 raise InvalidRequest(f"model '{spec.model_id}' already loaded")
             gpus = self._gpus()
             devices = spec.place(gpus)
+            self._refuse_held(devices, old)
             stall_s = self._loader.config.engine.load_stall_secs
             watch = LoadWatch(spec.model_id, stall_s, self._threads)
             changes: LoopMailbox[Change] = LoopMailbox()
@@ -119,6 +142,9 @@ class Registry:
             log.info("loading %s", spec.model_id)
             try:
                 slot = await self._timed(spec, self._fetched_and_loaded(spec, watch, old, load))
+            except BaseException:
+                self._keep_remnant(spec, devices, watch)
+                raise
             finally:
                 del self._watches[id]
             tasks.start_soon(self._follow, slot, changes)
@@ -133,6 +159,24 @@ class Registry:
         finally:
             if not lock.locked():
                 self._loading.pop(id, None)
+
+    def _refuse_held(self, devices: tuple[int, ...], old: str | None) -> None:
+        """Raises InvalidRequest if a process that cannot be killed holds one of some devices."""
+        self._remnants = [remnant for remnant in self._remnants if remnant.host.stuck]
+        held = [(slot.id, slot.devices) for slot in self.slots.values() if slot.host.stuck]
+        held += [(remnant.model_id, remnant.devices) for remnant in self._remnants]
+        for name, place in held:
+            if name == old or set(place) & set(devices):
+                raise InvalidRequest(
+                    f"device {', '.join(map(str, place))} is held by a process of '{name}' "
+                    "that cannot be killed",
+                    hint="try again later; a process that never ends takes a reboot of the host",
+                )
+
+    def _keep_remnant(self, spec: ModelSpec, devices: tuple[int, ...], watch: LoadWatch) -> None:
+        host = watch.host
+        if isinstance(host, RecoveringHost) and host.stuck:
+            self._remnants.append(Remnant(spec.model_id, devices, host))
 
     async def _fetched_and_loaded(
         self, spec: ModelSpec, watch: LoadWatch, old: str | None, load: Callable[[Contents], Slot]
@@ -193,13 +237,18 @@ class Registry:
             slot.door.close(reason)
 
     async def unload(self, model_id: str, *, force: bool = False) -> None:
-        """Unload a model, or cancel its loading. Raises ModelNotFound, StillRunning."""
+        """Unload a model, or cancel its loading.
+
+        Raises ModelNotFound, StillRunning, Unkillable.
+        """
         loading = self._loading_as(model_id)
         if loading is None:
             slot = self.find(model_id)
         else:
-            await self._ended(self._watches[loading].cancel)
+            gone = await self._ended(self._watches[loading].cancel)
             log.info("cancelled the load of %s", model_id)
+            if not gone:
+                raise Unkillable(model_id)
             old = same_model(loading, self.slots, self.sources.default)
             if old is None:
                 return
@@ -230,17 +279,15 @@ class Registry:
 
     async def _end(self, slot: Slot, stuck: list[str]) -> None:
         """Unload a model at the end of the daemon; ``stuck`` are those where that fails."""
-        detail = "its process cannot be killed"
-        try:
-            gone = await self._remove(slot, END_S)
-        except Exception as error:  # logged below; the other models are unloaded all the same
-            gone, detail = False, chain_text(error)
         fields = {"model": slot.id}
-        if gone:
-            log.info("model unloaded", extra={"fields": fields})
-        else:
+        try:
+            await self._remove(slot, END_S)
+        except Exception as error:  # logged here; the other models are unloaded all the same
             stuck.append(slot.id)
-            log.warning("model not unloaded", extra={"fields": {**fields, "detail": detail}})
+            detail = {"detail": chain_text(error)}
+            log.warning("model not unloaded", extra={"fields": fields | detail})
+        else:
+            log.info("model unloaded", extra={"fields": fields})
 
     async def _ended(self, end: Callable[[], Ended]) -> Ended:
         """What ending a process gives, which takes its time."""
@@ -251,12 +298,14 @@ class Registry:
         name = find_slot(model_id, names, self.sources.default)
         return None if name is None else names[name]
 
-    async def _remove(self, slot: Slot, timeout_s: float = UNLOAD_S) -> bool:
-        """Take a model off the list and end its process; whether that is gone."""
+    async def _remove(self, slot: Slot, timeout_s: float = UNLOAD_S) -> None:
+        """Close a slot; one whose process does not go stays listed, and Unkillable is raised."""
         self.slots.pop(slot.id, None)
         self._metrics.forget(slot.id)
         slot.door.close(lambda: ModelUnloaded(slot.id))
-        return await self._ended(partial(slot.model.close, timeout_s))
+        if not await self._ended(partial(slot.model.close, timeout_s)):
+            self.slots.setdefault(slot.id, slot)
+            raise Unkillable(slot.id)
 
 
 def tell(changes: LoopMailbox[Change], state: State, cause: str) -> None:

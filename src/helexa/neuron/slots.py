@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from helexa.engine.checkpoint.checkpoint import Checkpoint
     from helexa.engine.checkpoint.files import Progress
     from helexa.loaded import Job, LoadedModel
+    from helexa.loaded import ModelInfo as LoadedInfo
     from helexa.text.grammar.factory import GrammarFactory
 
 WireStatus = Literal["loaded", "recovering", "poisoned"]
@@ -82,15 +83,34 @@ class Slot:
         """Take note of what became of the host, in the order in which it did.
 
         While there is no model nobody is admitted; one that is back has a new door, through which
-        the requests that go on have come already.
+        the requests that go on have come already. Its memory is what its process has found.
         """
         before, self.state = self.state, state
         if state == "recovering" or state == "poisoned":
             self.door.close(self.unavailable)
         elif state == "loaded" and before != "loaded":
-            self.door = self.door.renewed()
+            self._take_facts()
+            self.door = self.door.renewed(self.kv_budget_mb)
             for permit in self.permits:
                 permit.move(self.door)
+
+    def _take_facts(self) -> None:
+        """Take over what the present process has of memory: others may have taken some since."""
+        facts = self.host.facts
+        if facts is None:
+            return
+        info = replace(
+            self.model.info,
+            max_context=facts.max_context,
+            kv_capacity_tokens=facts.kv_capacity_tokens,
+            kv_bytes_per_token=facts.kv_bytes_per_token,
+            kv_budget_mb=facts.kv_budget_mb,
+            pool_mb=facts.pool_mb,
+            weight_mb=facts.weight_mb,
+        )
+        self.model.info = info
+        self.kv_budget_mb = info.kv_budget_mb
+        self.shape = shape_of(info)
 
     @asynccontextmanager
     async def seat(self, principal: str | None, kv_mb: int) -> AsyncIterator[Permit]:
@@ -158,7 +178,7 @@ class Slot:
     @property
     def vram_used_mb(self) -> int:
         """MiB of device memory that it holds: weights and cache, all of which a load claims."""
-        if self.state == "poisoned":  # it has no process
+        if self.state == "poisoned" and not self.host.stuck:  # it has no process
             return 0
         return round(self.model.info.weight_mb + self.model.info.pool_mb)
 
@@ -200,6 +220,11 @@ class Slot:
             prefix_hits=status.prefix.hits,
             losses=dict(self.host.recoveries),
         )
+
+
+def shape_of(info: LoadedInfo) -> Shape:
+    """What limits are derived from."""
+    return Shape(kv=info.kv_bytes_per_token, longest_tokens=info.longest_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +281,7 @@ class Loader:
             clamp_tokens=self.runtime.context_clamp_tokens,
         )
         door = Admission(spec.model_id, section.admission, kv_budget_mb=info.kv_budget_mb)
-        shape = Shape(kv=info.kv_bytes_per_token, longest_tokens=info.longest_tokens)
-        return Slot(spec, devices, model, hosts[0], door, limits, shape, info.kv_budget_mb)
+        return Slot(spec, devices, model, hosts[0], door, limits, shape_of(info), info.kv_budget_mb)
 
     def engine_config(self, spec: ModelSpec, device: str) -> EngineConfig:
         section, context = self.config.engine, self.config.engine.context_limit

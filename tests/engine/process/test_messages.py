@@ -24,7 +24,7 @@ from helexa.engine.outputs import (
 from helexa.engine.params import SamplingParams
 from helexa.engine.process import messages
 from helexa.engine.process.messages import FrameReader, read, write
-from helexa.engine.process.plain import read_error, write_error
+from helexa.engine.process.plain import from_plain, read_error, to_plain, write_error
 from helexa.errors import CapacityError, HelexaError, PreflightError, PromptTooLong, ProtocolError
 
 PARAMS = SamplingParams(
@@ -100,6 +100,29 @@ def test_an_error_of_a_class_we_do_not_know_is_still_an_error() -> None:
 def test_what_is_no_message_is_refused(body: bytes) -> None:
     with pytest.raises(ProtocolError):
         read(body)
+
+
+@given(st.lists(st.one_of(st.integers(), st.booleans(), st.floats(), st.none(), st.text())))
+def test_a_prompt_is_read_as_item_by_item(items: list[object]) -> None:
+    """Long ones are read another way, which must not take anything else for an id."""
+    assert read_as(tuple[int, ...], items) == one_by_one(items)
+    whole = [item for item in items if type(item) is int]
+    assert read_as(tuple[int, ...], whole) == tuple(whole)
+    assert to_plain(tuple(items)) == items
+    assert json.dumps(to_plain(tuple(whole))) == json.dumps(whole)
+
+
+def read_as(kind: object, data: object) -> object:
+    try:
+        return from_plain(kind, data)
+    except ProtocolError:
+        return "refused"
+
+
+def one_by_one(items: list[object]) -> object:
+    """The definition: a tuple of what each item is."""
+    read = [read_as(int, item) for item in items]
+    return "refused" if "refused" in read else tuple(read)
 
 
 def test_what_is_no_plain_data_is_not_sent() -> None:

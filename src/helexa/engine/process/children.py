@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import helexa
+from helexa.engine.process.child_log import level_to_log, relay
 
 WORKER = "helexa.engine.process.worker"
+LOOK_EVERY_S = 0.005
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +36,9 @@ class Child:
         return self.process.pid
 
     def kill(self) -> None:
-        """SIGKILL to the whole group; nothing happens if it is gone."""
+        """SIGKILL to the whole group; nothing happens once it is reaped."""
+        if self.process.returncode is not None:
+            return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -40,10 +48,27 @@ class Child:
             self.sock.shutdown(socket.SHUT_RDWR)
 
     def reap(self, timeout_s: float) -> bool:
-        """Wait for the process to be gone; whether it is."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout_s)
-        return self.process.returncode is not None
+        """Wait for the process to be gone; whether it is. What is left of its group is killed."""
+        until = time.monotonic() + timeout_s
+        while not self._has_ended():
+            if time.monotonic() >= until:
+                return False
+            time.sleep(LOOK_EVERY_S)
+        self.kill()  # before its number is free for another group
+        self.process.wait()
+        return True
+
+    def _has_ended(self) -> bool:
+        """Whether the process runs no more, and keeps its number where that can be had."""
+        if self.process.returncode is not None:
+            return True
+        if not hasattr(os, "waitid"):
+            return self.process.poll() is not None
+        try:
+            how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            return os.waitid(os.P_PID, self.process.pid, how) is not None
+        except ChildProcessError:
+            return True
 
     def how_it_ended(self) -> str:
         """How a process that is gone ended, for people."""
@@ -51,8 +76,16 @@ class Child:
         if code is None:
             return "is still running"
         if code < 0:
-            return f"was killed by {signal.Signals(-code).name}"
+            return f"was killed by {signal_name(-code)}"
         return f"exited with status {code}"
+
+
+def signal_name(number: int) -> str:
+    """What a signal is called; those for real time have numbers only."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 class Nursery:
@@ -101,7 +134,11 @@ class Nursery:
         with self._gate:
             present = self._spare is not None
         if not present and not self._closed:
-            child = self._start()
+            try:
+                child = self._start()
+            except OSError as error:  # nobody waits for it; who needs one will try again
+                log.warning("no process could be started ahead: %s", error)
+                return
             with self._gate:
                 self._spare = child
 
@@ -110,14 +147,23 @@ class Nursery:
         with theirs:
             fd = theirs.fileno()
             command = [sys.executable, "-P", "-m", WORKER, str(fd), str(os.getpid())]
+            command += [str(level_to_log())]
             command += [self._builder] if self._builder else []
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                pass_fds=(fd,),
-                start_new_session=True,
-                env=environment(),
-            )
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    pass_fds=(fd,),
+                    start_new_session=True,
+                    env=environment(),
+                )
+            except BaseException:
+                ours.close()
+                raise
+        assert process.stderr is not None
+        said = (process.stderr, process.pid)
+        threading.Thread(target=relay, args=said, name="helexa-child-log", daemon=True).start()
         return Child(process, ours)
 
 

@@ -175,6 +175,10 @@ class ProcessHost:
             self._reader.join(timeout_s)
         return gone
 
+    def gone(self) -> bool:
+        """Whether no process of it is left; does not wait."""
+        return self._child is None or self._child.reap(0.0)
+
     def kill(self) -> None:
         """Kill the child as a fault would; what follows is the same."""
         if self._child is not None:
@@ -231,8 +235,12 @@ class ProcessHost:
         cause: LossCause = "exit"
         try:
             error = self._until_the_end()
-        except ProtocolError as broken:
+        except HelexaError as broken:
             error = broken
+        except BaseException as fault:  # nobody else watches the child: it ends, and its owner is
+            # told
+            log.exception("reading what the model's process says failed")
+            error = EngineLost(f"its messages cannot be read: {type(fault).__name__}: {fault}")
         if self._closing:
             self._end_all(EngineClosed("the model was closed while this request ran"))
             self._discard()
@@ -297,16 +305,25 @@ class ProcessHost:
         """The writer's life: a stopped child must not stop whoever submits."""
         child = self._child
         assert child is not None
-        while (message := self._outbox.get()) is not None:
-            try:
-                frame = write(message)
-            except ProtocolError as error:
-                if isinstance(message, Submit):  # its own fault, not the child's
-                    refusal = InvalidRequest(f"the request cannot be sent to the model: {error}")
-                    self._deliver(StepOutput(message.id, error=refusal))
-                continue
-            if not self._send_all(child, frame):
-                return
+        try:
+            while (message := self._outbox.get()) is not None:
+                frame = self._frame(message)
+                if frame is not None and not self._send_all(child, frame):
+                    return
+        except BaseException:  # a child that is told nothing must not live on
+            log.exception("writing to the model's process failed")
+            child.kill()
+
+    def _frame(self, message: ToChild) -> bytes | None:
+        """A message as bytes; None for a request that has none, which is told so."""
+        try:
+            return write(message)
+        except Exception as error:  # the request's own fault, not the child's
+            if not isinstance(message, Submit):
+                raise
+            refusal = InvalidRequest(f"the request cannot be sent to the model: {error}")
+            self._deliver(StepOutput(message.id, error=refusal))
+            return None
 
     def _send_all(self, child: Child, frame: bytes) -> bool:
         """Send a frame however long it takes; False once the child is gone."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cache
 from typing import Any, Literal, TypeVar, Union
@@ -36,6 +36,8 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, AbstractSet):
         return sorted(to_plain(item) for item in value)
     if isinstance(value, Sequence):
+        if are_ints(value):  # prompts are long
+            return list(value)
         return [to_plain(item) for item in value]
     raise ProtocolError(f"a {type(value).__name__} cannot be sent to another process")
 
@@ -126,13 +128,21 @@ def _collection(origin: Any, inner: tuple[Any, ...], data: Any) -> Any:
     if origin is tuple and inner[1:] != (Ellipsis,):
         _checked(len(data) == len(inner), data, origin)
         return tuple(from_plain(kind, item) for kind, item in zip(inner, data, strict=True))
-    items = [from_plain(inner[0], item) for item in data]
+    if inner[0] is int and are_ints(data):  # prompts are long
+        items = data
+    else:
+        items = [from_plain(inner[0], item) for item in data]
     return frozenset(items) if origin in (frozenset, AbstractSet) else tuple(items)
 
 
 @cache
 def _hints(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)
+
+
+def are_ints(items: Iterable[Any]) -> bool:
+    """Whether all are whole numbers and no booleans, told without a line of Python for each."""
+    return set(map(type, items)) <= {int}
 
 
 def _is_number(data: Any) -> bool:

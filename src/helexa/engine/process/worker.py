@@ -1,7 +1,7 @@
 """The child process: loads one model, serves it, and dies with its parent.
 
-``python -m helexa.engine.process.worker FD PARENT_PID [MODULE:FUNCTION]``: the socket to talk on,
-who is at its other end, and, for tests, what builds the core from a `Build`.
+``python -m helexa.engine.process.worker FD PARENT_PID LEVEL [MODULE:FUNCTION]``: the socket to talk
+on, who is at its other end, from which level on to log, and what builds the core from a `Build`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import logging
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ from typing import Final
 from helexa.engine import core_loop
 from helexa.engine.core_loop import Core, CoreLoop
 from helexa.engine.outputs import EngineFacts, EngineStatus, Request, StepOutput
+from helexa.engine.process.child_log import log_to_parent
 from helexa.engine.process.messages import (
     Abort,
     Alive,
@@ -37,6 +39,7 @@ from helexa.engine.process.messages import (
     read,
     write,
 )
+from helexa.engine.process.preparing import Preparation
 from helexa.errors import EngineLost, HelexaError, LoadError, ProtocolError
 
 BEAT_S: Final = 0.25
@@ -46,11 +49,14 @@ _PR_SET_PDEATHSIG: Final = 1
 Report = Callable[[str, int, int | None], None]
 BuildCore = Callable[[Build, Report], Core]
 
+log = logging.getLogger(__name__)
+
 
 def main(arguments: list[str]) -> None:
     """Serve one model on the socket, then leave without waiting for anything."""
-    fd, parent, *builder = arguments
+    fd, parent, level, *builder = arguments
     die_with(int(parent))
+    log_to_parent(int(level))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     os.dup2(2, 1)  # whatever prints, prints to the log
     build = named(builder[0]) if builder else build_from_checkpoint()
@@ -105,6 +111,9 @@ class TimedCore:
         began = self._began
         return None if began is None else time.monotonic() - began
 
+    def prepare(self, request: Request) -> None:
+        self._core.prepare(request)
+
     def submit(self, request: Request) -> int:
         return self._core.submit(request)
 
@@ -128,7 +137,8 @@ class TimedCore:
 class Worker:
     """One model's life on a socket.
 
-    The calling thread builds and steps the core; one thread reads, one says that we are alive.
+    The calling thread builds and steps the core; one thread reads, one says that we are alive, and
+    grammars are compiled on others, see `Preparation`.
     """
 
     def __init__(self, sock: socket.socket, build: BuildCore) -> None:
@@ -158,6 +168,7 @@ class Worker:
             self._send(Ended(LoadError(f"loading failed: {type(error).__name__}: {error}")))
             raise
         self._status = self._told = core.status()
+        self._preparation = Preparation(core.prepare, self._inbox.put)
         self._send(Built(core.facts, self._status))
         threading.Thread(target=self._beat, args=(core,), name="helexa-alive", daemon=True).start()
         CoreLoop(core, self._inbox, self._publish, self._flush).run(self._refuse)
@@ -174,15 +185,16 @@ class Worker:
             while True:
                 match self._read():
                     case Submit(id, request):
-                        self._inbox.put(core_loop.Submit(id, request, self._outputs.append))
+                        wanted = core_loop.Submit(id, request, self._outputs.append)
+                        self._preparation.submit(wanted)
                     case Abort(id, completed):
-                        self._inbox.put(core_loop.Abort(id, completed))
+                        self._preparation.abort(core_loop.Abort(id, completed))
                     case Close():
                         self._inbox.put(core_loop.Close())
                     case other:
                         raise ProtocolError(f"the parent sent {other!r:.80}")
-        except (OSError, ProtocolError) as error:
-            sys.stderr.write(f"helexa: the line to the parent broke: {error}\n")
+        except BaseException:  # a child that hears nothing must not live on
+            log.exception("the line to the parent broke")
             sys.stderr.flush()
             os._exit(1)
 

@@ -65,7 +65,8 @@ class _Vocabulary:
 
 
 class GrammarFactory:
-    """The `MaskFactory` of one tokenizer. Nothing is imported or built before the first grammar.
+    """The `MaskFactory` of one tokenizer. Nothing is imported or built before the first grammar,
+    unless by `read_vocabulary`.
 
     Grammars are compiled on threads of their own, so that one that takes too long holds nobody up:
     who asked for it is refused.
@@ -82,6 +83,10 @@ class GrammarFactory:
         self._slots = threading.BoundedSemaphore(self._bounds.at_once)
         self._kept: OrderedDict[tuple[str, str], Future[_Compiled]] = OrderedDict()
         self._vocabulary: _Vocabulary | None = None
+
+    def read_vocabulary(self) -> None:
+        """Do ahead what the first grammar would have to wait for; seconds with a large one."""
+        self._words()
 
     def prepare(self, spec: GrammarSpec) -> None:
         """Compile a grammar and keep it. Raises UnsupportedGrammar if it is not to be had."""
@@ -161,7 +166,8 @@ class GrammarFactory:
                 done = _Compiled(lark, None if problem else matcher, problem)
             except UnsupportedGrammar as error:
                 done = _Compiled("", refusal=error.message)
-            except Exception as error:  # the edge of the thread: the one who waits is told
+            except BaseException as error:  # the edge of the thread, and a panic in the library is
+                # no Exception: the one who waits is told
                 done = _Compiled("", refusal=f"{type(error).__name__}: {error}")
             waited.set_result(done)
 

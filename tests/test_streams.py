@@ -89,6 +89,23 @@ async def test_closing_while_the_prompt_is_prepared_starts_nothing() -> None:
     assert model.submitted == 0
 
 
+@pytest.mark.anyio
+async def test_a_job_that_is_ready_needs_no_thread() -> None:
+    model = SilentModel()
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    others = [object() for _ in range(int(limiter.total_tokens))]
+    for other in others:
+        limiter.acquire_on_behalf_of_nowait(other)
+    try:
+        with anyio.fail_after(10):
+            async with AsyncEventStream(cast("LoadedModel", model), job()) as stream:
+                await stream.start()
+    finally:
+        for other in others:
+            limiter.release_on_behalf_of(other)
+    assert model.submitted == 1
+
+
 def test_a_stream_whose_loop_is_gone_can_be_closed() -> None:
     async def new() -> AsyncEventStream:
         return AsyncEventStream(cast("LoadedModel", SilentModel()), job)

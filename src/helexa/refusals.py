@@ -26,6 +26,7 @@
     │   ├── ModelRecovering, ModelUnloaded   model_recovering, model_unloaded
     │   ├── LowMemory, KvTimeout             insufficient_vram
     │   ├── ShuttingDown                     shutting_down
+    │   ├── DriverSilent                     service_unavailable
     │   ├── NotBuilt                         501 not_implemented
     │   └── NoHarness, CudaUnavailable       flat
     └── UnfinishedAnswer                     500, no code
@@ -121,13 +122,6 @@ class RequestTooLarge(Refusal):
     def extras(self) -> dict[str, Any]:
         """The limit."""
         return {"max_bytes": self.max_bytes}
-
-
-class UrlTooLong(Refusal):
-    """The request target is longer than the server reads."""
-
-    status = 414
-    code = "uri_too_long"
 
 
 class HeadersTooLarge(Refusal):
@@ -355,6 +349,17 @@ class CudaUnavailable(Unavailable):
     """The host's driver is unusable until somebody repairs it."""
 
     code = "cuda_unavailable"
+
+
+class DriverSilent(Unavailable):
+    """Nobody knows whether the host has cards, and no model is to be on the processor by chance."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the driver does not answer, so it is not known which cards this host has; "
+            "nothing is loaded before it does",
+            retry_after_s=5,
+        )
 
 
 class UnfinishedAnswer(HelexaError):

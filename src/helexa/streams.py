@@ -218,12 +218,12 @@ class AsyncEventStream:
 
     Ends after ``Finish``; raises what went wrong instead. Cancellation, ``aclose()``, the end of
     an ``async with`` block and dropping the stream abort the request within one step. One task
-    reads it, any may close it.
+    reads it, any may close it. ``job`` may still have to be made, which is done in a thread.
     """
 
-    def __init__(self, model: LoadedModel, prepare: Callable[[], Job]) -> None:
+    def __init__(self, model: LoadedModel, job: Job | Callable[[], Job]) -> None:
         self._model = model
-        self._prepare = prepare
+        self._job = job
         self._running: _Running | None = None
         self._mailbox: LoopMailbox[StepOutput | None] = LoopMailbox()
         self._events: deque[Event] = deque()
@@ -258,7 +258,9 @@ class AsyncEventStream:
 
         Once only.
         """
-        job = await anyio.to_thread.run_sync(self._prepare)
+        job = self._job
+        if not isinstance(job, Job):
+            job = await anyio.to_thread.run_sync(job)
         if self._closed:  # while the prompt was being prepared: nothing runs, nothing must
             return
         self._running = _Running(self._model, job, job.requests()[0])

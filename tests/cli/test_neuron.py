@@ -12,8 +12,10 @@ from click.testing import CliRunner
 
 import helexa
 from helexa.cli.main import cli
+from helexa.cli.neuron import LEVELS as CLI_LEVELS
 from helexa.engine.tp_smoke import smoke
 from helexa.errors import DeviceError
+from helexa.neuron.logs import LEVELS
 from helexa.neuron.nvml import Cards, NvmlFailed, usable_cuda
 from helexa.protocol.control import DeviceInfo
 
@@ -81,6 +83,13 @@ def test_n007_a_smoke_test_that_makes_no_sense_is_wrong_use(args: list[str], say
     done = CliRunner().invoke(cli, ["neuron", *args])
     assert done.exit_code == 2
     assert says in done.stderr
+
+
+def test_a_level_that_there_is_not_is_wrong_use() -> None:
+    done = CliRunner().invoke(cli, ["neuron", "--check", "--log-level", "loud"])
+    assert done.exit_code == 2
+    assert "'loud' is not one of" in done.stderr
+    assert set(CLI_LEVELS) == set(LEVELS)
 
 
 def test_n007_a_port_in_use() -> None:

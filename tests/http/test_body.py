@@ -110,3 +110,26 @@ async def test_n019_body_shapes_on_the_wire() -> None:
             assert answer.error["message"]
             assert answer.error["type"] == "invalid_request_error"
         assert (await ask(server, post('{"é":"\\u00e9"}'.encode()))).body == '{"é":"é"}'.encode()
+
+
+@given(VALUES)
+def test_the_reader_that_yields_reads_the_same(value: Any) -> None:
+    assert parse_json(json.dumps(value).encode(), yielding=True) == value
+    assert parse_json(json.dumps(value, ensure_ascii=False).encode(), yielding=True) == value
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"{not json", b"{} {}", b"nul", b"[1,]", b"NaN", b"[Infinity]", b"-Infinity"),
+        *(b"1" * 5000, b'"\xff"', b"\xef\xbb\xbf{}", b'"\\ud800"', b'[{"\\uDFFF x": 1}]'),
+        *(b"[" * 129 + b"]" * 129, b"[" * 100_000),
+    ],
+)
+def test_the_reader_that_yields_refuses_the_same(data: bytes) -> None:
+    said = []
+    for yielding in (False, True):
+        with pytest.raises(MalformedJson) as refusal:
+            parse_json(data, yielding=yielding)
+        said.append(str(refusal.value))
+    assert said[0] == said[1]

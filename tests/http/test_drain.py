@@ -175,6 +175,14 @@ async def test_a_cancelled_server_leaves_at_once() -> None:
     assert stuck.left.is_set()
 
 
+async def test_a_host_without_an_address_is_reported() -> None:
+    server = Server(echo, ServerConfig(host="no.such.host.invalid", port=1))
+    with pytest.raises(BindError) as caught:
+        await server.bind()
+    assert str(caught.value).startswith("cannot bind no.such.host.invalid:1: ")
+    assert "unknown error" not in str(caught.value)
+
+
 async def test_a_taken_port_is_reported() -> None:
     async with serving(echo) as first:
         second = Server(echo, ServerConfig(port=first.port))

@@ -165,6 +165,7 @@ def running(
                 drain_s=drain_s,
                 render=render,
                 observe=neuron.observe,
+                refused=neuron.refused,
             ) as server,
         ):
             neuron.port = server.port

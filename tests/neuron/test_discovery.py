@@ -176,6 +176,30 @@ def test_n034_no_library_is_no_cards() -> None:
     assert hardware(cards, report_cpu=False).devices == ()
 
 
+@pytest.mark.parametrize(
+    ("devices", "known"),
+    [
+        ([], True),
+        ([("0x8086", "0x030000"), ("0x10de", "0x0c0330")], True),
+        ([("0x8086", "0x030000"), ("0x10de", "0x030200")], False),
+    ],
+    ids=["no device", "no card", "a card"],
+)
+def test_a_driver_that_is_not_loaded_is_missed_only_where_it_has_a_card(
+    tmp_path: Path, devices: list[tuple[str, str]], known: bool
+) -> None:
+    for n, (vendor, kind) in enumerate(devices):
+        folder = tmp_path / f"sys/bus/pci/devices/0000:0{n}:00.0"
+        folder.mkdir(parents=True)
+        (folder / "vendor").write_text(f"{vendor}\n")
+        (folder / "class").write_text(f"{kind}\n")
+    if known:
+        assert read_cards(Driver(9), tmp_path) == Cards()
+    else:
+        with pytest.raises(NvmlFailed):
+            read_cards(Driver(9), tmp_path)
+
+
 @pytest.mark.parametrize("later", [False, True])
 def test_n034_other_failures(caplog: pytest.LogCaptureFixture, later: bool) -> None:
     driver = Driver(999, later=later)
@@ -208,6 +232,27 @@ def test_a_failed_sample_keeps_the_last_and_each_episode_warns_once(
         seen.append(sampler.latest.cards.cuda_version)
     assert seen == ["1", "1", "1", "2", "2"]
     assert len(caplog.records) == 2
+
+
+def test_a_host_that_cannot_be_read_keeps_its_last_sample(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    left = [HOST, HOST]
+
+    def sample(last: HostSample | None) -> HostSample:
+        if not left:
+            raise OSError("/proc is gone")
+        return left.pop()
+
+    cards = [Cards(cuda_version=str(n)) for n in range(3)]
+    sampler = Sampler(read_cards=cards.pop, sample_host=sample, interval_s=0.001)
+    sampler.start()
+    wait_until(lambda: not cards)
+    sampler.stop()
+    assert sampler.latest.host == HOST
+    assert [record.getMessage() for record in caplog.records][:1] == [
+        "cannot read the host: /proc is gone"
+    ]
 
 
 class Hanging:

@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import anyio
+import anyio.lowlevel
 import pytest
 
-from helexa.errors import EngineClosed
+from helexa.errors import EngineClosed, LoadError
 from helexa.neuron.config import EngineSection, NeuronConfig, SourceConfig
 from helexa.neuron.fetching import LoadWatch, fetch
 from helexa.neuron.ids import ModelId
@@ -59,7 +61,7 @@ def test_a_registry_is_asked_with_its_token_and_fills_its_cache(
         assert answers(at, ID)
         assert at.http.get("/models").json()[0]["spec"] == {"model_id": ID, "revision": "v1"}
     listings = [request for request in hub.requests if request[1].startswith("/api/")]
-    assert listings == [("GET", "/api/models/org/name/revision/v1", "", "Bearer secret")] * 2
+    assert listings == [("GET", "/api/models/org/name/revision/v1", "", "Bearer secret")]
     tokens = {token for _, path, _, token in hub.requests if not path.startswith("/store/")}
     assert tokens == {"Bearer secret"}
     assert {token for _, path, _, token in hub.requests if path.startswith("/store/")} == {""}
@@ -125,6 +127,29 @@ def test_a_download_that_stands_still_fails(hub: FakeHub, tmp_path: Path) -> Non
         told = at.load(ID)
     assert told.status_code == 400
     assert "made no progress for 0.5 seconds" in told.json()["error"]
+
+
+def test_a_cancelled_load_says_so_whatever_its_thread_makes_of_it() -> None:
+    """Both may end in the same turn of the event loop."""
+    watch = LoadWatch(ID, 60)
+    stopped = threading.Event()
+
+    def load() -> None:
+        stopped.wait(30)
+        raise LoadError("the process that loaded the model was killed by SIGKILL")
+
+    async def cancelled() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch.run, load)
+            await anyio.lowlevel.checkpoint()
+            watch.cancel()
+            stopped.set()
+
+    with pytest.raises(ExceptionGroup) as ended:
+        anyio.run(cancelled)
+    (error,) = ended.value.exceptions
+    assert isinstance(error, EngineClosed)
+    assert str(error) == f"load of '{ID}' was cancelled"
 
 
 def test_a_cancelled_fetch_keeps_what_has_arrived(hub: FakeHub, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def sources(tmp_path: Path, endpoint: str = NOWHERE, token: str = "") -> Sources
 
 
 def plan(id: str, at: Sources, **asked: str) -> Plan:
-    return preflight(ModelSpec(model_id=id, **asked), at, {})
+    return preflight(ModelSpec(model_id=id, **asked), at, {}).plan
 
 
 def snapshot(tmp_path: Path, *files: str, commit: str = "c0ffee") -> Path:

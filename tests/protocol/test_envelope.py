@@ -34,6 +34,7 @@ from helexa.refusals import (
     AnonYield,
     ChainedConversation,
     CudaUnavailable,
+    DriverSilent,
     HeadersTooLarge,
     InsufficientQuota,
     InvalidApiKey,
@@ -152,6 +153,7 @@ ROWS: list[tuple[HelexaError, int, str, str | None, dict[str, Any], int | None]]
     (InsufficientQuota("none left"), 429, "insufficient_quota", "insufficient_quota", {}, None),
     (Unavailable("down", retry_after_s=5), 503, API, "service_unavailable", {}, 5),
     (Unavailable("down"), 503, API, "service_unavailable", {}, None),
+    (DriverSilent(), 503, API, "service_unavailable", {}, 5),
     (NotBuilt("images"), 501, API, "not_implemented", {}, None),
     # before any handler
     (UnsupportedMediaType("no"), 415, IRE, "unsupported_media_type", {}, None),
@@ -187,7 +189,7 @@ def test_every_class_of_the_tree_is_in_the_table() -> None:
     bases = {"InvalidRequest", "HelexaError", "LoadError", "Refusal", "Overloaded", "Unavailable"}
     elsewhere = {"NoHarness", "CudaUnavailable", "ChainedConversation", "StepTimeout"}
     elsewhere |= {"ProtocolError", "PreflightError", "DownloadError", "CheckpointError"}
-    elsewhere |= {"UnsupportedModel", "ConfigError", "UrlTooLong"}
+    elsewhere |= {"UnsupportedModel", "ConfigError"}
     known = {type(row[0]).__name__ for row in ROWS} | bases | elsewhere
     for module in (errors, refusals):
         for name, thing in vars(module).items():
@@ -223,8 +225,9 @@ def test_n060_envelope() -> None:
     assert long.keys() == {"error"}
     assert (long["error"]["prompt_len"], long["error"]["max"]) == (60000, 49152)
     assert wire_error(RateLimited(30, "spent")).headers() == [("retry-after", "30")]
-    for quiet in (InsufficientQuota("x"), InvalidApiKey(), Unavailable("x")):
+    for quiet in (InsufficientQuota("x"), Unavailable("x")):
         assert wire_error(quiet).headers() == []
+    assert wire_error(InvalidApiKey()).headers() == [("www-authenticate", "Bearer")]
     assert wire_error(Unavailable("x", retry_after_s=5)).headers() == [("retry-after", "5")]
 
 

@@ -12,6 +12,8 @@ import click
 
 from helexa.cli.options import debug_option
 
+LEVELS = ("error", "warning", "warn", "info", "debug", "trace")
+
 
 def _print_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
     if not asked or ctx.resilient_parsing:
@@ -63,7 +65,12 @@ def _smoke(size: int | None, devices: list[int] | None) -> None:
     is_flag=True,
     help="Read the configuration, say what is wrong with it, and leave.",
 )
-@click.option("--log-level", metavar="LEVEL", help="error, warning, info or debug.")
+@click.option(
+    "--log-level",
+    metavar="LEVEL",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    help="error, warning, info, debug or trace.",
+)
 @click.option(
     "--version",
     is_flag=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import json.scanner
 import re
 from typing import Any, NoReturn
 
@@ -23,17 +24,28 @@ def require_json(headers: Headers) -> None:
         raise UnsupportedMediaType("request bodies must not be compressed")
 
 
-def parse_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
+class _Yielding(json.JSONDecoder):
+    """Reads as the standard library does, in Python: slower, but other threads get their turns."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.scan_once = json.scanner.py_make_scanner(self)  # type: ignore[attr-defined]  # no stub
+
+
+def parse_json(data: bytes, *, max_depth: int = MAX_DEPTH, yielding: bool = False) -> Any:
     """The value of a JSON text in UTF-8, nested at most ``max_depth`` deep.
 
     Stricter than the standard library: NaN and infinities are not JSON, and text with half a
-    surrogate pair could not be written back. Raises MalformedJson.
+    surrogate pair could not be written back. ``yielding`` is for large texts in a thread: no step
+    of it keeps the interpreter for itself. Raises MalformedJson.
     """
     too_deep = MalformedJson(f"the body is nested more than {max_depth} deep")
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        text = data.decode("utf-8")
+        reader = _Yielding if yielding else json.JSONDecoder
+        value = json.loads(text, cls=reader, parse_constant=_refuse_constant)
         if b"\\ud" in data or b"\\uD" in data:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
+            _require_unicode(value)
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise MalformedJson(f"the body is not UTF-8 ({error.reason})") from error
     except RecursionError as error:
@@ -47,6 +59,20 @@ def parse_json(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value")
+
+
+def _require_unicode(value: Any) -> None:
+    """Raise UnicodeEncodeError if a text holds half a surrogate pair."""
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, str):
+            item.encode("utf-8")
+        elif isinstance(item, dict):
+            left += item
+            left += item.values()
+        elif isinstance(item, list):
+            left += item
 
 
 def _depth(value: Any, enough: int) -> int:

@@ -14,7 +14,7 @@ import h11
 
 from helexa.http.framing import Body, ChunkedBody, EndlessBody, LengthBody
 from helexa.http.headers import Field, Headers
-from helexa.refusals import HeadersTooLarge, Refusal, UrlTooLong
+from helexa.refusals import HeadersTooLarge, Refusal
 
 _END = re.compile(rb"\r\n\r\n|(?<!\r)\n")
 _FOLD = re.compile(rb"\r\n[ \t]")
@@ -88,15 +88,15 @@ def find_head_end(buffer: bytearray, scanned: int) -> int:
 
 
 def parse_request(head: bytes, *, max_fields: int, max_target_bytes: int) -> RequestHead:
-    """Read a complete request head. Raises Refusal, HeadersTooLarge or UrlTooLong."""
+    """Read a complete request head. Raises Refusal or HeadersTooLarge."""
     _check(head, max_fields)
     if head.find(b"\r\n") > max_target_bytes + 64:
-        raise UrlTooLong(f"the request target exceeds {max_target_bytes} bytes")
+        raise HeadersTooLarge(f"the request target exceeds {max_target_bytes} bytes")
     event = _read(h11.SERVER, head)
     if not isinstance(event, h11.Request) or event.http_version not in (b"1.0", b"1.1"):
         raise Refusal("this is not a request in HTTP/1.0 or HTTP/1.1")
     if len(event.target) > max_target_bytes:
-        raise UrlTooLong(f"the request target exceeds {max_target_bytes} bytes")
+        raise HeadersTooLarge(f"the request target exceeds {max_target_bytes} bytes")
     target = _TARGET.fullmatch(event.target.decode("ascii"))
     if target is None:
         raise Refusal("the request target is neither a path nor an absolute URL")

@@ -9,6 +9,7 @@ pattern, is all that is left, with slashes raw or encoded. A route for GET also 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -63,9 +64,14 @@ class _Route:
 
 
 class Router:
-    """A handler that hands a request to the route of its path and method."""
+    """A handler that hands a request to the route of its path and method.
 
-    def __init__(self) -> None:
+    ``guard`` sees every request first, also one that fits no route, once its ``route`` is known;
+    what it raises is the answer, so that a stranger learns nothing of what there is.
+    """
+
+    def __init__(self, guard: Callable[[Request], None] = lambda request: None) -> None:
+        self._guard = guard
         self._routes: dict[str, _Route] = {}
 
     def add(
@@ -78,12 +84,14 @@ class Router:
         route.targets[method] = _Target(handler, render)
 
     async def __call__(self, request: Request) -> Response:
-        """Raises UnknownUrl or MethodNotAllowed; else what the handler raises."""
+        """Raises UnknownUrl or MethodNotAllowed; else what the guard or the handler raises."""
         found = self._find(request.path)
+        if found is not None:
+            request.route = found[0].pattern
+        self._guard(request)
         if found is None:
             raise UnknownUrl(request.method, request.path)
         route, request.params = found
-        request.route = route.pattern
         target = route.targets.get(request.method)
         if target is None and request.method == "HEAD":
             target = route.targets.get("GET")

@@ -13,6 +13,7 @@ import errno
 import logging
 import math
 import os
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,11 +30,13 @@ from anyio.abc import (
 )
 from anyio.streams.tls import TLSStream
 
+from helexa.errors import HelexaError
 from helexa.http.config import ServerConfig, Tls
 from helexa.http.connection import Connection, Service
 from helexa.http.exchange import Handler
 from helexa.http.faults import BindError
 from helexa.http.inbox import GONE
+from helexa.http.occasional import Occasional
 from helexa.http.request import Observe
 from helexa.http.response import Render, cause_of, render_error
 from helexa.refusals import ShuttingDown, Unavailable
@@ -41,16 +44,19 @@ from helexa.refusals import ShuttingDown, Unavailable
 logger = logging.getLogger("helexa.http")
 
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_PAUSE_S = 0.1
+_PAUSE_S, _BREATH_S = 0.1, 0.001
 _MAX_REFUSING = 256
+
+Refused = Callable[[HelexaError], None]
 
 
 class Server:
     """Answers HTTP/1.1 requests with one handler (a `Router`, mostly), on asyncio or trio.
 
-    ``render`` gives errors their form; ``observe`` is told of every request that ended. `serve`
-    runs once. `stop` may be called from any task of the loop; a running request that outlives the
-    drain is ended with ``ShuttingDown``. Timeouts are measured by ``clock``, in seconds.
+    ``render`` gives errors their form; ``observe`` is told of every request that ended, ``refused``
+    of what was answered before there was a request. `serve` runs once. `stop` may be called from
+    any task of the loop; a running request that outlives the drain is ended with ``ShuttingDown``.
+    Timeouts are measured by ``clock``, in seconds.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class Server:
         *,
         render: Render = render_error,
         observe: Observe | None = None,
+        refused: Refused = lambda error: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config or ServerConfig()
@@ -67,7 +74,10 @@ class Server:
         self._service = Service(handler, self.config, render, observe, clock)
         self.connections = 0
         self._connections: set[Connection] = set()
+        self._refused = refused
         self._refusing = 0
+        self._most_refusing = max(8, min(_MAX_REFUSING, self.config.max_connections // 4))
+        self._starved = Occasional(clock)
         self._context: ssl.SSLContext | None = None
         self._listeners: list[SocketListener] = []
         self._bound = anyio.Event()
@@ -115,8 +125,7 @@ class Server:
             self._listeners = [item for item in found.listeners if isinstance(item, SocketListener)]
             self.port = self._listeners[0].extra(SocketAttribute.local_port)
         except OSError as error:
-            reason = os.strerror(error.errno).lower() if error.errno else str(error)
-            self._failure = BindError(f"cannot bind {host}:{port}: {reason}")
+            self._failure = BindError(f"cannot bind {host}:{port}: {_reason(error)}")
             raise self._failure from error
         except BindError as error:
             self._failure = error
@@ -151,10 +160,10 @@ class Server:
                 await self._until(lambda: self.connections < config.max_connections)
             try:
                 stream = await listener.accept()
-            except OSError as error:
-                if error.errno in _OUT_OF_RESOURCES:
-                    logger.warning("cannot accept a connection: %s", error)
-                    await anyio.sleep(_PAUSE_S)
+            except OSError as error:  # of that one connection, or of all there will be for a while
+                if error.errno in _OUT_OF_RESOURCES and (times := self._starved.happened()):
+                    logger.warning("cannot accept a connection: %s (%d times)", error, times)
+                await anyio.sleep(_PAUSE_S if error.errno in _OUT_OF_RESOURCES else _BREATH_S)
                 continue
             full = self.connections >= config.max_connections
             self.connections += not full
@@ -169,12 +178,15 @@ class Server:
             self._wake()
 
     async def _refuse(self, stream: SocketStream) -> None:
+        full = f"all {self.config.max_connections} connections are in use"
+        error = Unavailable(full, retry_after_s=1)
+        self._refused(error)
+
         async def refuse(connection: Connection) -> None:
-            full = f"all {self.config.max_connections} connections are in use"
-            await connection.refuse(Unavailable(full, retry_after_s=1))
+            await connection.refuse(error)
 
         try:
-            if self._refusing <= _MAX_REFUSING:
+            if self._refusing <= self._most_refusing:
                 await self._talk(stream, refuse)
         finally:
             self._refusing -= 1
@@ -259,10 +271,11 @@ async def serving(
     drain_s: float = 5.0,
     render: Render = render_error,
     observe: Observe | None = None,
+    refused: Refused = lambda error: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Server]:
     """Serve while the block runs, then drain. Raises BindError."""
-    server = Server(handler, config, render=render, observe=observe, clock=clock)
+    server = Server(handler, config, render=render, observe=observe, refused=refused, clock=clock)
     await server.bind()
     try:
         async with anyio.create_task_group() as tasks:
@@ -273,6 +286,13 @@ async def serving(
                 server.stop(drain_s)
     except BaseExceptionGroup as group:
         raise cause_of(group) from None
+
+
+def _reason(error: OSError) -> str:
+    """What an error of the network says; those of names have numbers of their own."""
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return (error.strerror or str(error)).lower()
+    return os.strerror(error.errno).lower()
 
 
 def _tls_context(tls: Tls) -> ssl.SSLContext:

@@ -11,6 +11,7 @@ from helexa.errors import PreflightError
 from helexa.neuron.ids import ModelSpec
 from helexa.protocol.control import ActivationStatus, FailedActivation
 from helexa.protocol.envelope import chain_text
+from helexa.refusals import DriverSilent
 
 logger = logging.getLogger(__name__)
 
@@ -70,19 +71,26 @@ async def activate(
     harnesses: Collection[str],
     unavailable: str | None = None,
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ended: Callable[[], bool] = lambda: False,
 ) -> None:
     """Load the models in order and note in ``tracker`` what became of each.
 
-    A model whose files could not be listed is tried again in later rounds, `PAUSES_S` apart.
-    ``unavailable`` says why the accelerator cannot be used: then nothing is tried.
+    A model whose files could not be listed, or whose cards the driver has not told, is tried again
+    in later rounds, `PAUSES_S` apart.
+    ``unavailable`` says why the accelerator cannot be used: then nothing is tried. Once the daemon
+    has ``ended``, what has not been loaded has not failed either: it is left as it is.
     """
     first = {spec.model_id: spec for spec in reversed(specs)}
     remaining = [spec for spec in specs if first[spec.model_id] is spec]
     for wait_s in (*PAUSES_S, None):
         deferred = []
         for spec in remaining:
+            if ended():
+                return
             tracker.start(spec.model_id)
             error = await attempt(spec, load, harnesses, unavailable)
+            if error is not None and ended():
+                return
             if error is None:
                 tracker.complete(spec.model_id)
             elif wait_s is not None and is_passing(error):
@@ -94,7 +102,7 @@ async def activate(
         remaining = deferred
         if not remaining or wait_s is None:
             break
-        logger.warning("%d models could not be listed; next try in %d s", len(remaining), wait_s)
+        logger.warning("%d models cannot be loaded yet; next try in %d s", len(remaining), wait_s)
         await sleep(wait_s)
     tracker.mark_ready()
 
@@ -116,4 +124,6 @@ async def attempt(
 
 def is_passing(error: Exception) -> bool:
     """Whether the same load may succeed later without anybody doing anything."""
+    if isinstance(error, DriverSilent):
+        return True
     return isinstance(error, PreflightError) and error.kind == "repo_fetch_failed"

@@ -108,22 +108,31 @@ class Admission:
         """
         started_s = self._clock()
         ticket = self._seating.arrive(principal, kv_mb, started_s)
+        outcome = "left"
         try:
             await self._wait(ticket)
+            outcome = "admitted" if ticket.refusal is None else "refused"
         except BaseException:
             self._leave(ticket)
             raise
+        finally:
+            waited_s = self._clock() - started_s
+            self._note(principal, waited_s, outcome)
         if ticket.refusal is not None:
             raise ticket.refusal
-        waited_s = self._clock() - started_s
-        if waited_s > LONG_WAIT_S:
-            fields = {
-                "model": self._model_id,
-                "principal": principal or "anonymous",
-                "waited_ms": round(1000 * waited_s),
-            }
-            logger.info("long wait for admission", extra={"fields": fields})
         return Permit(self, ticket, waited_s)
+
+    def _note(self, principal: str | None, waited_s: float, outcome: str) -> None:
+        """Log a wait that was long, however it ended."""
+        if waited_s <= LONG_WAIT_S:
+            return
+        fields = {
+            "model": self._model_id,
+            "principal": principal or "anonymous",
+            "waited_ms": round(1000 * waited_s),
+            "outcome": outcome,
+        }
+        logger.info("long wait for admission", extra={"fields": fields})
 
     async def _wait(self, ticket: Ticket) -> None:
         """Return once the ticket waits no more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -9,10 +10,12 @@ from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 
 from helexa.engine.process.children import Nursery
-from helexa.errors import InvalidRequest
+from helexa.errors import HelexaError, InvalidRequest
 from helexa.http import AsgiApp, Ending, Request, Response, Router, ServerConfig
+from helexa.http.occasional import Occasional
 from helexa.neuron.activation import ActivationTracker, activate
 from helexa.neuron.admission import ACCOUNT_HEADER, KEY_HEADER, principal_of
 from helexa.neuron.api import chat as surfaces
@@ -30,8 +33,9 @@ from helexa.neuron.runtime import Runtime
 from helexa.neuron.slots import Loader, Slot
 from helexa.neuron.sources import Sources
 from helexa.neuron.story import STORY, Story, story_of
+from helexa.neuron.threads import Threads
 from helexa.opening import CHILD
-from helexa.refusals import CudaUnavailable, InvalidApiKey, NoHarness, ShuttingDown
+from helexa.refusals import CudaUnavailable, DriverSilent, InvalidApiKey, NoHarness, ShuttingDown
 
 Handler = Callable[["Neuron", Request], Awaitable[Response]]
 
@@ -59,11 +63,14 @@ SURFACES: tuple[tuple[str, Surface, Handler], ...] = (
     ("/v1/responses", "responses", surfaces.responses),
     ("/v1/images/generations", "images", images.generate),
 )
+SURFACE_OF = {pattern: surface for pattern, surface, _ in SURFACES}
 PRINCIPAL = (ACCOUNT_HEADER, KEY_HEADER)
+
+log = logging.getLogger(__name__)
 
 
 class Neuron:
-    """One host's models behind HTTP. ``port`` is set by whoever binds one.
+    """One host's models behind HTTP. ``port`` is set by whoever binds one; ``closing``: it ends.
 
     ``builder`` is what makes the core in a child process (see `worker`); tests have their own.
     """
@@ -87,14 +94,16 @@ class Neuron:
         self._began_s = time.monotonic()
         self._machine = read_machine()
         self._sampler = sampler or Sampler()
+        self.threads = Threads()
         self._nursery = Nursery(builder=builder)
         self._bearer = required_bearer(config.auth_env, environ)
+        self._refusals = Occasional(time.monotonic)
         self._tasks: TaskGroup | None = None
-        self._closing = False
+        self.closing = False
         sources = Sources.of(config.engine, environ)
         loader = Loader(config, runtime, sources, self._nursery, environ)
         self.metrics = Metrics(self.build, self.present)
-        self.registry = Registry(loader, lambda: self.hardware.gpus, self.metrics)
+        self.registry = Registry(loader, lambda: self.hardware.gpus, self.metrics, self.threads)
         self._trap = runtime.poisoned_model
 
     @property
@@ -141,13 +150,16 @@ class Neuron:
     async def load(self, spec: ModelSpec) -> None:
         """Load a model; the load goes on when its caller leaves.
 
-        Raises ShuttingDown, CudaUnavailable, InvalidRequest for the harness, or as `Registry.load`.
+        Raises ShuttingDown, CudaUnavailable, DriverSilent, InvalidRequest for the harness, or as
+        `Registry.load`.
         """
         tasks = self._tasks
-        if self._closing or tasks is None:
+        if self.closing or tasks is None:
             raise ShuttingDown
         if self.hardware.unavailable is not None:
             raise CudaUnavailable(self.hardware.unavailable)
+        if not self.hardware.sample.cards.known:
+            raise DriverSilent
         if spec.harness not in self.config.harness_names:
             raise InvalidRequest(f"unknown harness '{spec.harness}'")
         done = anyio.Event()
@@ -167,12 +179,20 @@ class Neuron:
             raise failures[0]
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Neuron]:
-        """Sample the host, load the default models, and unload everything at the end."""
-        self._sampler.start()
-        self._nursery.prepare()
-        await self._sampler.first()
+    async def running(
+        self, bind: Callable[[], Awaitable[None]] = checkpoint
+    ) -> AsyncIterator[Neuron]:
+        """Sample the host, load the default models, and unload everything at the end.
+
+        ``bind`` is awaited as soon as it is known what the host has, and before anything is loaded.
+        """
         try:
+            self._sampler.start()
+            await self._sampler.first()
+            await bind()
+            self._began_s = time.monotonic()
+            if not self.closing:
+                self._nursery.prepare()
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
                 tasks.start_soon(self._activate)
@@ -189,15 +209,16 @@ class Neuron:
             self._nursery.close()
 
     def stop_taking(self) -> None:
-        """Refuse what comes from now on, and whoever waits for a seat."""
-        self._closing = True
+        """Refuse what comes from now on, and whoever waits for a seat; load no further model."""
+        self.closing = True
+        self._sampler.wait_no_longer()
         self.registry.close_doors(ShuttingDown)
 
     def router(self) -> Router:
         """The routes, as a handler for a server or an ASGI app."""
-        router = Router()
+        router = Router(self._require_bearer)
         for method, pattern, handler in ROUTES:
-            router.add(method, pattern, partial(self._enter, handler))
+            router.add(method, pattern, partial(handler, self))
         for pattern, surface, handler in SURFACES:
             router.add("POST", pattern, partial(self._infer, surface, handler))
         return router
@@ -207,6 +228,12 @@ class Neuron:
         self.metrics.http_request(request.route, request.method, ending.status)
         if STORY in request.context:
             self.metrics.request_ended(story_of(request).end(ending))
+
+    def refused(self, error: HelexaError) -> None:
+        """Count what was refused before there was a request, and say so now and then."""
+        self.metrics.http_request("", "", error.status)
+        if times := self._refusals.happened():
+            log.warning("refused before there was a request: %s (%d times)", error, times)
 
     def asgi(self) -> AsgiApp:
         """The daemon as an ASGI app, which starts and ends it."""
@@ -234,23 +261,23 @@ class Neuron:
             close_idle_on_drain=False,
         )
 
-    async def _enter(self, handler: Handler, request: Request) -> Response:
-        self._require_bearer(request)
-        return await handler(self, request)
-
     async def _infer(self, surface: Surface, handler: Handler, request: Request) -> Response:
         story = Story.of(request, surface)
         with story.watching():
-            self._require_bearer(request)
             headers = {name: request.headers.get(name) or "" for name in PRINCIPAL}
             trusted = self.config.trust_principal_headers
             story.line.principal = principal_of(headers, trusted=trusted)
-            if self._closing:
+            if self.closing:
                 raise ShuttingDown
             return await handler(self, request)
 
     def _require_bearer(self, request: Request) -> None:
-        if not may_enter(request.headers.get("authorization"), self._bearer):
+        if may_enter(request.headers.get("authorization"), self._bearer):
+            return
+        surface = SURFACE_OF.get(request.route)
+        if surface is None or request.method != "POST":
+            raise InvalidApiKey
+        with Story.of(request, surface).watching():  # it wanted an answer: it has a line in the log
             raise InvalidApiKey
 
     async def _activate(self) -> None:
@@ -260,5 +287,6 @@ class Neuron:
             self.load,
             harnesses=self.config.harness_names,
             unavailable=self.hardware.unavailable,
+            ended=lambda: self.closing,
         )
         self.activated.set()

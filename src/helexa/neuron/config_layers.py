@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from helexa.errors import ConfigError
+from helexa.neuron.bearer import required_bearer
 from helexa.neuron.config import DEFAULT_PATH, NeuronConfig, SourceConfig
 from helexa.neuron.ids import HARNESS
 from helexa.neuron.schema import Findings, Kind, Nested, Node, kind_at, read_settings
@@ -66,6 +67,7 @@ def load_config(
         raise ConfigError(str(file), found.problems)
     warnings = [f"unknown key {label} in {file}" for label in found.unknown]
     warnings += advice(config)
+    warnings += open_door(config, environ)
     if written is not None and "host" not in node.value:
         warnings.append(f"{file} does not set host: listening on {config.host} only")
     return Loaded(config, file, tuple(warnings))
@@ -212,3 +214,10 @@ def advice(config: NeuronConfig) -> list[str]:
         known = ", ".join(schemes)
         found.append(f"default_source {engine.default_source!r} names no source; known: {known}")
     return found
+
+
+def open_door(config: NeuronConfig, environ: Mapping[str, str]) -> list[str]:
+    """What to say of a secret that was meant to be asked for, and is not there."""
+    if not config.auth_env or required_bearer(config.auth_env, environ) is not None:
+        return []
+    return [f"auth_env names {config.auth_env}, which is not set or empty: anyone may come in"]

@@ -144,9 +144,14 @@ class Sampler:
     def stop(self) -> None:
         """Take no further sample; one that hangs is left to itself."""
         self._stopped.set()
+        self._first.set()
+
+    def wait_no_longer(self) -> None:
+        """Let whoever waits for the first sample go on without it."""
+        self._first.set()
 
     async def first(self, timeout_s: float = FIRST_WAIT_S) -> Sample:
-        """The first sample, or none of the cards if the driver takes longer than that."""
+        """The first sample, or none of the cards if the driver takes longer, or nobody waits."""
         await anyio.to_thread.run_sync(self._first.wait, timeout_s, abandon_on_cancel=True)
         return self.latest
 
@@ -158,8 +163,13 @@ class Sampler:
 
     def take(self) -> None:
         """Take one sample now, in this thread."""
-        host = self._sample_host(self._latest.host)
-        self._latest = Sample(self._latest.cards, host)
+        last, whole = self._latest, True
+        try:
+            host = self._sample_host(last.host)
+        except Exception as error:  # as below: a sample of the past is better than none
+            host, whole = last.host, False
+            self._warn("cannot read the host: %s", str(error) or type(error).__name__)
+        self._latest = Sample(last.cards, host)
         self._asked_s = self._clock()
         try:
             cards = self._read_cards()
@@ -169,7 +179,7 @@ class Sampler:
             if cards.unavailable is not None and self._latest.cards.unavailable is None:
                 logger.error("%s", cards.unavailable)
             self._latest = Sample(cards, host)
-            self._warned = False
+            self._warned = self._warned and not whole
         finally:
             self._asked_s = None
 

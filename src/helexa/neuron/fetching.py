@@ -11,14 +11,16 @@ from typing import Protocol, TypeVar
 import anyio
 import anyio.to_thread
 
+from helexa.engine.checkpoint.formats import check_format
 from helexa.engine.checkpoint.hub import fetch_model
 from helexa.engine.checkpoint.reference import Builtin, GGUFFile, LocalFolder, Reference
 from helexa.engine.checkpoint.transfer import Cancelled
 from helexa.errors import EngineClosed, LoadError
 from helexa.http.response import cause_of
 from helexa.neuron.ids import ModelId
-from helexa.neuron.listing import hub_id, local_folder
+from helexa.neuron.listing import Contents, hub_id, local_folder
 from helexa.neuron.sources import BUILTIN, Source
+from helexa.neuron.threads import Threads
 
 LOOK_EVERY_S = 0.1
 
@@ -38,14 +40,16 @@ class LoadWatch:
     that has a deadline of its own.
     """
 
-    def __init__(self, model_id: str, stall_s: float) -> None:
+    def __init__(self, model_id: str, stall_s: float, threads: Threads | None = None) -> None:
         self.cancelled = threading.Event()
         self.fetch_over = threading.Event()  # set as well by a fetch that fails in one of its files
         self._model_id = model_id
         self._stall_s = stall_s
+        self._threads = threads or Threads()
         self._heard_s = time.monotonic()
         self._gate = threading.Lock()
         self._host: Closable | None = None
+        self._stalled: LoadError | None = None
 
     def progress(self, name: str, done: int, total: int | None) -> None:
         """Something has arrived."""
@@ -79,13 +83,17 @@ class LoadWatch:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._look_after)
-                loaded.append(await anyio.to_thread.run_sync(load, abandon_on_cancel=True))
+                loaded.append(
+                    await anyio.to_thread.run_sync(
+                        load, abandon_on_cancel=True, limiter=self._threads.loading
+                    )
+                )
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            failure = cause_of(group)
+            failure = self._reason(group)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):  # bounded: a child is killed in time
-                await anyio.to_thread.run_sync(self.cancel)
+                await anyio.to_thread.run_sync(self.cancel, limiter=self._threads.ending)
             raise
         if failure is not None:  # raised here, where the group does not become its context
             raise failure
@@ -97,11 +105,20 @@ class LoadWatch:
             self._refuse_if_cancelled()
             if self._host is None and time.monotonic() - self._heard_s > self._stall_s:
                 self._give_up()
-                raise LoadError(
+                self._stalled = LoadError(
                     f"fetching '{self._model_id}' made no progress for {self._stall_s:g} seconds",
                     hint="check the network, then load it again; what has arrived is kept",
                 )
+                raise self._stalled
             await anyio.sleep(LOOK_EVERY_S)
+
+    def _reason(self, group: BaseExceptionGroup[BaseException]) -> BaseException:
+        """Why a load ended; what a thread says that was made to stop is not it."""
+        if self._stalled is not None:
+            return self._stalled
+        if self.cancelled.is_set():
+            return self._was_cancelled()
+        return cause_of(group.exceptions[0])
 
     def _give_up(self) -> None:
         self.cancelled.set()
@@ -109,7 +126,10 @@ class LoadWatch:
 
     def _refuse_if_cancelled(self) -> None:
         if self.cancelled.is_set():
-            raise EngineClosed(f"load of '{self._model_id}' was cancelled")
+            raise self._was_cancelled()
+
+    def _was_cancelled(self) -> EngineClosed:
+        return EngineClosed(f"load of '{self._model_id}' was cancelled")
 
 
 def fetch(
@@ -119,8 +139,12 @@ def fetch(
     environ: Mapping[str, str],
     *,
     watch: LoadWatch,
+    contents: Contents | None = None,
 ) -> Reference:
     """Where a model is on this machine; what its source has and this machine lacks is fetched.
+
+    ``contents`` is what the source said of it, or the copy here where it said nothing; without, it
+    is asked.
 
     Raises as `fetch_model`, and EngineClosed once it is cancelled.
     """
@@ -129,12 +153,16 @@ def fetch(
     if source.endpoint is None:
         place = local_folder(id, source)
         return GGUFFile(place) if place.is_file() else LocalFolder(place, str(id))
+    if contents is not None and contents.folder is not None:
+        check_format(str(id), contents.files)
+        return LocalFolder(contents.folder, str(id))
     access = replace(
         source.access(source.endpoint, environ),
         progress=watch.progress,
         cancelled=watch.fetch_over,
     )
     try:
-        return LocalFolder(fetch_model(hub_id(id), revision, access), str(id))
+        listing = None if contents is None else contents.listing
+        return LocalFolder(fetch_model(hub_id(id), revision, access, listing), str(id))
     except Cancelled as error:
         raise EngineClosed(f"fetching '{id}' was cancelled") from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helexa.engine.checkpoint.cache import RepoCache, files_in
-from helexa.engine.checkpoint.hub import ListingFailed, left_alone, list_repo
+from helexa.engine.checkpoint.hub import Listing, ListingFailed, left_alone, list_repo
 from helexa.engine.checkpoint.reference import Builtin, HubId
 from helexa.engine.checkpoint.resolve import builtin_folder
 from helexa.errors import CheckpointError, InvalidRequest, PreflightError
@@ -24,6 +24,19 @@ class Contents:
     commit: str | None = None
     folder: Path | None = None
 
+    @property
+    def listing(self) -> Listing | None:
+        """The same as its hub has it, if that was asked."""
+        return None if self.commit is None else Listing(self.commit, self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What was found before a model is loaded: how to, and the files that were listed."""
+
+    plan: Plan
+    contents: Contents
+
 
 def preflight(
     spec: ModelSpec,
@@ -31,20 +44,21 @@ def preflight(
     environ: Mapping[str, str],
     *,
     more_quants: Collection[str] = (),
-) -> Plan:
+) -> Preflight:
     """Find out whether and how a model can be loaded, with one question to its source.
 
     Blocks. Raises InvalidRequest for the id, PreflightError for the model.
     """
     id, source = sources.find(spec.model_id)
     contents = list_model(id, source, spec.revision, environ)
-    return make_plan(
+    plan = make_plan(
         str(id),
         contents.files,
         quant=spec.quant,
         tp_size=spec.tensor_parallel,
         more_quants=more_quants,
     )
+    return Preflight(plan, contents)
 
 
 def list_model(id: ModelId, source: Source, revision: str, environ: Mapping[str, str]) -> Contents:

@@ -15,6 +15,9 @@ from helexa.protocol.control import DeviceHealth, DeviceInfo
 T = TypeVar("T")
 
 MIB = 2**20
+NVIDIA, DISPLAY = "0x10de", "0x03"
+"""A maker and the class of a device, as the PCI bus writes them."""
+DRIVER_NOT_LOADED = 9
 LIBRARY_NOT_FOUND = 12
 VERSION_MISMATCH = 18
 VERSION = re.compile(r"\d+(?:\.\d+)+")
@@ -49,7 +52,8 @@ class NvmlFailed(Exception):
 def read_cards(nvml: Any = None, root: Path = Path("/")) -> Cards:
     """Ask the driver; ``nvml`` is its library's module, ``root`` where ``proc`` is.
 
-    No library is no cards. Raises NvmlFailed where it does not answer.
+    No library is no cards, nor is a driver that is not loaded where there is no card for it.
+    Raises NvmlFailed where it does not answer.
     """
     if nvml is None:
         nvml = importlib.import_module("pynvml")  # only those who sample load it
@@ -57,6 +61,8 @@ def read_cards(nvml: Any = None, root: Path = Path("/")) -> Cards:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
         if error.value == LIBRARY_NOT_FOUND:
+            return Cards()
+        if error.value == DRIVER_NOT_LOADED and not has_card(root):
             return Cards()
         if error.value == VERSION_MISMATCH:
             return Cards(unavailable=mismatch_of_host(root))
@@ -117,6 +123,15 @@ def read_card(nvml: Any, index: int, handle: Any) -> tuple[DeviceInfo, DeviceHea
         temp_c=or_zero(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
     )
     return device, health
+
+
+def has_card(root: Path) -> bool:
+    """Whether a card of the driver's maker is plugged in, whoever drives it."""
+    return any(
+        read_text(device / "vendor").strip() == NVIDIA
+        and read_text(device / "class").startswith(DISPLAY)
+        for device in root.glob("sys/bus/pci/devices/*")
+    )
 
 
 def text(value: str | bytes) -> str:

@@ -1,4 +1,4 @@
-"""A daemon from its start to its end: bind, serve, drain on a signal, leave nothing behind."""
+"""A daemon from its start to its end: look, bind, serve, drain on a signal, leave nothing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import anyio
+from anyio.abc import TaskStatus
 
 from helexa.http import Server
 from helexa.http.response import cause_of
 from helexa.neuron.api.answering import render
 from helexa.neuron.app import Neuron
+from helexa.neuron.descriptors import fitted, raise_limit
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -26,27 +28,40 @@ async def run(
 ) -> None:
     """Serve until a signal, then drain. Raises BindError, and what ``ready`` raises.
 
-    ``ready`` is called, in a task of its own, once the port is bound; a second signal ends the
-    process at once, and its children with it.
+    ``ready`` is called, in a task of its own, once the port is bound. Signals are heard from the
+    beginning to the end; a second one ends the process at once, and its children with it.
     """
-    server = Server(neuron.router(), neuron.server_config(), render=render, observe=neuron.observe)
-    await server.bind()
-    neuron.port = server.port
-    log.info("listening on %s", server.url)
+    config = fitted(neuron.server_config(), raise_limit())
+    server = Server(
+        *(neuron.router(), config), render=render, observe=neuron.observe, refused=neuron.refused
+    )
+
+    async def bind() -> None:
+        if not neuron.closing:  # a signal may have come before
+            await server.bind()
+            neuron.port = server.port
+            log.info("listening on %s", server.url)
+
     try:
-        async with neuron.running(), anyio.create_task_group() as tasks:
-            tasks.start_soon(_stop_on_signal, neuron, server)
-            if ready is not None:
-                tasks.start_soon(ready, server)
-            await server.serve()
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(_stop_on_signal, neuron, server)
+            async with neuron.running(bind), anyio.create_task_group() as serving:
+                if server.port:
+                    if ready is not None:
+                        serving.start_soon(ready, server)
+                    await server.serve()
+                serving.cancel_scope.cancel()
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise cause_of(group) from None
     log.info("shutdown complete")
 
 
-async def _stop_on_signal(neuron: Neuron, server: Server) -> None:
+async def _stop_on_signal(
+    neuron: Neuron, server: Server, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
     with anyio.open_signal_receiver(*SIGNALS) as signals:
+        task_status.started()
         stopping = False
         async with anyio.create_task_group() as tasks:
             async for number in signals:

@@ -27,6 +27,7 @@ from helexa.neuron.limits import (
     still_free,
     validate,
 )
+from helexa.neuron.listing import Contents
 from helexa.neuron.metrics import ModelState
 from helexa.neuron.recovery import Policy, RecoveringHost, State
 from helexa.neuron.runtime import Runtime
@@ -240,12 +241,16 @@ class Loader:
         self,
         spec: ModelSpec,
         devices: tuple[int, ...],
+        contents: Contents | None = None,
         *,
         cuda: bool,
         watch: LoadWatch,
         on_change: Callable[[State, str], None] = lambda state, cause: None,
     ) -> Slot:
-        """Load a model in a child process. Blocks; raises as `open_model`, or as it is watched."""
+        """Load a model in a child process. Blocks; raises as `open_model`, or as it is watched.
+
+        ``contents`` is what it consists of, if its source has been asked already.
+        """
         hosts: list[RecoveringHost] = []
 
         def make_host(
@@ -261,7 +266,7 @@ class Loader:
 
         engine = self.engine_config(spec, f"cuda:{devices[0]}" if cuda else "cpu")
         id, source = self.sources.find(spec.model_id)
-        place = fetch(id, source, spec.revision, self.environ, watch=watch)
+        place = fetch(id, source, spec.revision, self.environ, watch=watch, contents=contents)
         origin = Source(place, use_template=self.runtime.use_chat_template)
         try:
             model = open_model(origin, engine, watch.progress, make_host)

@@ -53,6 +53,8 @@ class WireError:
         found = []
         if self.retry_after_s is not None:
             found.append(("retry-after", str(self.retry_after_s)))
+        if self.status == 401:
+            found.append(("www-authenticate", "Bearer"))
         if self.allow:
             found.append(("allow", ", ".join(self.allow)))
         return found

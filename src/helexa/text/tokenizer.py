@@ -14,6 +14,9 @@ from helexa.errors import CheckpointError, InvalidRequest
 from helexa.text.decoders import Decoder, parse_decoder
 from helexa.text.detokenizer import Detokenizer
 
+LONG_TEXT = 8192
+"""Characters; what is shorter keeps other threads waiting for a few milliseconds at most."""
+
 
 class Tokenizer:
     """A checkpoint's tokenizer; safe to share between threads.
@@ -79,7 +82,12 @@ class Tokenizer:
     # -- encoding -----------------------------------------------------------------------------
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Turn text into token ids; raises InvalidRequest for text that is not valid Unicode."""
+        """Turn text into token ids; raises InvalidRequest for text that is not valid Unicode.
+
+        A long one goes the way of a batch: only there does the library let other threads run.
+        """
+        if isinstance(text, str) and len(text) > LONG_TEXT:
+            return self.encode_batch([text], add_special_tokens)[0]
         try:
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         except (UnicodeEncodeError, TypeError) as error:

@@ -120,12 +120,15 @@ def left_alone() -> ListingFailed:
     return ListingFailed("offline", "go online once to fetch it, or give another cache_dir")
 
 
-def fetch_model(model: HubId, revision: str, access: HubAccess) -> Path:
+def fetch_model(
+    model: HubId, revision: str, access: HubAccess, listing: Listing | None = None
+) -> Path:
     """A folder with everything a loader needs of ``model`` at ``revision``.
 
-    Without a hub to ask, the snapshot of an earlier fetch. The config is read before any weight
-    is fetched. Raises PreflightError (`repo_fetch_failed`, `empty_repo`), DownloadError,
-    UnsupportedModel or CheckpointError.
+    ``listing`` is what the hub has just said of it; without, it is asked. Where there is no hub to
+    ask, it is the snapshot of an earlier fetch. The config is read before any weight is fetched.
+    Raises PreflightError (`repo_fetch_failed`, `empty_repo`), DownloadError, UnsupportedModel or
+    CheckpointError.
     """
     cache = RepoCache(access.root, model.org, model.name)
     cache.ref(revision)
@@ -133,7 +136,7 @@ def fetch_model(model: HubId, revision: str, access: HubAccess) -> Path:
         return local_folder(model, revision, cache, left_alone())
     with access.client() as client:
         try:
-            listing = list_repo(client, access.endpoint, model, revision)
+            listing = listing or list_repo(client, access.endpoint, model, revision)
         except ListingFailed as failed:
             return local_folder(model, revision, cache, failed)
         check_format(str(model), listing.files)

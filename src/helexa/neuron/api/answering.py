@@ -63,14 +63,15 @@ async def answer(
     The head is sent only when the request runs, so that every refusal is a plain answer.
     """
     story = story_of(request)
-    job = await anyio.to_thread.run_sync(placed, slot, prepare)
+    preparing = neuron.threads.preparing
+    job = await anyio.to_thread.run_sync(placed, slot, prepare, limiter=preparing)
     if neuron.springs(slot):
         slot.host.kill()
         raise slot.unavailable()
     job, claim_mb = slot.check(job, neuron.hardware.free_mb(slot.devices))
     permit = await request.hold(slot.seat(story.line.principal, claim_mb))
     story.waited_s = permit.waited_s
-    events = await request.hold(AsyncEventStream(slot.model, lambda: job))
+    events = await request.hold(AsyncEventStream(slot.model, job))
     story.runs(len(job.prompt_ids), lambda: events.tokens_read)
     running = Running(slot, story, permit, events, projection)
     try:

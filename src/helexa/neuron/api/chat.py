@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from helexa.chat_options import ChatOptions
 from helexa.engine.params import SamplingParams, require_in_vocabulary
 from helexa.neuron.api.answering import answer, now, slot_for
+from helexa.neuron.api.bodies import aside, read_body
 from helexa.neuron.story import story_of
 from helexa.protocol.fields import parse
 from helexa.protocol.ids import chat_id, completion_id, message_id, response_id
@@ -31,7 +32,7 @@ Asked = TypeVar("Asked", ChatRequest, CompletionRequest, ResponseRequest)
 
 async def asked(neuron: Neuron, request: Request, kind: type[Asked]) -> Asked:
     """The body of a request, noted for the log. Raises as `parse`, or NoHarness."""
-    body = parse(kind, await request.json())
+    body = await read_body(neuron, request, partial(parse, kind))
     story_of(request).asks(body.model, stream=bool(body.stream))
     neuron.require_engine()
     return body
@@ -40,7 +41,8 @@ async def asked(neuron: Neuron, request: Request, kind: type[Asked]) -> Asked:
 async def chat(neuron: Neuron, request: Request) -> Response:
     """A conversation is answered."""
     body = await asked(neuron, request, ChatRequest)
-    call = body.call(include_thinking=wants_thinking(request.headers.get("x-include-thinking")))
+    shown = wants_thinking(request.headers.get("x-include-thinking"))
+    call = await aside(neuron, request, partial(body.call, include_thinking=shown))
     slot = slot_for(neuron, request, call.model)
     projection = ChatAnswer(
         Head(chat_id(), call.model, now()),
@@ -55,7 +57,7 @@ async def chat(neuron: Neuron, request: Request) -> Response:
 async def responses(neuron: Neuron, request: Request) -> Response:
     """The same in the terms of the responses API."""
     body = await asked(neuron, request, ResponseRequest)
-    call = body.call()
+    call = await aside(neuron, request, body.call)
     slot = slot_for(neuron, request, call.model)
     projection = ResponseAnswer(
         Head(response_id(), call.model, now()), message_id=message_id(), echo=body.echo()
@@ -67,7 +69,7 @@ async def responses(neuron: Neuron, request: Request) -> Response:
 async def completions(neuron: Neuron, request: Request) -> Response:
     """A text is continued."""
     body = await asked(neuron, request, CompletionRequest)
-    call = body.call()
+    call = await aside(neuron, request, body.call)
     slot = slot_for(neuron, request, call.model)
     projection = CompletionAnswer(Head(completion_id(), call.model, now()), logprobs=call.logprobs)
     job = partial(continued, slot, call)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
 
 from helexa.errors import HelexaError, PreflightError
 from helexa.http import Response
 from helexa.neuron.api.answering import JSON
+from helexa.neuron.api.bodies import read_body
 from helexa.neuron.build import with_cuda
 from helexa.neuron.ids import ModelSpec
 from helexa.neuron.listing import known_capabilities
@@ -21,8 +23,6 @@ from helexa.refusals import ModelNotFound, Unavailable
 if TYPE_CHECKING:
     from helexa.http import Request
     from helexa.neuron.app import Neuron
-
-log = logging.getLogger(__name__)
 
 
 def ok(value: Any) -> Response:
@@ -80,7 +80,12 @@ async def capabilities(neuron: Neuron, request: Request) -> Response:
     try:
         return ok({"capabilities": list(neuron.registry.find(model_id).model.info.capabilities)})
     except ModelNotFound:
-        found = known_capabilities(model_id, neuron.registry.sources, neuron.environ)
+        found = await anyio.to_thread.run_sync(  # a cache on a network may take its time
+            known_capabilities,
+            *(model_id, neuron.registry.sources, neuron.environ),
+            limiter=neuron.threads.looking,
+            abandon_on_cancel=True,
+        )
     if found is None:
         error = HelexaError(f"model '{model_id}' is not loaded and not on this machine")
         return told(flat_error(error, 404))
@@ -93,16 +98,14 @@ async def metrics(neuron: Neuron, request: Request) -> Response:
 
 async def load(neuron: Neuron, request: Request) -> Response:
     """Load a model; answers when it is loaded."""
-    spec = ModelSpec.from_json(await request.json())
+    spec = await read_body(neuron, request, ModelSpec.from_json)
     try:
         await neuron.load(spec)
     except Unavailable:
         raise
-    except HelexaError as error:
+    except Exception as error:  # logged by the registry; whatever it was, the caller is told
         # The engine refuses with the same class, but without the facts that a gateway reads.
         if isinstance(error, PreflightError) and error.details:
-            fields = {"model": spec.model_id, "reason": error.kind, "detail": error.message}
-            log.warning("model refused", extra={"fields": fields})
             return told(refused_load(error))
         return told(flat_error(error))
     return ok({"status": "loaded"})
@@ -110,7 +113,7 @@ async def load(neuron: Neuron, request: Request) -> Response:
 
 async def unload(neuron: Neuron, request: Request) -> Response:
     """Unload a model; answers when its memory is free."""
-    body = await request.json()
+    body = await read_body(neuron, request, lambda value: value)
     model_id = body.get("model_id") if isinstance(body, dict) else None
     if not isinstance(model_id, str) or not model_id:
         return told(WireError(400, "missing model_id", flat=True))

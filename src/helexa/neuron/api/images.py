@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from helexa.neuron.api.answering import slot_for
+from helexa.neuron.api.bodies import read_body
 from helexa.neuron.story import story_of
 from helexa.protocol.fields import parse
 from helexa.protocol.openai.images import ImageRequest
@@ -19,7 +21,7 @@ IMAGE = "image"
 
 async def generate(neuron: Neuron, request: Request) -> Response:
     """An image is refused with what is wrong first: the request, the model, this daemon."""
-    body = parse(ImageRequest, await request.json())
+    body = await read_body(neuron, request, partial(parse, ImageRequest))
     story_of(request).asks(body.model, stream=False)
     neuron.require_engine()
     call = body.call()

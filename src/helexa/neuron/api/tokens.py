@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
 from helexa.chat_options import ChatOptions
+from helexa.engine.params import require_in_vocabulary
 from helexa.errors import InvalidRequest
 from helexa.neuron.api.answering import placed
+from helexa.neuron.api.bodies import read_body
 from helexa.neuron.api.control import ok
 from helexa.protocol.fields import parse
 from helexa.protocol.openai.chat import wants_thinking
@@ -26,12 +29,12 @@ if TYPE_CHECKING:
 
 async def tokenize(neuron: Neuron, request: Request) -> Response:
     """The token ids of a text, or of a conversation as chat would send it."""
-    body = parse(TokenizeRequest, await request.json())
+    body = await read_body(neuron, request, partial(parse, TokenizeRequest))
     neuron.require_engine()
     slot = neuron.serving(body.model)
     thinking = wants_thinking(request.headers.get("x-include-thinking"))
 
-    def count() -> dict[str, Any]:
+    def count() -> Response:
         model = slot.model
         messages = body.chat()
         if messages is None:
@@ -45,22 +48,28 @@ async def tokenize(neuron: Neuron, request: Request) -> Response:
             )
             text = model.render(messages, options)
             ids = model.tokenizer.encode(text, add_special_tokens=False)
-        strings = [model.tokenizer.decode([id], skip_special_tokens=False) for id in ids]
-        return tokenized(ids, slot.context_tokens(), strings if body.return_token_strs else None)
+        strings = None
+        if body.return_token_strs:
+            strings = [model.tokenizer.decode([id], skip_special_tokens=False) for id in ids]
+        return ok(tokenized(ids, slot.context_tokens(), strings))
 
-    return ok(await anyio.to_thread.run_sync(placed, slot, count))
+    return await anyio.to_thread.run_sync(placed, slot, count, limiter=neuron.threads.counting)
 
 
 async def detokenize(neuron: Neuron, request: Request) -> Response:
     """The text of token ids."""
-    body = parse(DetokenizeRequest, await request.json())
+    body = await read_body(neuron, request, partial(parse, DetokenizeRequest))
     neuron.require_engine()
     slot = neuron.serving(body.model)
-    size = slot.model.info.vocab_size
-    for id in body.tokens:
-        if not 0 <= id < size:
-            raise InvalidRequest(
-                f"there is no token {id}, the vocabulary has {size}", param="tokens"
-            )
-    text = slot.model.tokenizer.decode(body.tokens, skip_special_tokens=False)
-    return ok(detokenized(text))
+    info = slot.model.info
+    if len(body.tokens) > info.max_context:
+        raise InvalidRequest(
+            f"{len(body.tokens)} tokens are more than the model's context of {info.max_context}",
+            param="tokens",
+        )
+
+    def text() -> Response:
+        require_in_vocabulary("tokens", body.tokens, info.vocab_size)
+        return ok(detokenized(slot.model.tokenizer.decode(body.tokens, skip_special_tokens=False)))
+
+    return await anyio.to_thread.run_sync(text, limiter=neuron.threads.counting)

@@ -207,7 +207,8 @@ def _start(
 
     That is, if reasoning ends the prompt but for white space (thinking was switched off).
     """
-    if not marks:
+    wanted = {id for id, (mark, _) in marks.items() if mark in ("think", "answer")}
+    if wanted.isdisjoint(prompt_ids):  # the longest prompts have none, and are gone through quickly
         return False, False
     only_space = True
     for token_id in reversed(prompt_ids):

@@ -262,3 +262,19 @@ async def test_who_sends_on_and_on_while_a_request_runs_has_to_wait(at_once: boo
                 await peer.send(piece)
                 taken += 1
     assert taken < 32  # the buffers of two sockets hold a few
+
+
+async def test_what_is_refused_before_there_is_a_request_is_told() -> None:
+    refused: list[int] = []
+    endings: list[Ending] = []
+    async with serving(
+        echo,
+        HASTY,
+        observe=lambda _, ending: endings.append(ending),
+        refused=lambda error: refused.append(error.status),
+    ) as server:
+        assert (await ask(server, b"no request\r\n\r\n")).status == 400
+        async with connected(server) as peer:
+            await peer.send(b"GET / HTTP/1.1\r\n")
+            assert (await peer.answer()).status == 408
+    assert (refused, endings) == ([400, 408], [])

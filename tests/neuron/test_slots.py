@@ -40,7 +40,9 @@ class FakeModel:
 
 
 def slot(model: FakeModel) -> Slot:
-    host = SimpleNamespace(state="recovering", load_s=9.0, recovering_since_s=0.0, facts=None, stuck=False)
+    host = SimpleNamespace(
+        state="recovering", load_s=9.0, recovering_since_s=0.0, facts=None, stuck=False
+    )
     return Slot(
         ModelSpec(model_id="o/n"),
         (0,),

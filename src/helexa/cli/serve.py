@@ -49,7 +49,7 @@ def serve(model: str, port: int, host: str) -> None:
     configure_logging(30, choose_format(os.environ), sys.stderr)
     with _placed(model) as (id, engine):
         config = NeuronConfig(port=port, host=host, engine=engine)
-        neuron = Neuron(config, read_runtime(os.environ), os.environ)
+        neuron = Neuron(config, read_runtime(os.environ), os.environ, dedicated=False)
 
         async def ready(server: Server) -> None:
             with console(sys.stderr).status(f"loading {id}"):

@@ -44,6 +44,7 @@ class Service:
     observe: Observe | None = None
     clock: Callable[[], float] = time.monotonic
     date: DateHeader = field(default_factory=DateHeader)
+    refused: Callable[[HelexaError], None] = lambda error: None
 
 
 class Connection:
@@ -265,6 +266,7 @@ class Connection:
 
     async def _refuse(self, error: HelexaError) -> None:
         """Answer what never became a request; the connection cannot go on after that."""
+        self._service.refused(error)
         sink = Http1Sink(
             *(self.write, self._service.date, new_request_id()),
             head_only=False,

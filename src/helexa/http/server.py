@@ -71,10 +71,9 @@ class Server:
     ) -> None:
         self.config = config or ServerConfig()
         self.port = 0
-        self._service = Service(handler, self.config, render, observe, clock)
+        self._service = Service(handler, self.config, render, observe, clock, refused=refused)
         self.connections = 0
         self._connections: set[Connection] = set()
-        self._refused = refused
         self._refusing = 0
         self._most_refusing = max(8, min(_MAX_REFUSING, self.config.max_connections // 4))
         self._starved = Occasional(clock)
@@ -180,7 +179,6 @@ class Server:
     async def _refuse(self, stream: SocketStream) -> None:
         full = f"all {self.config.max_connections} connections are in use"
         error = Unavailable(full, retry_after_s=1)
-        self._refused(error)
 
         async def refuse(connection: Connection) -> None:
             await connection.refuse(error)

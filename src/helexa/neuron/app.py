@@ -73,6 +73,7 @@ class Neuron:
     """One host's models behind HTTP. ``port`` is set by whoever binds one; ``closing``: it ends.
 
     ``builder`` is what makes the core in a child process (see `worker`); tests have their own.
+    ``dedicated`` False leaves most of the host's memory to what else runs there.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Neuron:
         *,
         sampler: Sampler | None = None,
         builder: str = CHILD,
+        dedicated: bool = True,
     ) -> None:
         self.config = config
         self.runtime = runtime
@@ -101,7 +103,7 @@ class Neuron:
         self._tasks: TaskGroup | None = None
         self.closing = False
         sources = Sources.of(config.engine, environ)
-        loader = Loader(config, runtime, sources, self._nursery, environ)
+        loader = Loader(config, runtime, sources, self._nursery, environ, dedicated)
         self.metrics = Metrics(self.build, self.present)
         self.registry = Registry(loader, lambda: self.hardware.gpus, self.metrics, self.threads)
         self._trap = runtime.poisoned_model

@@ -236,6 +236,7 @@ class Loader:
     sources: Sources
     nursery: Nursery
     environ: Mapping[str, str]
+    dedicated: bool = True
 
     def load(
         self,
@@ -300,7 +301,7 @@ class Loader:
             prefix_cache_mb=section.prefix_cache.budget_mb,
             max_entries=section.prefix_cache.max_entries,
             disabled=self.runtime.disabled,
-            dedicated=True,
+            dedicated=self.dedicated,
         )
 
     def deadlines(self) -> Deadlines:

@@ -17,6 +17,7 @@ from helexa.http.response import cause_of
 from helexa.neuron.api.answering import render
 from helexa.neuron.app import Neuron
 from helexa.neuron.descriptors import fitted, raise_limit
+from helexa.neuron.heap import keep_heap_small
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -47,6 +48,7 @@ async def run(
             await tasks.start(_stop_on_signal, neuron, server)
             async with neuron.running(bind), anyio.create_task_group() as serving:
                 if server.port:
+                    serving.start_soon(keep_heap_small)
                     if ready is not None:
                         serving.start_soon(ready, server)
                     await server.serve()

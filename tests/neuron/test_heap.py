@@ -1,0 +1,46 @@
+"""Free memory goes back to the system while the daemon runs."""
+
+from __future__ import annotations
+
+import sys
+
+import anyio
+import pytest
+
+from helexa.neuron import heap
+from helexa.neuron.heap import heap_trimmer, keep_heap_small
+
+pytestmark = pytest.mark.anyio
+PIECE = 64 * 1024  # below what glibc maps apart, so that it lies in the heap
+COUNT = 2000
+
+
+def resident_mib() -> float:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * 4096 / 2**20
+
+
+@pytest.mark.skipif(heap_trimmer() is None, reason="only glibc keeps what is free, and can trim")
+async def test_holes_in_the_heap_are_given_back() -> None:
+    pieces = [b"x" * PIECE for _ in range(COUNT)]
+    del pieces[: COUNT - 1]  # what is above the holes stays, so that the heap cannot shrink
+    full = resident_mib()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(keep_heap_small, 0.01)
+        with anyio.move_on_after(10):
+            while resident_mib() > full - COUNT * PIECE / 2**20 / 2:
+                await anyio.sleep(0.02)
+        tasks.cancel_scope.cancel()
+    assert resident_mib() <= full - COUNT * PIECE / 2**20 / 2
+    assert len(pieces) == 1
+
+
+async def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: object())
+    assert heap_trimmer() is None
+    await keep_heap_small(0.01)  # returns
+
+
+def test_another_system_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert heap_trimmer() is None

@@ -250,10 +250,10 @@ def test_who_does_not_ask_does_not_pay() -> None:
         ),
         ({"response_format": {"type": "json_schema"}}, InvalidRequest, "invalid_value", "schema"),
         (
-            {"response_format": as_format({"not": {"type": "string"}})},
+            {"response_format": as_format({"uniqueItems": True})},
             UnsupportedGrammar,
             "unsupported_parameter",
-            "'not'",
+            "'uniqueItems'",
         ),
         ({"tool_choice": "required"}, InvalidRequest, "invalid_value", "no tools"),
         ({"tool_choice": "sum", "tools": [ADD]}, InvalidRequest, "invalid_value", "add_numbers"),

@@ -86,24 +86,6 @@ def test_a_refusal_is_the_clients_own_class(
     assert caught.value.request_id
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"max_tokens": -1},
-        {"max_completion_tokens": -1},
-        {"stop": ""},
-        {"stop": ["", "\n\n\n"]},
-        {"modalities": []},
-        {"function_call": "none"},
-    ],
-    ids=str,
-)
-def test_what_asks_for_nothing_is_taken(client: OpenAI, asked: Any) -> None:
-    answer = client.chat.completions.create(model=TINY, messages=HELLO, temperature=0, **asked)
-    assert "tiny" in (answer.choices[0].message.content or "")
-    assert answer.choices[0].finish_reason == "stop"
-
-
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize(
     ("asked", "param"),

@@ -101,7 +101,7 @@ def _object(value: Any) -> dict[str, Any]:
 Text = StrictStr
 Flag = StrictBool
 Count = Annotated[int, PlainValidator(whole_number)]
-CountOrAny = Annotated[int, PlainValidator(lambda value: whole_number(value, -1))]
+TopK = Annotated[int, PlainValidator(lambda value: whole_number(value, -1))]
 Number = Annotated[float, Field(strict=True)]
 Stops = Annotated[tuple[str, ...], PlainValidator(_stops)]
 Object = Annotated[dict[str, Any], PlainValidator(_object)]

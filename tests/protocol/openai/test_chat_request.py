@@ -61,7 +61,7 @@ WRONG_SHAPES: list[tuple[dict[str, Any], str]] = [
     ({"seed": True}, "seed"),
     ({"top_k": 1.5}, "top_k"),
     ({"top_k": -2}, "top_k"),
-    ({"max_tokens": -2}, "max_tokens"),
+    ({"max_tokens": -1}, "max_tokens"),
     ({"max_tokens": 1.5}, "max_tokens"),
     ({"max_completion_tokens": "9"}, "max_completion_tokens"),
     ({"n": -1}, "n"),
@@ -121,6 +121,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str]] = [
     ({"messages": []}, "messages"),
     ({"top_logprobs": 21}, "top_logprobs"),
     ({"stop": ["x"] * 17}, "stop"),
+    ({"stop": ""}, "stop"),
     ({"stop": ["x" * 257]}, "stop"),
     ({"seed": 2**64}, "seed"),
     ({"temperature": float("inf")}, "temperature"),
@@ -154,7 +155,7 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"best_of": 2}, "best_of"),
     ({"functions": []}, "functions"),
     ({"function_call": "auto"}, "function_call"),
-    ({"audio": {"voice": "x"}}, "audio"),
+    ({"audio": {}}, "audio"),
     ({"modalities": ["text", "audio"]}, "modalities"),
     ({"web_search_options": {}}, "web_search_options"),
     ({"messages": [HI, AUDIO]}, "messages[1].content[0]"),
@@ -179,9 +180,6 @@ def test_n061_unsupported(fields: dict[str, Any], param: str) -> None:
         {"top_k": -1},
         {"unknown_key": object},
         {"modalities": ["text"]},
-        {"modalities": []},
-        {"function_call": "none"},
-        {"audio": {}},
         {"user": 5, "metadata": [], "store": "x", "service_tier": 1, "prediction": {}},
         {"stream_options": {"include_usage": False}},
         {"chat_template_kwargs": "no object"},
@@ -202,17 +200,6 @@ def test_n062_max_tokens() -> None:
     assert called(max_tokens=99).sampling["max_tokens"] == 99
     assert called().sampling["max_tokens"] == 8192
     assert called(max_tokens=0).sampling["max_tokens"] == 0
-
-
-def test_minus_one_is_as_many_tokens_as_by_default() -> None:
-    assert called(max_tokens=-1).sampling["max_tokens"] == 8192
-    assert called(max_completion_tokens=-1, max_tokens=5).sampling["max_tokens"] == 8192
-
-
-def test_empty_stops_stop_nothing() -> None:
-    assert called(stop="").sampling["stop"] == ()
-    assert called(stop=["", "a", ""]).sampling["stop"] == ("a",)
-    assert called(stop=[""] * 17).sampling["stop"] == ()
 
 
 def test_n064_request_types() -> None:

@@ -37,7 +37,6 @@ def test_n085_prompts(prompt: Any, expected: Any) -> None:
     call = called(prompt=prompt)
     assert call.prompt == expected
     assert call.sampling == {"max_tokens": 16}
-    assert called(prompt="a", max_tokens=-1).sampling == {"max_tokens": 8192}
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,6 @@ def test_what_else_is_passed_on() -> None:
     }
     assert called(text={"format": {"type": "text"}}).response_format is None
     assert called().sampling == {"max_tokens": 8192}
-    assert called(max_output_tokens=-1).sampling == {"max_tokens": 8192}
 
 
 def test_thinking_is_the_templates_matter() -> None:
@@ -227,7 +226,7 @@ def test_thinking_is_the_templates_matter() -> None:
         ({"input": [{"role": "user", "content": 5}]}, 422, "input"),
         ({"model": None}, 422, "model"),
         ({"instructions": 5}, 422, "instructions"),
-        ({"max_output_tokens": -2}, 422, "max_output_tokens"),
+        ({"max_output_tokens": -1}, 422, "max_output_tokens"),
         ({"seed": -1}, 422, "seed"),
         ({"stream": "no"}, 422, "stream"),
         ({"tools": [5]}, 422, "tools[0]"),
@@ -237,7 +236,7 @@ def test_thinking_is_the_templates_matter() -> None:
         ({"reasoning": {"effort": 5}}, 422, "reasoning.effort"),
         ({"input": []}, 400, "input"),
         ({"input": ["dropped"]}, 400, "input"),
-        ({"stop": ["x" * 257]}, 400, "stop"),
+        ({"stop": [""]}, 400, "stop"),
         ({"tool_choice": "required"}, 400, "tool_choice"),
         ({"text": {"format": {"type": "xml"}}}, 400, "text.format"),
         ({"background": True}, 400, "background"),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator
 
 from helexa.errors import InvalidRequest
-from helexa.protocol.fields import Count, CountOrAny, Flag, Object, Text, wrong_shape
+from helexa.protocol.fields import Count, Flag, Object, Text, wrong_shape
 from helexa.protocol.openai.messages import (
     ChatMessage,
     Tool,
@@ -22,8 +22,6 @@ from helexa.refusals import UnsupportedParameter
 DEFAULT_MAX_TOKENS: Final = 8192
 MAX_TOP_LOGPROBS: Final = 20
 REFUSED: Final = ("functions", "function_call", "audio", "web_search_options")
-ASKS_FOR_NOTHING: Final = {"function_call": "none", "audio": {}}
-"""The values of refused fields that some clients always send."""
 INCLUDE_THINKING: Final = "x-include-thinking"
 """The header that turns thinking on, and shows it inside the content."""
 
@@ -87,8 +85,8 @@ class AnswerFields(SamplingFields):
     """What chat and plain completions both take."""
 
     model: Text
-    max_tokens: CountOrAny | None = None
-    max_completion_tokens: CountOrAny | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
     n: Count | None = None
     best_of: Count | None = None
     stream: Flag | None = None
@@ -103,11 +101,8 @@ class AnswerFields(SamplingFields):
                 raise bad_value(name, "must be at least 1")
             if count is not None and count > 1:
                 raise UnsupportedParameter(f"{name} above 1 is not supported", param=name)
-        asked = next(
-            (n for n in (self.max_completion_tokens, self.max_tokens) if n is not None),
-            default_max_tokens,
-        )
-        length = asked if asked >= 0 else DEFAULT_MAX_TOKENS  # −1 is other servers' "unlimited"
+        asked = (self.max_completion_tokens, self.max_tokens, default_max_tokens)
+        length = next(tokens for tokens in asked if tokens is not None)
         return {"max_tokens": length, **self.sampling()}
 
     def checked_format(self) -> dict[str, Any] | None:
@@ -172,9 +167,9 @@ class ChatRequest(AnswerFields):
 
     def _refuse(self) -> None:
         for name in REFUSED:
-            if getattr(self, name) not in (None, ASKS_FOR_NOTHING.get(name)):
+            if getattr(self, name) is not None:
                 raise UnsupportedParameter(f"{name} is not supported", param=name)
-        if self.modalities not in (None, [], ["text"]):
+        if self.modalities not in (None, ["text"]):
             raise UnsupportedParameter("only the modality text is supported", param="modalities")
 
     def _logprobs(self) -> dict[str, int]:

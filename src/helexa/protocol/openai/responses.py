@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, PrivateAttr, model_validator
 
 from helexa.errors import InvalidRequest
-from helexa.protocol.fields import CountOrAny, Flag, Object, Text, parse, placed, wrong_shape
+from helexa.protocol.fields import Count, Flag, Object, Text, parse, placed, wrong_shape
 from helexa.protocol.openai.chat import ChatCall, ChatRequest
 from helexa.protocol.openai.sampling import SamplingFields
 from helexa.refusals import ChainedConversation, InvalidBody, UnsupportedParameter
@@ -45,7 +45,7 @@ class ResponseRequest(SamplingFields):
     input: Annotated[Any, AfterValidator(_input)]
     instructions: Text | None = None
     stream: Flag | None = None
-    max_output_tokens: CountOrAny | None = None
+    max_output_tokens: Count | None = None
     tools: list[Object] | None = None
     tool_choice: Any = None
     parallel_tool_calls: Flag | None = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from pydantic import PlainValidator
 
 from helexa.errors import InvalidRequest
-from helexa.protocol.fields import Body, Count, CountOrAny, Flag, Number, Stops, wrong_shape
+from helexa.protocol.fields import Body, Count, Flag, Number, Stops, TopK, wrong_shape
 
 MAX_STOPS: Final = 16
 MAX_STOP_CHARS: Final = 256
@@ -41,7 +41,7 @@ class SamplingFields(Body):
 
     temperature: Number | None = None
     top_p: Number | None = None
-    top_k: CountOrAny | None = None
+    top_k: TopK | None = None
     min_p: Number | None = None
     seed: Count | None = None
     repetition_penalty: Number | None = None
@@ -91,10 +91,8 @@ def _checked_biases(biases: dict[str, float]) -> dict[int, float]:
 
 
 def _checked_stops(stops: tuple[str, ...]) -> tuple[str, ...]:
-    """Those that are not empty: clients send an empty form field as it is."""
-    found = tuple(text for text in stops if text)
-    if len(found) > MAX_STOPS:
-        raise bad_value("stop", f"has {len(found)} strings, at most {MAX_STOPS} are allowed")
-    if any(len(text) > MAX_STOP_CHARS for text in found):
-        raise bad_value("stop", f"has a string of more than {MAX_STOP_CHARS} characters")
-    return found
+    if len(stops) > MAX_STOPS:
+        raise bad_value("stop", f"has {len(stops)} strings, at most {MAX_STOPS} are allowed")
+    if not all(1 <= len(text) <= MAX_STOP_CHARS for text in stops):
+        raise bad_value("stop", f"has a string not of 1 to {MAX_STOP_CHARS} characters")
+    return stops

@@ -12,7 +12,7 @@ wheels                                 Linux x86 and ARM,  Linux x86, macOS, Win
 import                                 0.15 s              23 s (with torch and transformers)
 compiling a schema of five properties  1.4 ms              4 s
 mask of one token, median; mean        16 µs; 0.8 ms       4 µs; 4 ms
-``not``, ``if``                        refused by name     taken, and not enforced
+``not``, ``uniqueItems``               refused by name     taken, and not enforced
 bounds of work and memory              given in numbers    none
 =====================================  ==================  ====================================
 

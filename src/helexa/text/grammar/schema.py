@@ -33,8 +33,8 @@ FORMATS: Final = frozenset(
 )  # others say nothing about the answer
 _ANNOTATIONS: Final = frozenset(
     "title description default examples example deprecated readOnly writeOnly discriminator "
-    "contentEncoding contentMediaType $comment uniqueItems".split()
-)  # uniqueItems is no annotation: it cannot be enforced, and classes with sets have it throughout
+    "contentEncoding contentMediaType $comment".split()
+)
 _COUNTS: Final = frozenset(
     "minItems maxItems minLength maxLength minProperties maxProperties".split()
 )

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import sys
-import weakref
 
 import anyio
-import anyio.lowlevel
 import pytest
 
 from helexa.neuron import heap
@@ -41,30 +38,7 @@ async def test_holes_in_the_heap_are_given_back() -> None:
 async def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: object())
     assert heap_trimmer() is None
-    with anyio.move_on_after(0.1) as running:
-        await keep_heap_small(0.01)
-    assert running.cancelled_caught
-
-
-async def test_cycles_are_looked_for_though_nothing_asks_for_it() -> None:
-    class Knot:
-        def __init__(self) -> None:
-            self.me = self
-
-    gc.disable()
-    try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(keep_heap_small, 0.01)
-            await anyio.lowlevel.checkpoint()
-            knot = weakref.ref(Knot())
-            with anyio.move_on_after(10):
-                while knot() is not None:  # noqa: ASYNC110 - no event
-                    await anyio.sleep(0.02)
-            tasks.cancel_scope.cancel()
-        assert knot() is None
-        assert gc.get_freeze_count() == 0
-    finally:
-        gc.enable()
+    await keep_heap_small(0.01)  # returns
 
 
 def test_another_system_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,8 @@
-"""Memory that requests have left, given back to the system while a daemon runs."""
+"""Memory that requests have left free, given back to the system."""
 
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
 from collections.abc import Callable
 
@@ -29,24 +28,8 @@ def heap_trimmer() -> Callable[[int], int] | None:
 
 
 async def keep_heap_small(every_s: float = EVERY_S) -> None:
-    """Free what nobody reaches and give free pages back, again and again, until cancelled.
-
-    asyncio leaves a reference cycle for each connection, and Python looks for old ones only after
-    some ten thousand. What the daemon itself is made of is left out of that search, which takes a
-    few milliseconds without it.
-    """
+    """Give free pages back again and again, from a thread, as long as this is not cancelled."""
     trim = heap_trimmer()
-    gc.collect()
-    gc.freeze()
-    try:
-        while True:
-            await anyio.sleep(every_s)
-            await anyio.to_thread.run_sync(_tidy, trim)
-    finally:
-        gc.unfreeze()
-
-
-def _tidy(trim: Callable[[int], int] | None) -> None:
-    gc.collect()
-    if trim is not None:
-        trim(0)
+    while trim is not None:
+        await anyio.sleep(every_s)
+        await anyio.to_thread.run_sync(trim, 0)

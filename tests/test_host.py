@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from queue import Queue
 
 import pytest
@@ -23,22 +22,8 @@ from helexa.errors import (
     NumericalError,
     OutOfMemory,
 )
-from tests.cores import BUILDER, FACTS, LONG, REQUEST, Controls, build
+from tests.cores import FACTS, LONG, REQUEST, Controls, build
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def controls(tmp_path: Path) -> Controls:
-    return Controls(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-        made = Nursery(builder=BUILDER)
-        yield made
-        made.close()
 
 
 @pytest.fixture(params=["thread", "process"])

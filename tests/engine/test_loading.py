@@ -227,5 +227,5 @@ def test_activations_on_a_cpu_are_float32(dtype: str) -> None:
 @pytest.mark.parametrize("hub", [{}, {"offline": True}])
 def test_what_is_no_model_is_refused_as_that(hub: HubOptions) -> None:
     with pytest.raises(InvalidRequest, match="not NoneType") as caught:
-        load_model(None, **hub)  # type: ignore[arg-type]
+        load_model(None, **hub)  # type: ignore[arg-type]  # what no type checker lets through
     assert caught.value.param == "model"

@@ -12,6 +12,7 @@ from openai import OpenAI
 
 from helexa.neuron.recovery import Policy
 from tests.neuron.daemons import Daemon, running, with_tiny
+from tests.neuron.plays import Troupe
 from tests.neuron.stages import QUICK, Stage
 from tests.neuron.virtual_time import JumpingLoop
 
@@ -45,6 +46,14 @@ def http(daemon: Daemon) -> Iterator[httpx.Client]:
     """A plain client, for what the official one has no words for."""
     with httpx.Client(base_url=daemon.url, timeout=60) as http:
         yield http
+
+
+@pytest.fixture(scope="module")
+def troupe(tmp_path_factory: pytest.TempPathFactory) -> Troupe:
+    """Scripted models, of which there is one, `X`."""
+    troupe = Troupe(tmp_path_factory.mktemp("models"))
+    troupe.model("x")
+    return troupe
 
 
 @pytest.fixture

@@ -58,13 +58,6 @@ def test_every_limit_is_where_it_belongs() -> None:
 
 
 @pytest.fixture(scope="module")
-def troupe(tmp_path_factory: pytest.TempPathFactory) -> Troupe:
-    troupe = Troupe(tmp_path_factory.mktemp("models"))
-    troupe.model("x")
-    return troupe
-
-
-@pytest.fixture(scope="module")
 def tight(troupe: Troupe) -> Iterator[Daemon]:
     with staged(troupe, models=(), http=TIGHT) as daemon:
         yield daemon

@@ -6,7 +6,6 @@ import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import anyio
@@ -18,11 +17,11 @@ from helexa.neuron.config import EngineSection, NeuronConfig, SourceConfig
 from helexa.neuron.fetching import LoadWatch, fetch
 from helexa.neuron.ids import ModelId
 from helexa.neuron.sources import Source
-from tests.engine.checkpoint.conftest import FakeHub, serving
+from tests.engine.checkpoint.conftest import FakeHub
 from tests.neuron.daemons import Daemon, started
+from tests.neuron.hubs import TINY_FOLDER, hub_with_tiny
 from tests.waiting import wait_until
 
-TINY_FOLDER = Path(__file__).parents[2] / "src/helexa/builtin/tiny"
 ID = "own:org/name"
 NOWHERE = "http://127.0.0.1:1"
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -30,14 +29,8 @@ HELLO = [{"role": "user", "content": "Hello!"}]
 
 @pytest.fixture
 def hub() -> Iterator[FakeHub]:
-    files = {path.name: path.read_bytes() for path in TINY_FOLDER.iterdir() if path.is_file()}
-    fake = FakeHub(files)
-    with ExitStack() as servers:
-        fake.endpoint = servers.enter_context(serving(fake))
-        fake.store = servers.enter_context(serving(fake))
-        yield fake
-        if fake.gate is not None:
-            fake.gate.set()
+    with hub_with_tiny() as hub:
+        yield hub
 
 
 def own_hub(endpoint: str, cache: Path, **engine: float) -> NeuronConfig:

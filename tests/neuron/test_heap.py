@@ -28,7 +28,7 @@ async def test_holes_in_the_heap_are_given_back() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(keep_heap_small, 0.01)
         with anyio.move_on_after(10):
-            while resident_mib() > full - COUNT * PIECE / 2**20 / 2:  # noqa: ASYNC110 - no event
+            while resident_mib() > full - COUNT * PIECE / 2**20 / 2:  # noqa: ASYNC110 - pages tell nobody
                 await anyio.sleep(0.02)
         tasks.cancel_scope.cancel()
     assert resident_mib() <= full - COUNT * PIECE / 2**20 / 2

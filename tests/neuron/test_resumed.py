@@ -63,13 +63,6 @@ def daemon() -> Iterator[Daemon]:
 
 
 @pytest.fixture(scope="module")
-def troupe(tmp_path_factory: pytest.TempPathFactory) -> Troupe:
-    troupe = Troupe(tmp_path_factory.mktemp("models"))
-    troupe.model("x")
-    return troupe
-
-
-@pytest.fixture(scope="module")
 def stage(troupe: Troupe) -> Iterator[Daemon]:
     with staged(troupe, EngineSection(admission=SEATS)) as daemon:
         yield daemon

@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -15,13 +14,13 @@ import pytest
 
 from helexa.neuron.api import answering
 from helexa.neuron.config import AdmissionConfig, EngineSection, SourceConfig
-from tests.engine.checkpoint.conftest import FakeHub, serving
+from tests.engine.checkpoint.conftest import FakeHub
 from tests.neuron.daemons import HELLO, Daemon
+from tests.neuron.hubs import hub_with_tiny
 from tests.neuron.plays import (
     CHAT,
     RESPONSES,
     TEXT,
-    TINY_FOLDER,
     Cue,
     Troupe,
     X,
@@ -47,12 +46,8 @@ def troupe(tmp_path_factory: pytest.TempPathFactory) -> Troupe:
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[FakeHub]:
-    files = {path.name: path.read_bytes() for path in TINY_FOLDER.iterdir() if path.is_file()}
-    fake = FakeHub(files)
-    with ExitStack() as servers:
-        fake.endpoint = servers.enter_context(serving(fake))
-        fake.store = servers.enter_context(serving(fake))
-        yield fake
+    with hub_with_tiny() as hub:
+        yield hub
 
 
 @pytest.fixture(scope="module")

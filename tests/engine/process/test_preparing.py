@@ -21,7 +21,7 @@ from helexa.engine.process.messages import Build
 from helexa.engine.process.preparing import Preparation
 from helexa.errors import EngineLost, UnsupportedGrammar
 from helexa.opening import CHILD
-from tests.cores import BUILDER, LONG, Controls, Panic
+from tests.cores import LONG, Controls, Panic
 from tests.test_host import read_all
 from tests.waiting import wait_until
 
@@ -29,20 +29,6 @@ ROOT = Path(__file__).parents[3]
 ANY = GrammarSpec("json_object", "")
 FREE = Request((1, 2), SamplingParams(max_tokens=3))
 BOUND = Request((1, 2), SamplingParams(max_tokens=3), grammar=ANY)
-
-
-@pytest.fixture
-def controls(tmp_path: Path) -> Controls:
-    return Controls(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        made = Nursery(builder=BUILDER)
-        yield made
-        made.close()
 
 
 @pytest.fixture

@@ -30,20 +30,6 @@ from tests.waiting import wait_until
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        made = Nursery(builder=BUILDER)
-        yield made
-        made.close()
-
-
-@pytest.fixture
-def controls(tmp_path: Path) -> Controls:
-    return Controls(tmp_path)
-
-
 @pytest.fixture
 def losses() -> Queue[Loss]:
     return Queue()

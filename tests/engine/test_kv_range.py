@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helexa.engine import loading
 from helexa.engine.layers.decoder import DecoderLayer
 from helexa.engine.loading import load_model
 from helexa.engine.models.model import Model
@@ -21,6 +22,11 @@ FAMILIES = [
     Family("yarn", "llama", SMALL, rope=YARN),
 ]
 TOKENS = 100
+
+
+@pytest.fixture
+def all_caches_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "SMALL_CACHE_BYTES", 0)
 
 
 def bounds(model: Model) -> list[float]:
@@ -55,6 +61,7 @@ def grown(folder: Path, part: str, factor: float) -> Reference:
 
 @pytest.mark.parametrize("part", ["k", "v"])
 @pytest.mark.parametrize("dtype", ["auto", "float16"])
+@pytest.mark.usefixtures("all_caches_are_large")
 def test_keys_and_values_beyond_float16_are_kept_in_bfloat16(
     part: str, dtype: str, tmp_path: Path
 ) -> None:
@@ -76,7 +83,19 @@ def test_the_other_formats_hold_everything_and_are_not_looked_at(
     assert bounds(model) == [0, 0]
 
 
+@pytest.mark.usefixtures("all_caches_are_large")
 def test_ordinary_weights_keep_the_finer_float16(tmp_path: Path) -> None:
     Family("ordinary", fields=SMALL, dtype=torch.bfloat16).save(tmp_path)
     assert load_model(tmp_path, device="cpu").dtype == torch.float16
-    assert load_model("tiny", device="cpu").dtype == torch.float16
+
+
+def test_a_small_cache_is_exact_whatever_the_weights_are_kept_in() -> None:
+    assert load_model("tiny", device="cpu").dtype == torch.float32
+    assert load_model("tiny", device="cpu", dtype="float16").dtype == torch.float16
+    model = load_model("tiny", device="cpu")
+    ids = prompt(300)
+    whole = model.compute_logits(ids)
+    cache, single = model.new_cache(tokens=len(ids)), []
+    for at, id in enumerate(ids):  # as they are decoded, one by one
+        single.append(model.compute_logits([id], cache, context=at))
+    assert (torch.cat(single) - whole).abs().max() < 1e-4

@@ -77,6 +77,12 @@ async def test_wrong_methods(router: Router) -> None:
     await router(request("HEAD", "/models/load"))
 
 
+async def test_the_server_as_a_whole_has_no_options(router: Router) -> None:
+    with pytest.raises(MethodNotAllowed) as caught:
+        await router(request("OPTIONS", "*"))
+    assert set(caught.value.allow) >= {"GET", "HEAD", "POST"}
+
+
 async def test_one_handler_for_a_method(router: Router) -> None:
     with pytest.raises(ValueError, match="GET /models has a handler already"):
         router.add("GET", "/models", told)

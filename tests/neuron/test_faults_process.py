@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at proces
 LOCAL = "local:o/tiny"
 LONG = "word " * 1900
 ENDLESS = {"max_tokens": 1900, "stream": True}
-KV_MB = 12
+KV_MB = 24
 CONFIG = """
 default_models = [{{model_id = "builtin:helexa/tiny", kv_mb = {kv_mb}}}]
 [engine]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 
 import anyio
 import pytest
@@ -35,10 +37,48 @@ async def test_holes_in_the_heap_are_given_back() -> None:
     assert len(pieces) == 1
 
 
-async def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+class Node:
+    """Part of a cycle."""
+
+    other: Node
+
+
+def cycle() -> weakref.ref[Node]:
+    one, two = Node(), Node()
+    one.other, two.other = two, one
+    return weakref.ref(one)
+
+
+async def until_gone(node: weakref.ref[Node]) -> None:
+    with anyio.move_on_after(10):
+        while node() is not None:  # noqa: ASYNC110 - nobody tells of garbage
+            await anyio.sleep(0.01)
+
+
+async def test_a_cycle_is_freed_however_few_there_are() -> None:
+    gc.disable()
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(keep_heap_small, 0.01)
+            await anyio.sleep(0.02)  # what is there once it begins is left out
+            await until_gone(node := cycle())
+            assert gc.get_freeze_count() > 10000  # all that was there before
+            tasks.cancel_scope.cancel()
+    finally:
+        gc.enable()
+    assert node() is None
+    assert gc.get_freeze_count() == 0
+
+
+async def test_another_c_library_has_its_cycles_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: object())
     assert heap_trimmer() is None
-    await keep_heap_small(0.01)  # returns
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(keep_heap_small, 0.01)
+        await anyio.sleep(0.02)
+        await until_gone(node := cycle())
+        tasks.cancel_scope.cancel()
+    assert node() is None
 
 
 def test_another_system_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,8 +78,18 @@ def tokens_of(daemon: Daemon) -> float:
     return daemon.metric("completion_tokens_total", model=TINY)
 
 
-def killed_midway(daemon: Daemon, body: dict[str, Any], others: int, path: str = TEXT) -> str:
-    """What a stream says whose model is killed once it and ``others`` more are on their way."""
+def is_data(line: str) -> bool:
+    return line.startswith("data:")
+
+
+def killed_midway(
+    daemon: Daemon,
+    body: dict[str, Any],
+    others: int,
+    path: str = TEXT,
+    at: int = 8,
+) -> str:
+    """What a stream says whose model is killed at frame ``at``, once ``others`` more run too."""
     lines: list[str] = []
     prompt = {"messages": HELLO} if path == CHAT else {}
     with (
@@ -88,7 +98,7 @@ def killed_midway(daemon: Daemon, body: dict[str, Any], others: int, path: str =
     ):
         for line in answer.iter_lines():
             lines.append(line)
-            if sum(line.startswith("data:") for line in lines) == 8 and line.startswith("data:"):
+            if is_data(line) and sum(map(is_data, lines)) == at:
                 wait_until(lambda: daemon.slot().model.status().running == others + 1)
                 os.kill(daemon.child(), signal.SIGKILL)
     return "\n".join(lines)
@@ -136,6 +146,19 @@ def test_n136b_resume(daemon: Daemon, pool: ThreadPoolExecutor) -> None:
     assert losses("model_recoveries_total", model=TINY, cause="exit") == before + 1
     wait_until(lambda: tokens_of(daemon) == tokens + 240)
     assert daemon.slot().load_report().in_flight == 0
+
+
+def test_n136b_long_answers(daemon: Daemon) -> None:
+    """What was said is a prompt to the next process: it has to compute the same from it."""
+    penalties = {"presence_penalty": 0.7, "frequency_penalty": 0.4, "repetition_penalty": 1.2}
+    bodies = [{**SEEDED, **penalties, "max_tokens": 400, "seed": seed} for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(ask, daemon, body, path=TEXT) for body in bodies]
+        calm = [answer.result().json()["choices"][0]["text"] for answer in asked]
+        others = [pool.submit(ask, daemon, body, path=TEXT) for body in bodies[1:]]
+        first = killed_midway(daemon, bodies[0], others=3, at=250)
+        said = [answer.result().json()["choices"][0]["text"] for answer in others]
+    assert [text_of(first)[0], *said] == calm
 
 
 def test_n136b_a_constrained_answer(daemon: Daemon) -> None:

@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 
     from helexa.engine.checkpoint.checkpoint import Checkpoint
     from helexa.engine.checkpoint.files import Progress
+    from helexa.engine.config import ModelConfig
     from helexa.engine.models.model import Model
 
 EMBEDDING = "model.embed_tokens.weight"
+SMALL_CACHE_BYTES = 8192
+"""Of a token, in float32: a thousand tokens are 8 MiB."""
 
 
 class HubOptions(TypedDict, total=False):
@@ -73,6 +76,8 @@ def load_model(
     check_sizes(model)
     stored = model.info(EMBEDDING).dtype
     numerics = resolve_numerics(dtype, where, stored in ("F16", "BF16"), disabled)
+    if dtype == "auto" and numerics.narrow_cache and has_small_cache(model.config):
+        numerics = replace(numerics, cache=torch.float32)
     built = MODELS[model.config.model_type](model.config, numerics)
     weights = Weights(model, dtype=numerics.activations, device=where, progress=progress)
     built.load(weights)
@@ -80,6 +85,16 @@ def load_model(
     built.numerics = with_room(numerics, built.modules())
     built.num_parameters = sum(math.prod(model.info(n).shape) for n in weights.ledger.taken)
     return built.to(where).eval()
+
+
+def has_small_cache(config: ModelConfig) -> bool:
+    """Whether keys and values are so small that 16 bits would save nothing.
+
+    Kept in float32, those of a prompt do not depend on how it was cut: what rounding leaves there
+    is a millionth, in place of a thousandth.
+    """
+    numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    return 4 * numbers <= SMALL_CACHE_BYTES
 
 
 def with_room(numerics: Numerics, modules: Iterable[nn.Module]) -> Numerics:

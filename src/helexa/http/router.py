@@ -18,6 +18,9 @@ from helexa.http.request import Request
 from helexa.http.response import Render, Response
 from helexa.refusals import MethodNotAllowed, UnknownUrl
 
+WHOLE_SERVER = ("OPTIONS", "*")
+"""What asks about the server and not about a path (RFC 9110 §9.3.7)."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Target:
@@ -90,6 +93,8 @@ class Router:
             request.route = found[0].pattern
         self._guard(request)
         if found is None:
+            if (request.method, request.path) == WHOLE_SERVER:
+                raise MethodNotAllowed(request.method, request.path, self._allow())
             raise UnknownUrl(request.method, request.path)
         route, request.params = found
         target = route.targets.get(request.method)
@@ -99,6 +104,9 @@ class Router:
             raise MethodNotAllowed(request.method, request.path, route.allow())
         request.render = target.render
         return await target.handler(request)
+
+    def _allow(self) -> list[str]:
+        return sorted({method for route in self._routes.values() for method in route.allow()})
 
     def _find(self, path: str) -> tuple[_Route, dict[str, str]] | None:
         literal = self._routes.get(path)

@@ -106,6 +106,33 @@ async def test_n010_a_stream_past_the_deadline_is_told_behind_what_is_being_writ
             assert await peer.ended()
 
 
+async def test_n010_a_stream_is_told_though_it_was_about_to_go_on() -> None:
+    go = anyio.Event()
+
+    async def waiting(_: Request) -> Response:
+        async def events() -> AsyncIterator[bytes]:
+            yield event("first")
+            await go.wait()
+            yield event("second")
+            await anyio.sleep_forever()
+
+        return EventStream(events())
+
+    server = Server(waiting, QUICK)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(server.serve)
+        async with connected(server) as peer:
+            await peer.send(GET)
+            await peer.until(b"data: first\n\n")
+            server.stop(60)
+            await anyio.sleep(0.05)
+            go.set()  # the task that writes is awake, and has not run
+            server.stop(0)
+            rest = await peer.until(b"0\r\n\r\n")
+            assert b'"code":"shutting_down"' in rest
+            assert await peer.ended()
+
+
 async def test_n010_a_request_past_the_deadline_is_refused() -> None:
     stuck = Stuck()
     server = Server(stuck, QUICK)

@@ -28,6 +28,7 @@ def garbage() -> Iterator[Counter[str]]:
     """What of ours became unreachable in cycles, by type or by the function of a frame."""
     found: Counter[str] = Counter()
     gc.collect()
+    gc.freeze()  # what earlier tests still let go of is not ours
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
@@ -37,6 +38,7 @@ def garbage() -> Iterator[Counter[str]]:
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
+        gc.unfreeze()
         gc.enable()
         gc.collect()
 

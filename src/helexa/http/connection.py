@@ -112,6 +112,8 @@ class Connection:
 
     async def write(self, data: bytes) -> None:
         """Send; a client that is gone, or accepts nothing for too long, cancels the request."""
+        if self._scope.cancel_called:  # this task was about to run when the request was ended
+            await anyio.lowlevel.checkpoint()
         self._torn = True
         try:
             await self._send(data)

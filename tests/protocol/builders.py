@@ -68,7 +68,8 @@ def datas(body: bytes) -> list[Any]:
     """The data of each frame: an object, or the end mark's text."""
     found = []
     for block in body.decode().split("\n\n")[:-1]:
-        data = block.rpartition("data: ")[2]
+        (line,) = [line for line in block.split("\n") if line.startswith("data: ")]
+        data = line.removeprefix("data: ")
         found.append(data if data == "[DONE]" else json.loads(data))
     return found
 

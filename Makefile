@@ -21,7 +21,7 @@ demo: $(VENV)/.runtime  ## set up, then serve the built-in model and ask it with
 	@echo "Next: source $(BIN)/activate && helexa chat"
 
 test: $(VENV)/.dev  ## set up, then run every test
-	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## formatting, lint rules and types
 	$(BIN)/ruff format --check .

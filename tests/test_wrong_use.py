@@ -6,7 +6,9 @@ newcomer reads is compared here, word for word where the words matter.
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -156,8 +158,14 @@ def test_13_more_memory_than_there_is() -> None:
 
 
 def test_14_an_option_that_does_not_exist() -> None:
-    with pytest.raises(TypeError, match="max_contxt"):
-        LLM("tiny", max_contxt=100)  # type: ignore[call-arg]  # the mistake under test
+    with pytest.raises(TypeError, match="LLM takes no 'max_contxt'; did you mean 'max_context'"):
+        LLM("tiny", max_contxt=100)  # type: ignore[arg-type]  # the mistake under test
+
+
+@pytest.mark.parametrize("made", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_model_in_use_cannot_be_copied(llm: LLM, made: Callable[[object], object]) -> None:
+    with pytest.raises(TypeError, match="this LLM cannot be pickled or copied"):
+        made(llm)
 
 
 def test_15_a_batch_of_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -9,13 +10,13 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, Never, cast
 
 from helexa.chat_options import ChatOptions, Message
 from helexa.engine.checkpoint.files import Progress
 from helexa.engine.config import EngineConfig, switches, uses_templates
 from helexa.engine.outputs import EngineStatus
-from helexa.engine.params import SamplingParams
+from helexa.engine.params import SamplingParams, suggestion
 from helexa.errors import EngineClosed, InvalidRequest
 from helexa.loaded import (
     Conversation,
@@ -99,7 +100,11 @@ class Handle:
         token: str | None = None,
         host: str = "thread",
         progress: Progress | None = None,
+        **unknown: Never,
     ) -> None:
+        for name in unknown:
+            known = list(inspect.signature(type(self)).parameters)[:-1]
+            raise TypeError(f"{type(self).__name__} takes no {name!r}; {suggestion(name, known)}")
         check_options(model, host, progress)
         self._source = Source(
             model,
@@ -246,6 +251,10 @@ class Handle:
     ) -> list[Job]:
         name = "messages" if batch else None
         return _numbered(lambda chat: self._chat_job(chat, params, options), chats, name)
+
+    def __reduce__(self) -> Never:
+        kind = type(self).__name__
+        raise TypeError(f"this {kind} cannot be pickled or copied: make one where it is needed")
 
     def __repr__(self) -> str:
         name = f"{type(self).__name__}({str(self._source.model)!r}"

@@ -102,8 +102,9 @@ def test_inspecting_it_says_what_loading_it_finds(llm: LLM) -> None:
     assert found["supported"]
     assert found["parameters"] == info.parameters
     needs = {need["dtype"]: need for need in found["memory"]}
-    assert needs[info.dtype]["kv_bytes_per_token"] == info.kv_bytes_per_token
     assert needs[info.dtype]["fits"][0]["context_tokens"] == info.max_context
+    assert needs["float32"]["kv_bytes_per_token"] == info.kv_bytes_per_token
+    assert "keeps the KV cache of this model in float32" in run("inspect").stdout
 
 
 def test_it_is_listed_as_runnable(tmp_path: Any) -> None:

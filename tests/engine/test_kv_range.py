@@ -26,7 +26,7 @@ TOKENS = 100
 
 @pytest.fixture
 def all_caches_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "SMALL_CACHE_BYTES", 0)
+    monkeypatch.setattr(loading, "SMALL_KV", 0)
 
 
 def bounds(model: Model) -> list[float]:
@@ -68,7 +68,8 @@ def test_keys_and_values_beyond_float16_are_kept_in_bfloat16(
     reference = grown(tmp_path, part, 2.0**17)
     model = load_model(tmp_path, device="cpu", dtype=dtype)
     assert min(bounds(model)) > 65504
-    assert model.dtype == model.new_cache(1).dtype == torch.bfloat16
+    assert model.dtype == torch.float16
+    assert model.cache_dtype == model.new_cache(1).dtype == torch.bfloat16
     logits = model.compute_logits(prompt(TOKENS))
     assert cosine(logits, reference.logits(prompt(TOKENS))) > 0.999
 
@@ -79,20 +80,20 @@ def test_the_other_formats_hold_everything_and_are_not_looked_at(
 ) -> None:
     grown(tmp_path, "v", 2.0**17)
     model = load_model(tmp_path, device="cpu", dtype=dtype)
-    assert model.dtype == getattr(torch, dtype)
+    assert model.dtype == model.cache_dtype == getattr(torch, dtype)
     assert bounds(model) == [0, 0]
 
 
 @pytest.mark.usefixtures("all_caches_are_large")
 def test_ordinary_weights_keep_the_finer_float16(tmp_path: Path) -> None:
     Family("ordinary", fields=SMALL, dtype=torch.bfloat16).save(tmp_path)
-    assert load_model(tmp_path, device="cpu").dtype == torch.float16
+    assert load_model(tmp_path, device="cpu").cache_dtype == torch.float16
 
 
 def test_a_small_cache_is_exact_whatever_the_weights_are_kept_in() -> None:
-    assert load_model("tiny", device="cpu").dtype == torch.float32
-    assert load_model("tiny", device="cpu", dtype="float16").dtype == torch.float16
+    assert load_model("tiny", device="cpu", dtype="float16").cache_dtype == torch.float16
     model = load_model("tiny", device="cpu")
+    assert (model.dtype, model.cache_dtype) == (torch.float16, torch.float32)
     ids = prompt(300)
     whole = model.compute_logits(ids)
     cache, single = model.new_cache(tokens=len(ids)), []

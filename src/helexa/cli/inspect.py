@@ -26,6 +26,7 @@ from helexa.cli.terminal import Column, console, count, show_rows, size
 from helexa.engine.checkpoint.reference import Builtin, HubId, parse_reference
 from helexa.engine.checkpoint.summary import CheckpointSummary, inspect_checkpoint
 from helexa.engine.checkpoint.table import read_table
+from helexa.engine.memory import SMALL_KV
 from helexa.errors import PreflightError
 
 if TYPE_CHECKING:
@@ -214,3 +215,5 @@ def _print_needs(sizes: Sequence[Need], out: Console) -> None:
     ]
     out.print()
     show_rows(out, [Column(n) for n in ("DTYPE", "WEIGHTS", "KV PER TOKEN", *devices)], rows)
+    if any(need.dtype == "float32" and need.kv_bytes_per_token <= SMALL_KV for need in sizes):
+        out.print("On a CPU, dtype auto keeps the KV cache of this model in float32.")

@@ -82,7 +82,7 @@ def plan_pool(model: Model, config: EngineConfig) -> PoolSize:
     Raises CapacityError if there is not room for a single page, unless the device is dedicated:
     its owner is told by a budget of 0.
     """
-    kv = model.config.kv_bytes_per_token(model.dtype.itemsize)
+    kv = model.config.kv_bytes_per_token(model.cache_dtype.itemsize)
     prefix_cache_mb = config.prefix_cache_mb if reuses(config) else 0
     lengths = (model.config.longest_sequence, config.kv_context_tokens, config.max_context)
     budget_mb = kv_budget_mb(
@@ -117,7 +117,7 @@ def claim(model: Model, num_blocks: int, block_size: int) -> KVCache:
         with refusals_as_memory_errors():
             return model.new_cache(num_blocks, block_size)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        kv = model.config.kv_bytes_per_token(model.dtype.itemsize)
+        kv = model.config.kv_bytes_per_token(model.cache_dtype.itemsize)
         raise CapacityError(
             f"the device refused {num_blocks * block_size * kv // MIB} MiB for the KV cache",
             required_mb=num_blocks * block_size * kv // MIB,
@@ -134,7 +134,7 @@ def describe(
     ends: frozenset[int],
 ) -> CoreSpec:
     """What a core needs to know about its model."""
-    kv = model.config.kv_bytes_per_token(model.dtype.itemsize)
+    kv = model.config.kv_bytes_per_token(model.cache_dtype.itemsize)
     capacity = size.budget_blocks * config.block_size
     longest = model.config.longest_sequence
     facts = EngineFacts(

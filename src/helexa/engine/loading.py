@@ -14,6 +14,7 @@ from helexa.engine.checkpoint.checkpoint import open_checkpoint
 from helexa.engine.checkpoint.weights import Weights
 from helexa.engine.config import DTYPES, EngineConfig, switches
 from helexa.engine.layers.decoder import DecoderLayer
+from helexa.engine.memory import SMALL_KV
 from helexa.engine.models.registry import MODELS
 from helexa.engine.numerics import Numerics
 from helexa.engine.quant.dense import FLOAT16_MAX, DenseFormat
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from helexa.engine.models.model import Model
 
 EMBEDDING = "model.embed_tokens.weight"
-SMALL_CACHE_BYTES = 8192
-"""Of a token, in float32: a thousand tokens are 8 MiB."""
 
 
 class HubOptions(TypedDict, total=False):
@@ -76,8 +75,8 @@ def load_model(
     check_sizes(model)
     stored = model.info(EMBEDDING).dtype
     numerics = resolve_numerics(dtype, where, stored in ("F16", "BF16"), disabled)
-    if dtype == "auto" and numerics.narrow_cache and has_small_cache(model.config):
-        numerics = replace(numerics, cache=torch.float32)
+    if dtype == "auto":
+        numerics = with_exact_cache(numerics, model.config)
     built = MODELS[model.config.model_type](model.config, numerics)
     weights = Weights(model, dtype=numerics.activations, device=where, progress=progress)
     built.load(weights)
@@ -87,14 +86,14 @@ def load_model(
     return built.to(where).eval()
 
 
-def has_small_cache(config: ModelConfig) -> bool:
-    """Whether keys and values are so small that 16 bits would save nothing.
+def with_exact_cache(numerics: Numerics, config: ModelConfig) -> Numerics:
+    """The same, with float32 in place of a CPU's float16 cache where that is small anyway.
 
-    Kept in float32, those of a prompt do not depend on how it was cut: what rounding leaves there
-    is a millionth, in place of a thousandth.
+    Keys and values then do not depend on how a prompt was cut, but for a millionth.
     """
-    numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    return 4 * numbers <= SMALL_CACHE_BYTES
+    if numerics.narrow_cache and config.kv_bytes_per_token(4) <= SMALL_KV:
+        return replace(numerics, cache=torch.float32)
+    return numerics
 
 
 def with_room(numerics: Numerics, modules: Iterable[nn.Module]) -> Numerics:

@@ -80,7 +80,7 @@ class SamplingParams:
         known = [f.name for f in fields(self)]
         for name in changes:
             if name not in known:
-                raise TypeError(f"{name!r} is not a sampling parameter; {_suggestion(name, known)}")
+                raise TypeError(f"{name!r} is not a sampling parameter; {suggestion(name, known)}")
         return replace(self, **changes)
 
     def choice(self, index: int) -> SamplingParams:
@@ -166,7 +166,8 @@ def require_in_vocabulary(name: str, ids: Iterable[int], vocab_size: int) -> Non
             )
 
 
-def _suggestion(name: str, known: list[str]) -> str:
+def suggestion(name: str, known: list[str]) -> str:
+    """What somebody may have meant who wrote a name that is not known."""
     close = get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"

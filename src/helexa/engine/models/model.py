@@ -134,11 +134,16 @@ class Model(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The format of keys and values in the cache; most weights have as many bits.
+        """The format that weights were asked to be kept in.
 
-        Where those are 16, a CPU keeps matrices of less than half a million numbers in float32
+        Where it has 16 bits, a CPU keeps matrices of less than half a million numbers in float32
         all the same (see `quant.dense`).
         """
+        return self.numerics.plain.dtype
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """The format of keys and values."""
         return self.numerics.cache
 
     @property

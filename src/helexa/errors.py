@@ -52,6 +52,10 @@ class HelexaError(Exception):
         self.hint = hint
         super().__init__(f"{message}; {hint}" if hint else message)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pools of processes: what most classes are made from is not what ``args`` holds."""
+        return _restored, (type(self), self.args, self.__dict__)
+
     @property
     def wire_message(self) -> str:
         """The text for a server's client, who has no Python to mend."""
@@ -61,6 +65,13 @@ class HelexaError(Exception):
     def extras(self) -> dict[str, Any]:
         """The facts that a server tells beside the message, by name, as JSON values."""
         return {}
+
+
+def _restored(kind: type[HelexaError], args: tuple[Any, ...], facts: dict[str, Any]) -> HelexaError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
 
 
 class InvalidRequest(HelexaError, ValueError):

@@ -122,13 +122,19 @@ def _check(ctx: click.Context, path: Path | None, options: Mapping[str, Any]) ->
 def _serve(
     ctx: click.Context, path: Path | None, options: Mapping[str, Any], log_level: str | None
 ) -> None:
+    from helexa.neuron.logs import choose_format, choose_level, configure_logging
+    from helexa.neuron.patient import patient
+
+    with patient(sys.stderr) as log:
+        configure_logging(choose_level(log_level, os.environ), choose_format(os.environ), log)
+        _run(ctx, path, options)
+
+
+def _run(ctx: click.Context, path: Path | None, options: Mapping[str, Any]) -> None:
     from helexa.errors import ConfigError
     from helexa.neuron.config_layers import load_config
-    from helexa.neuron.logs import choose_format, choose_level, configure_logging
     from helexa.neuron.runtime import read_runtime
 
-    level = choose_level(log_level, os.environ)
-    configure_logging(level, choose_format(os.environ), sys.stderr)
     try:
         loaded = load_config(path, environ=os.environ, options=options)
     except ConfigError as error:

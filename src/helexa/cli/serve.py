@@ -43,11 +43,12 @@ def serve(model: str, port: int, host: str) -> None:
     from helexa.neuron.config import NeuronConfig
     from helexa.neuron.ids import ModelSpec
     from helexa.neuron.logs import choose_format, configure_logging
+    from helexa.neuron.patient import patient
     from helexa.neuron.run import run
     from helexa.neuron.runtime import read_runtime
 
-    configure_logging(30, choose_format(os.environ), sys.stderr)
-    with _placed(model) as (id, engine):
+    with patient(sys.stderr) as log, _placed(model) as (id, engine):
+        configure_logging(30, choose_format(os.environ), log)
         config = NeuronConfig(port=port, host=host, engine=engine)
         neuron = Neuron(config, read_runtime(os.environ), os.environ, dedicated=False)
 

@@ -55,6 +55,8 @@ class Scheduler:
         """Take a sequence out, wherever it is; its pages are free at once or stay in the tree."""
         if seq in self.running:
             self.running.remove(seq)
+            if not forget:
+                self.pages.remember(seq)
             self.pages.release(seq, forget=forget)
         else:
             self.waiting.remove(seq)

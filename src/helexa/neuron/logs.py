@@ -9,7 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+if TYPE_CHECKING:
+    from helexa.neuron.patient import PatientWriter
 
 TRACE = 5
 LEVELS = {
@@ -45,7 +48,7 @@ def choose_format(environ: Mapping[str, str]) -> Format:
     return "json" if wanted == "json" else "text"
 
 
-def configure_logging(level: int, format: Format, stream: TextIO) -> None:
+def configure_logging(level: int, format: Format, stream: TextIO | PatientWriter) -> None:
     """Send what helexa logs to ``stream``, in place of where it went before."""
     root = logging.getLogger("helexa")
     handler = logging.StreamHandler(stream)

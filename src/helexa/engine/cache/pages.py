@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from helexa.engine.cache.blocks import BlockPool
-from helexa.engine.cache.history import PromptHistory
+from helexa.engine.cache.history import TOKEN_BYTES, PromptHistory
 from helexa.engine.cache.prefix import ROOT, PrefixTree
 from helexa.engine.outputs import CacheReport, PrefixStats
 from helexa.engine.sequence import Sequence
@@ -111,6 +111,11 @@ class Pages:
         self.pool.release(seq.blocks)
         seq.blocks = []
         seq.indexed = seq.computed = 0
+
+    def remember(self, seq: Sequence) -> None:
+        """Note as much of a prompt as was computed, if that was not all: nobody reports of it."""
+        if self.reuse and seq.cacheable and 0 < seq.computed < seq.prompt_tokens:
+            self.history.record(seq.prompt_bytes()[: seq.computed * TOKEN_BYTES])
 
     def report(self, seq: Sequence) -> CacheReport:
         """What the cache did for a prompt that has just been computed; remembers the prompt."""

@@ -11,9 +11,12 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from typing import TypeVar
 
 import helexa
 from helexa.engine.process.child_log import level_to_log, relay
@@ -22,6 +25,8 @@ WORKER = "helexa.engine.process.worker"
 LOOK_EVERY_S = 0.005
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +93,50 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+class Starter:
+    """A thread that does one thing after the other.
+
+    It is there until it is closed or the process is gone. The thread of an executor is not: Python
+    ends that before the program's own threads, which may be using a model.
+    """
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="helexa-nursery", daemon=True)
+        self._gate = threading.Lock()
+        self._closed = False
+
+    def run(self, do: Callable[[], Result]) -> Future[Result]:
+        """Have it done; raises RuntimeError after `close`."""
+        future: Future[Result] = Future()
+
+        def settle() -> None:
+            try:
+                future.set_result(do())
+            except BaseException as error:  # handed to whoever waits
+                future.set_exception(error)
+
+        with self._gate:
+            if self._closed:
+                raise RuntimeError("no more processes are started here")
+            if self._thread.ident is None:
+                self._thread.start()
+            self._work.put(settle)
+        return future
+
+    def close(self) -> None:
+        """Let it do what it was given, and end."""
+        with self._gate:
+            self._closed = True
+            self._work.put(None)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (do := self._work.get()) is not None:
+            do()
+
+
 class Nursery:
     """Starts children, all from one thread that lives as long as this object.
 
@@ -102,7 +151,7 @@ class Nursery:
         self._spare: Child | None = None
         self._closed = False
         self._gate = threading.Lock()
-        self._starter = ThreadPoolExecutor(1, thread_name_prefix="helexa-nursery")
+        self._starter = Starter()
 
     def take(self) -> Child:
         """A child that waits for its order: the spare one, or a new one."""
@@ -112,17 +161,17 @@ class Nursery:
             if spare.process.poll() is None:
                 return spare
             spare.sock.close()
-        return self._starter.submit(self._start).result()
+        return self._starter.run(self._start).result()
 
     def prepare(self) -> None:
         """Start a spare child if there is none; does not wait for it."""
         if self.warm and not self._closed:
-            self._starter.submit(self._keep_spare)
+            self._starter.run(self._keep_spare)
 
     def close(self) -> None:
         """End the spare child; those that were taken must be gone by then."""
         self._closed = True
-        self._starter.shutdown(wait=True)
+        self._starter.close()
         with self._gate:
             spare, self._spare = self._spare, None
         if spare is not None:

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from helexa.engine.core_loop import Deliver, hand_to
 from helexa.engine.outputs import EngineFacts, EngineStatus, Request, StepOutput
+from helexa.engine.process.awake import AwakeClock
 from helexa.engine.process.children import Child, Nursery
 from helexa.engine.process.messages import (
     Abort,
@@ -259,28 +260,32 @@ class ProcessHost:
 
     def _until_the_end(self) -> HelexaError | None:
         """Handle messages until the child ends; why, if it is known."""
-        heard, step_s = time.monotonic(), 0.0
+        awake = AwakeClock()
+        heard, step_s, slept_s = awake(), 0.0, 0.0
         while True:
             try:
                 message = self._receive()
             except TimeoutError:
-                silent_s = time.monotonic() - heard
+                silent_s = awake() - heard
                 if max(silent_s, step_s + silent_s if step_s else 0.0) > self._deadlines.step:
                     return StepTimeout(
                         f"a step, or a sign of life, took over {self._deadlines.step:g} seconds",
                         hint="send the request again in a moment",
                     )
                 continue
-            heard = time.monotonic()
+            heard = awake()
             match message:
                 case Outputs(outputs, status):
-                    step_s = 0.0
+                    step_s, slept_s = 0.0, awake.slept_s
                     if status is not None:
                         self._status = status
                     for output in outputs:
                         self._deliver(output)
                 case Alive(status, running_s):
-                    self._status, step_s = status, running_s or 0.0
+                    if running_s is None:
+                        slept_s = awake.slept_s
+                    step_s = max(0.0, (running_s or 0.0) - (awake.slept_s - slept_s))
+                    self._status = status
                     if step_s > self._deadlines.step:
                         return StepTimeout(
                             f"a step took over {self._deadlines.step:g} seconds",

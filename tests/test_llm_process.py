@@ -42,6 +42,23 @@ def test_a_model_in_a_child_process_answers_the_same_without_torch_in_this_one()
     assert loaded == []
 
 
+LATE = """
+import threading, time
+import helexa
+llm = helexa.LLM(host="process", device="cpu")
+def late():
+    time.sleep(0.3)  # by then the main thread is at its end
+    print(llm.generate("Once", max_tokens=30, ignore_eos=True).finish_reason)
+threading.Thread(target=late).start()
+"""
+
+
+def test_a_thread_that_outlives_the_script_still_has_its_model() -> None:
+    command = [sys.executable, "-c", LATE]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert (run.returncode, run.stdout) == (0, "length\n"), run.stderr
+
+
 def test_the_death_of_the_child_is_an_error_of_the_request() -> None:
     with helexa.LLM(host="process", device="cpu") as llm:
         pid = child_of(os.getpid())

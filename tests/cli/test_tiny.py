@@ -104,7 +104,9 @@ def test_inspecting_it_says_what_loading_it_finds(llm: LLM) -> None:
     needs = {need["dtype"]: need for need in found["memory"]}
     assert needs[info.dtype]["fits"][0]["context_tokens"] == info.max_context
     assert needs["float32"]["kv_bytes_per_token"] == info.kv_bytes_per_token
-    assert "keeps the KV cache of this model in float32" in run("inspect").stdout
+    told = run("inspect").stdout
+    assert "matrices of less than half a million numbers are kept in float32" in told
+    assert "keeps the KV cache of this model in float32" in told
 
 
 def test_it_is_listed_as_runnable(tmp_path: Any) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -124,6 +126,8 @@ def test_the_model_knows_its_size(made: Reference) -> None:
     assert cache.nbytes == 32 * model.config.kv_bytes_per_token(4)
     with pytest.raises(TypeError, match="num_blocks or tokens"):
         model.new_cache()
+    with pytest.raises(ValueError, match="at least one token"):
+        model.new_cache(tokens=0)
 
 
 def test_logits_step_by_step_are_logits_at_once(made: Reference) -> None:
@@ -143,6 +147,18 @@ def test_logits_of_ids_that_are_not_there_are_refused(wrong: list[int], made: Re
     told = r"the vocabulary has 512, 0 … 511" if wrong else "pass at least one"
     with pytest.raises(ValueError, match=told):
         model.compute_logits(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["hi", [[1, 2]], None, [1.5]], ids=str)
+def test_what_is_no_token_ids_is_named(wrong: Any, made: Reference) -> None:
+    model = load_model(made.folder, device="cpu")
+    with pytest.raises(TypeError, match="not a sequence of token ids"):
+        model.compute_logits(wrong)
+
+
+def test_a_copy_computes_the_same(made: Reference) -> None:
+    model = load_model(made.folder, device="cpu")
+    assert copy.deepcopy(model).compute_logits([5, 6]).equal(model.compute_logits([5, 6]))
 
 
 def test_a_model_of_the_hub_is_found_as_asked(made: Reference, tmp_path: Path) -> None:

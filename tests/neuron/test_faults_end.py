@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -85,6 +86,22 @@ def test_a_load_does_not_hold_up_the_end(tmp_path: Path) -> None:
 
 def load(daemon: Daemon) -> httpx.Response:
     return httpx.post(f"{daemon.url}/models/load", json={"model_id": TINY}, timeout=60)
+
+
+def test_who_was_stopped_with_its_model_goes_on_with_it(tmp_path: Path) -> None:
+    """As a container or a machine is paused: the model was silent only while nobody listened."""
+    environ = {"NEURON_TP_STEP_TIMEOUT_S": "3"}
+    with started(tmp_path, CONFIG, environ) as daemon, daemon.stream(max_tokens=TOKENS) as frames:
+        said = [next(frames)]
+        child = daemon.child()
+        with stopped(child):
+            with stopped(daemon.process.pid):
+                time.sleep(5)
+            time.sleep(0.5)
+        said += frames
+        assert json.loads(said[-2])["usage"]["completion_tokens"] == TOKENS
+        assert "was lost" not in daemon.words()
+        assert daemon.child() == child
 
 
 def test_n010_who_runs_on_after_the_drain_is_told(tmp_path: Path) -> None:

@@ -62,6 +62,15 @@ def test_n003_config_errors(
     assert line.startswith(f"failed to load config from '{path}': {says}")
 
 
+@pytest.mark.parametrize("check", [[], ["--check"]], ids=["serve", "check"])
+def test_n003_a_folder_is_no_configuration(tmp_path: Path, check: list[str]) -> None:
+    done = neuron("-c", str(tmp_path), *check)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr == f"failed to load config from '{tmp_path}': cannot be read: Is a directory\n"
+    )
+
+
 def test_n007_check(tmp_path: Path) -> None:
     path = tmp_path / "neuron.toml"
     path.write_text('host = "127.0.0.1"\nport = 1\n')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -26,7 +27,7 @@ from helexa.cli.terminal import Column, console, count, show_rows, size
 from helexa.engine.checkpoint.reference import Builtin, HubId, parse_reference
 from helexa.engine.checkpoint.summary import CheckpointSummary, inspect_checkpoint
 from helexa.engine.checkpoint.table import read_table
-from helexa.engine.memory import SMALL_KV
+from helexa.engine.memory import SMALL_KV, SMALL_MATRIX
 from helexa.errors import PreflightError
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ def _print(report: Report, out: Console) -> None:
     _print_tensors(report.tensors, out)
     if report.needs:
         _print_needs(report.needs, out)
+        _print_exceptions(report, out)
 
 
 def _print_config(config: ModelConfig, out: Console) -> None:
@@ -215,5 +217,18 @@ def _print_needs(sizes: Sequence[Need], out: Console) -> None:
     ]
     out.print()
     show_rows(out, [Column(n) for n in ("DTYPE", "WEIGHTS", "KV PER TOKEN", *devices)], rows)
-    if any(need.dtype == "float32" and need.kv_bytes_per_token <= SMALL_KV for need in sizes):
+
+
+def _print_exceptions(report: Report, out: Console) -> None:
+    """Where a CPU keeps more than the table says, in models so small that it is little."""
+    small = sum(
+        math.prod(group.shape) * group.count
+        for group in report.tensors
+        if len(group.shape) == 2 and math.prod(group.shape) < SMALL_MATRIX
+    )
+    if small > report.summary.parameters / 10:
+        out.print("On a CPU, matrices of less than half a million numbers are kept in float32.")
+    if any(
+        need.dtype == "float32" and need.kv_bytes_per_token <= SMALL_KV for need in report.needs
+    ):
         out.print("On a CPU, dtype auto keeps the KV cache of this model in float32.")

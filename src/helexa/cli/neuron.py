@@ -53,7 +53,7 @@ def _smoke(size: int | None, devices: list[int] | None) -> None:
     "-c",
     "--config",
     "path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="Configuration file.  [default: /etc/helexa/neuron.toml, if there is one]",
 )
 @click.option("-p", "--port", type=int, help="Port; 0 takes a free one.")

@@ -56,6 +56,9 @@ class ModelConfig:
     ``torch_dtype`` is the format the checkpoint claims to be in; ``raw`` is the whole file.
     """
 
+    def __deepcopy__(self, memo: object) -> ModelConfig:
+        return self  # nothing of it can change
+
     model_type: str
     architectures: tuple[str, ...]
     vocab_size: int

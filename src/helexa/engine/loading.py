@@ -120,7 +120,7 @@ def _check_source(model: object, given: HubOptions) -> None:
     for name in given:
         if name not in known:
             raise TypeError(f"load_model takes no {name!r}; of the hub: {', '.join(known)}")
-    if not (isinstance(model, str | Path) or hasattr(model, "info")):
+    if not (isinstance(model, str | Path) or hasattr(model, "info")) or isinstance(model, type):
         raise InvalidRequest(
             f"model must be a name, a folder or an open checkpoint, not {type(model).__name__}",
             param="model",

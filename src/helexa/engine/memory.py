@@ -20,6 +20,8 @@ CONTEXT_STEP: Final = 1024
 MAX_OUTPUT_TOKENS: Final = 8192
 TARGET_LATENCY_S: Final = 120
 BOOTSTRAP_TOKENS_PER_S: Final = 800
+SMALL_MATRIX: Final = 2**19
+"""Numbers; smaller ones lie in a CPU's cache, where 16 bits save no time: they are float32."""
 SMALL_KV: Final = 8192
 """Of a token, in float32: a thousand tokens are 8 MiB, and 16 bits would save nothing."""
 

@@ -215,6 +215,7 @@ class Registry:
             if slot is not None:
                 log.info("model loaded", extra={"fields": fields})
             else:
+                fields.setdefault("detail", "it was cancelled")
                 log.warning("model not loaded", extra={"fields": fields}, exc_info=fault)
 
     async def _follow(self, slot: Slot, changes: LoopMailbox[Change]) -> None:

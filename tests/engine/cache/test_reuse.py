@@ -108,6 +108,15 @@ def test_a_prompt_that_went_another_way_says_where() -> None:
     assert report == CacheReport(20, "diverged", diverged_at=22, nearest_tokens=47)
 
 
+def test_as_much_of_a_prompt_as_was_computed_is_known_though_nobody_waited_for_the_rest() -> None:
+    bench = Bench(prefill_chunk_tokens=32)
+    request_id = bench.submit(SYSTEM + QUESTION * 9)
+    bench.step()
+    bench.core.abort(request_id)
+    report = ask(bench, [*SYSTEM, 10, 11, 40, *(QUESTION * 3)])
+    assert (report.reason, report.diverged_at, report.nearest_tokens) == ("diverged", 22, 32)
+
+
 def test_E045_a_changed_first_page_is_new_but_says_where() -> None:
     bench = Bench()
     ask(bench, [7, 8, 9, *SYSTEM])

@@ -122,6 +122,8 @@ class FakeHub:
     statuses: dict[str, list[int]] = field(default_factory=dict)
     shorten: dict[str, bytes] = field(default_factory=dict)
     listing_status: int = 200
+    says: bytes | None = None
+    """What it answers in place of a list of files."""
     error_code: str = ""
     gate: threading.Event | None = None
     requests: list[tuple[str, str, str, str]] = field(default_factory=list)
@@ -179,7 +181,8 @@ class Handler(BaseHTTPRequestHandler):
         hub = self.hub
         listed = {"sha": COMMIT, "siblings": [{"rfilename": name} for name in hub.files]}
         code = {"X-Error-Code": hub.error_code} if hub.error_code else {}
-        self.answer(hub.listing_status, json.dumps(listed).encode(), **code)
+        said = json.dumps(listed).encode() if hub.says is None else hub.says
+        self.answer(hub.listing_status, said, **code)
 
     def bytes_of(self, name: str) -> None:
         hub = self.hub

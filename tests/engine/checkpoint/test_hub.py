@@ -106,6 +106,20 @@ def test_e025_without_a_snapshot_the_reason_is_told(
     assert caught.value.kind == "repo_fetch_failed"
 
 
+@pytest.mark.parametrize(
+    "says", [b"[" * 100_000, b"[]", b'{"sha": 3}', b"<html>"], ids=["deep", "list", "sha", "page"]
+)
+def test_e025_a_listing_that_is_none(hub: Any, access: HubAccess, says: bytes) -> None:
+    hub.says = says
+    with pytest.raises(PreflightError, match="did not answer with a list of files") as caught:
+        fetch_model(MODEL, "main", access)
+    assert caught.value.kind == "repo_fetch_failed"
+    hub.says = None
+    folder = fetch_model(MODEL, "main", access)
+    hub.says = says
+    assert fetch_model(MODEL, "main", access) == folder
+
+
 def test_e025_unreachable_or_offline_without_a_snapshot(tmp_path: Path) -> None:
     for access, told in (
         (reach(tmp_path, NOWHERE), "cannot be reached"),

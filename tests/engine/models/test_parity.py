@@ -191,7 +191,7 @@ def test_16_bits_stay_close(
     tmp_path: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("helexa.engine.quant.dense.FEW_ROWS_MIN_ELEMENTS", 0)
+    monkeypatch.setattr("helexa.engine.quant.dense.SMALL_MATRIX", 0)
     made = Family("half", kind, SMALL, dtype=stored).save(tmp_path)
     made.model.float()
     expected = made.logits(prompt(64))
@@ -239,7 +239,7 @@ def test_16_bits_choose_alike_where_the_best_is_clear(
     chunk: int, shipped: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up to the first position whose two best logits differ by less than 0.5."""
-    monkeypatch.setattr("helexa.engine.quant.dense.FEW_ROWS_MIN_ELEMENTS", 0)
+    monkeypatch.setattr("helexa.engine.quant.dense.SMALL_MATRIX", 0)
     model = load_model("tiny", dtype="bfloat16", device="cpu")
     ids = Tokenizer.from_folder(shipped.folder).encode(QUESTION)
     whole, parts = greedy(model, ids, 48), greedy(model, ids, 48, chunk)

@@ -145,5 +145,5 @@ def test_a_process_that_cannot_be_started_ahead_is_no_error(
 
     nursery = Full(builder=BUILDER)
     nursery.prepare()
-    nursery.close()  # waits for it
-    assert "no more processes" in caplog.text
+    wait_until(lambda: "no more processes" in caplog.text)
+    nursery.close()

@@ -186,7 +186,7 @@ def list_repo(client: httpx.Client, endpoint: str, model: HubId, revision: str) 
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         why = f"{endpoint} cannot be reached ({reason(error)})"
         raise ListingFailed(why, "check the connection and HF_ENDPOINT") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         why = f"{url} did not answer with a list of files"
         raise ListingFailed(why, "check HF_ENDPOINT") from error
 

@@ -77,11 +77,16 @@ class Model(nn.Module, ABC):
         *,
         tokens: int | None = None,
     ) -> KVCache:
-        """A cache of ``num_blocks`` blocks of ``block_size`` tokens, or of room for ``tokens``."""
+        """A cache of ``num_blocks`` blocks of ``block_size`` tokens, or of room for ``tokens``.
+
+        Raises ValueError for no room, MemoryError or RuntimeError where there is not so much.
+        """
         if num_blocks is None:
             if tokens is None:
                 raise TypeError("new_cache needs num_blocks or tokens")
             num_blocks = -(-tokens // block_size)
+        if num_blocks < 1:
+            raise ValueError("a cache needs room for at least one token")
         config = self.config
         return KVCache(
             config.num_hidden_layers,
@@ -116,7 +121,13 @@ class Model(nn.Module, ABC):
 
     def _known(self, ids: Sequence[int]) -> list[int]:
         """The ids as plain integers, all of them in the vocabulary."""
-        known = [operator.index(id) for id in ids]
+        try:
+            known = [operator.index(id) for id in ids]
+        except TypeError:
+            raise TypeError(
+                f"{ids!r:.80} is not a sequence of token ids, such as [1, 2, 3]; a tokenizer makes "
+                "them from a text"
+            ) from None
         size = self.config.vocab_size
         if not known:
             raise ValueError("there are no token ids: pass at least one")

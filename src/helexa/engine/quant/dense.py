@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from helexa.engine.kernels.matvec import Scratch, expanded_product, one_row_product
 from helexa.engine.kernels.packed import can_pack, pack, packed_product, unpack
+from helexa.engine.memory import SMALL_MATRIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 FLOAT16_MAX = 65504.0
 FLOAT16_MIN_SCALE = 2.0**-10
 """Below this largest value, what float16 rounds away (at most 2⁻²⁵) would begin to count."""
-FEW_ROWS_MIN_ELEMENTS = 2**19
-"""Smaller matrices lie in cache, where 16 bits save no time: they are expanded once."""
 PIECE_ELEMENTS = 2**23
 """A matrix is packed in pieces of at most so many numbers, each by way of float32."""
 
@@ -118,7 +117,7 @@ class DenseFormat:
         dtype = torch.float16 if held else torch.bfloat16
         if not self.kernels:
             return DenseWeight(stacked(parts, dtype))
-        if sum(part.numel() for part in parts) < FEW_ROWS_MIN_ELEMENTS:
+        if sum(part.numel() for part in parts) < SMALL_MATRIX:
             return DenseWeight(stacked(parts, torch.float32))
         if held and self.packed:
             pieces = tuple(pack(piece) for piece in in_pieces(parts))

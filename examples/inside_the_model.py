@@ -1,6 +1,6 @@
 """Underneath the SDK: the model as a torch module, its cache in your hands, a sampler of your own.
 
-``helexa.load_model`` gives a ``torch.nn.Module`` for inference. Nothing runs in the background here: you
+``helexa.load_model`` gives a ``torch.nn.Module`` for inference. Nothing runs in the background: you
 call the model, you own the cache, and you decide what becomes of the logits.
 """
 

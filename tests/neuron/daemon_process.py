@@ -136,18 +136,24 @@ def iter_with(first: str, rest: Iterator[str]) -> Iterator[str]:
     yield from rest
 
 
+SPARE = {"NEURON_WARM_SPARE": "1"}
+
+
 @contextmanager
 def started(
     folder: Path, config: str, environ: Mapping[str, str] | None = None
 ) -> Iterator[Daemon]:
-    """A daemon with its default models loaded; killed at the end if it still runs."""
+    """A daemon with its default models loaded; killed at the end if it still runs.
+
+    No process is started ahead, unless ``environ`` says so.
+    """
     path, log = folder / "neuron.toml", folder / "log"
     path.write_text(f'host = "127.0.0.1"\nport = 0\n{config}')
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "helexa", "neuron", "-c", str(path)],
             stderr=stderr,
-            env={**os.environ, **(environ or {})},
+            env={**os.environ, "NEURON_WARM_SPARE": "0", **(environ or {})},
         )
     try:
         wait_until(lambda: "listening on " in log.read_text("utf-8"), START_S)

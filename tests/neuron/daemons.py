@@ -149,9 +149,10 @@ def running(
     """A daemon, with its default models loaded if ``activated``; no request may have ended twice.
 
     Without ``runtime`` the environment says how it runs. ``builder`` makes the cores. Who still
-    runs ``drain_s`` after the end of the block is told that it ends.
+    runs ``drain_s`` after the end of the block is told that it ends. No process is started ahead,
+    unless ``environ`` says so.
     """
-    environ = environ or {}
+    environ = {"NEURON_WARM_SPARE": "0", **(environ or {})}
     ready: Queue[tuple[str, Neuron]] = Queue()
     done = threading.Event()
 

@@ -288,6 +288,7 @@ def test_runtime_variables() -> None:
             "NEURON_USE_CHAT_TEMPLATE": " Off ",
             "NEURON_TP_STEP_TIMEOUT_S": "2.5",
             "NEURON_DEBUG_POISON": "o/n",
+            "NEURON_WARM_SPARE": "false",
             "NEURON_BATCHING": "0",
         }
     )
@@ -298,6 +299,7 @@ def test_runtime_variables() -> None:
     )
     assert (found.image_pixels, found.use_chat_template) == ((1024, 589824), False)
     assert (found.step_timeout_s, found.poisoned_model) == (2.5, "o/n")
+    assert (found.warm_spare, read_runtime({}).warm_spare) == (False, True)
     assert found.disabled == {"batching"}
 
 

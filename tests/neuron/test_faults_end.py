@@ -12,7 +12,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.neuron.daemon_process import TINY, Daemon, alive, family_of, request, started, stopped
+from tests.neuron.daemon_process import (
+    SPARE,
+    TINY,
+    Daemon,
+    alive,
+    family_of,
+    request,
+    started,
+    stopped,
+)
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
@@ -26,7 +35,10 @@ TOKENS = 300
 
 
 def test_n011_a_killed_daemon_leaves_no_process_behind(tmp_path: Path) -> None:
-    with started(tmp_path, CONFIG) as daemon, daemon.connect(stream=True, max_tokens=2000):
+    with (
+        started(tmp_path, CONFIG, SPARE) as daemon,
+        daemon.connect(stream=True, max_tokens=2000),
+    ):
         daemon.wait_for_load(in_flight=1)
         daemon.spare()
         family = family_of(daemon.process.pid)
@@ -72,7 +84,7 @@ def assert_shutting_down(answer: httpx.Response) -> None:
 
 def test_a_load_does_not_hold_up_the_end(tmp_path: Path) -> None:
     """The child that should load stands still, so the load would not come to an end."""
-    with started(tmp_path, "") as daemon, ThreadPoolExecutor(1) as pool:
+    with started(tmp_path, "", SPARE) as daemon, ThreadPoolExecutor(1) as pool:
         with stopped(daemon.spare()):
             family = family_of(daemon.process.pid)
             loading = pool.submit(load, daemon)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import helexa
-from tests.neuron.daemon_process import Daemon, best_s, started, stat_of, state_of, stopped
+from tests.neuron.daemon_process import SPARE, Daemon, best_s, started, stat_of, state_of, stopped
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 
@@ -44,7 +44,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("daemon")
     shutil.copytree(Path(helexa.__file__).parent / "builtin" / "tiny", folder / "models/o/tiny")
     config = CONFIG.format(kv_mb=KV_MB, models=folder / "models")
-    with started(folder, config, {"NEURON_TP_STEP_TIMEOUT_S": "8"}) as daemon:
+    with started(folder, config, {"NEURON_TP_STEP_TIMEOUT_S": "8", **SPARE}) as daemon:
         daemon.spare()
         yield daemon
 

@@ -29,7 +29,8 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     (models / "org/name").symlink_to(TINY_FOLDER)
     source = SourceConfig(path=str(models))
     config = NeuronConfig(port=0, engine=EngineSection(sources={"disk": source}))
-    with started(config, {"HF_ENDPOINT": "http://127.0.0.1:1"}) as running:
+    environ = {"HF_ENDPOINT": "http://127.0.0.1:1", "NEURON_WARM_SPARE": "1"}
+    with started(config, environ) as running:
         yield running
 
 

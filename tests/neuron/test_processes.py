@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.neuron.daemon_process import Daemon, alive, family_of, started
+from tests.neuron.daemon_process import SPARE, Daemon, alive, family_of, started
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
@@ -91,7 +91,7 @@ def ended(daemon: Daemon) -> None:
 def test_n004_n008_a_daemon_that_tolerates_and_stops(tmp_path: Path) -> None:
     """Fixture F, with a key that means nothing and an engine that does not exist."""
     config = 'colour = "red"\nharnesses = [{name = "candle"}, {name = "other"}]\n'
-    with started(tmp_path, config, {"NEURON_BATCHING": "0"}) as daemon:
+    with started(tmp_path, config, {"NEURON_BATCHING": "0", **SPARE}) as daemon:
         assert daemon.http.get("/discovery").json()["harnesses"] == ["candle"]
         ended(daemon)
         warnings = [line for line in daemon.words().splitlines() if "WARN" in line]

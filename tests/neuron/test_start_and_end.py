@@ -96,7 +96,7 @@ def test_a_signal_is_heard_before_the_driver_has_answered(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 def test_whoever_waits_for_a_load_of_another_does_not_begin_one_at_the_end(tmp_path: Path) -> None:
-    with daemon_process.started(tmp_path, "") as daemon:
+    with daemon_process.started(tmp_path, "", daemon_process.SPARE) as daemon:
         with daemon_process.stopped(daemon.spare()):
             first = load_sent(daemon)
             wait_until(lambda: f"loading {TINY}" in daemon.words(), 50)

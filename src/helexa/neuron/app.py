@@ -97,7 +97,7 @@ class Neuron:
         self._machine = read_machine()
         self._sampler = sampler or Sampler()
         self.threads = Threads()
-        self._nursery = Nursery(builder=builder)
+        self._nursery = Nursery(warm=runtime.warm_spare, builder=builder)
         self._bearer = required_bearer(config.auth_env, environ)
         self._refusals = Occasional(time.monotonic)
         self._tasks: TaskGroup | None = None

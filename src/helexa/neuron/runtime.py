@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from helexa.engine.config import switches, uses_templates
+from helexa.engine.config import OFF, switches, uses_templates
 
 STATIC_PROMPT_CAP = 16384
 LARGEST_IMAGE_PIXELS = 589824
@@ -30,6 +30,7 @@ class Runtime:
     step_timeout_s: float = 120.0
     abort_deadline_s: float = 60.0
     poisoned_model: str | None = None
+    warm_spare: bool = True
     disabled: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
 
@@ -48,6 +49,7 @@ VARIABLES = (
     ("NEURON_USE_CHAT_TEMPLATE", "on", "`false`, `0`, `no` or `off`: plain ChatML instead"),
     ("NEURON_TP_STEP_TIMEOUT_S", "120", "seconds a step of the engine may take"),
     ("NEURON_TP_ABORT_DEADLINE_S", "60", "seconds a killed process may take to be gone"),
+    ("NEURON_WARM_SPARE", "on", "`0` or `false`: no process is started ahead of the next load"),
     ("NEURON_DEBUG_POISON", "", "a model whose first request kills its process, for tests"),
     ("NEURON_FLASH_ATTN", "on", "`0` or `false` disables `flash_attn`"),
     ("NEURON_MOE_FUSED", "on", "`0` or `false` disables `moe_fused`"),
@@ -117,6 +119,7 @@ def read_runtime(environ: Mapping[str, str]) -> Runtime:
         step_timeout_s=read.seconds("NEURON_TP_STEP_TIMEOUT_S", 120.0),
         abort_deadline_s=read.seconds("NEURON_TP_ABORT_DEADLINE_S", 60.0),
         poisoned_model=environ.get("NEURON_DEBUG_POISON") or None,
+        warm_spare=environ.get("NEURON_WARM_SPARE", "").strip().lower() not in OFF,
         disabled=switches(environ),
         warnings=tuple(read.warnings),
     )

@@ -253,6 +253,6 @@ def test_what_was_loaded_can_be_gone_on_with(messages: list[dict[str, object]]) 
         return
     assert chat.with_system("s").system == "s"
     assert len(chat.reset().messages) <= 1
-    for _ in chat.open_calls:
+    while chat.open_calls:  # a result may answer two calls, if they have one id
         chat = chat.with_result("5")
     assert Conversation().from_json(chat.to_json("tiny")).messages == chat.messages

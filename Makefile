@@ -2,7 +2,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-JOBS ?= 2
+# One more than the cores that are taken for granted: many tests wait for processes.
+JOBS ?= 3
 PYTEST_ARGS ?=
 # The first interpreter that is new enough and can make virtual environments; PYTHON=… overrides.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -16,12 +17,12 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
-demo: $(VENV)/.runtime  ## set up, then serve the built-in model and ask it with OpenAI's client
+demo: $(VENV)/.runtime  ## set up, then serve the built-in model, ask it with OpenAI's and Anthropic's clients
 	$(BIN)/python examples/serve_and_ask.py
 	@echo "Next: source $(BIN)/activate && helexa chat"
 
 test: $(VENV)/.dev  ## set up, then run every test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## formatting, lint rules and types
 	$(BIN)/ruff format --check .

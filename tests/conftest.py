@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from helexa.engine.process.children import Nursery
     from tests.cores import Controls
+
+# How long one example takes tells of the machine, not of the code.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 # Before torch is imported: the workers share the cores, and one thread makes sums repeatable.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,9 +26,19 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# Hundreds of processes are started: each would compile the package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked ``gpu`` on a machine without one, and say so."""
+    """Skip the tests marked ``gpu`` on a machine without one, and say so; begin with what waits.
+
+    Files of few tests start processes and take longest. The many short ones come last, so that no
+    worker is left alone with a long file at the end.
+    """
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: tests[item.path])
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -60,7 +60,7 @@ def test_E086_a_hundred_random_schemas_at_any_temperature(llm: LLM, first: int) 
             response_format=as_format(random_schema(seed)),
             temperature=seed % 3,
             seed=seed,
-            max_tokens=250,
+            max_tokens=180,
         ).text
 
     seeds = range(first, first + 20)
@@ -204,7 +204,7 @@ def test_rows_without_a_grammar_get_what_they_get_alone(llm: LLM) -> None:
     def ask(at: int) -> tuple[int, ...]:
         wanted = {"response_format": as_format(random_schema(at))} if at % 2 else {}
         return llm.chat(
-            f"Tell me about {at}.", temperature=1, seed=at, max_tokens=60, **wanted
+            f"Tell me about {at}.", temperature=1, seed=at, max_tokens=40, **wanted
         ).token_ids
 
     alone = [ask(at) for at in range(16)]

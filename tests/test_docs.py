@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -54,6 +55,12 @@ async def run_page(page: Path) -> None:
         result = eval(code, namespace)  # a coroutine if the block awaits, else it has run
         if inspect.iscoroutine(result):
             await result
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "json"))], ids=name)
+def test_the_json_of_a_page_can_be_read(page: Path) -> None:
+    for _, text in blocks(page, "json"):
+        assert json.loads(text)
 
 
 def commands() -> Iterator[tuple[str, str]]:
@@ -109,8 +116,10 @@ def test_the_api_reference_names_every_route() -> None:
 
 
 def codes(of: type[HelexaError]) -> Iterator[str]:
-    """What refusals of an inference request are called on the wire."""
+    """What a neuron's refusals of an inference request are called on the wire."""
     for kind in (of, *of.__subclasses__()):
+        if kind.__module__.startswith("helexa.gateway"):
+            continue  # another test has imported it
         if isinstance(code := getattr(kind, "code", None), str):
             yield code
         if kind is not of:

@@ -20,7 +20,14 @@ SHOWS: dict[str, tuple[str, ...]] = {
     "batch.py": (r"(1[89]|20) of 20 right", "Repeated with the same seed: equal"),
     "tools.py": ("because of: tool_calls", r'get_weather\({"city": ?"Oslo"}\)', "says: .*21"),
     "embed_asgi.py": ("= 42", "Ended, and the model with it."),
-    "serve_and_ask.py": ("is ready", "= 42", r"tokens in \d", "The server has ended."),
+    "serve_and_ask.py": (
+        *("is ready", r"OpenAI's client > Hello.*\n.*tiny.*\n  \[\d+ tokens in"),
+        *(r"Anthropic's client > What is 17.*\n.*= 42\.\n  \[\d+ tokens in", "has ended"),
+    ),
+    "gateway_fleet.py": (
+        *("= 42", "Answered by: .*'anna': [1-9].*'bert': [1-9]"),
+        *(r"anna\(loaded\), bert\(loaded\)", "The fleet has ended."),
+    ),
     "inside_the_model.py": ("logits", "cache", "sampler"),
 }
 

@@ -31,6 +31,7 @@ LLM = tuple(
 LIBRARY = (*TEXT, *LLM)
 ERRORS = (*ROOT_ONLY, "helexa.errors", "helexa.refusals")
 PROTOCOL = (*ERRORS, "helexa.protocol", "helexa.text.events")  # events are plain data
+SHARED = (*PROTOCOL, "helexa.http", "helexa.daemon")  # by the daemon and the gateway
 
 # Floor → what its modules may import from this package. The longest matching prefix decides.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -41,8 +42,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "helexa.text": TEXT,
     "helexa.http": (*ERRORS, "helexa.http"),
     **dict.fromkeys(LLM, LIBRARY),
-    "helexa.neuron": (*LIBRARY, *PROTOCOL, "helexa.http", "helexa.neuron"),
-    "helexa.cli": (*LIBRARY, *PROTOCOL, "helexa.http", "helexa.neuron", "helexa.cli"),
+    "helexa.daemon": (*ROOT_ONLY, *SHARED),
+    "helexa.neuron": (*LIBRARY, *SHARED, "helexa.neuron"),
+    "helexa.gateway": (*ROOT_ONLY, *SHARED, "helexa.gateway"),
+    "helexa.cli": (*LIBRARY, *SHARED, "helexa.neuron", "helexa.gateway", "helexa.cli"),
     "helexa.__main__": ("helexa.cli",),
 }
 
@@ -55,7 +58,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "jinja2": ("helexa.text",),
     "llguidance": ("helexa.text.grammar",),
     "click": ("helexa.cli",),
-    "prometheus_client": ("helexa.neuron",),
+    "prometheus_client": ("helexa.neuron", "helexa.cli"),
+    "psycopg": ("helexa.gateway.entitlements.postgres",),
     "pynvml": ("helexa.neuron",),
     "h11": ("helexa.http",),
     "transformers": (),
@@ -69,13 +73,12 @@ NEURON_POLICY = tuple(
             "activation",
             "admission",
             "bearer",
-            "build",
             "config",
             "config_layers",
             "config_reference",
         ),
-        *("discovery", "ids", "limits", "listing", "logs", "machine", "metrics"),
-        *("nvml", "preflight", "runtime", "schema", "seating", "sources"),
+        *("discovery", "ids", "limits", "listing", "machine", "metrics"),
+        *("nvml", "preflight", "request_line", "runtime", "seating", "sources"),
     )
 )
 
@@ -103,6 +106,14 @@ LOADS_NONE_OF: dict[tuple[str, ...], tuple[str, ...]] = {
     ),
     ("helexa.text.*",): (*ACCELERATED, *GRAMMAR, "transformers", "helexa.llm", "helexa.cli"),
     ("helexa.http.*",): (*HEAVY, *UPSTAIRS, "helexa.engine", "httpx", "trio"),
+    ("helexa.protocol.control",): (*HEAVY, "anyio"),
+    ("helexa.daemon.*",): (*HEAVY, *GRAMMAR, *UPSTAIRS, "helexa.engine", "helexa.neuron"),
+    ("helexa.gateway.*",): (
+        *(*HEAVY, *GRAMMAR, *UPSTAIRS),
+        *("httpx", "helexa.engine", "helexa.neuron"),
+    ),
+    # Who keeps no budgets need not wait for databases.
+    ("helexa.gateway.run",): ("sqlite3", "psycopg", "helexa.gateway.entitlements.ledger", "email"),
     (
         "helexa.engine.params",
         "helexa.engine.outputs",
@@ -232,6 +243,8 @@ def test_a_module_imports_from_its_own_floor_and_those_below(module: str) -> Non
         ("helexa.neuron.limits", "import torch"),
         ("helexa.neuron.config", "from helexa.cli import main"),
         ("helexa.engine.core", "from helexa.neuron import limits"),
+        ("helexa.gateway.config", "from helexa.neuron.config import NeuronConfig"),
+        ("helexa.gateway.config", "import click"),
         ("helexa.http.server", "from helexa.text.events import Text"),
         ("helexa.http.server", "import torch"),
         ("helexa.llm", "import h11"),

@@ -153,7 +153,7 @@ class Answer:
             prefill_tokens=self._prompt_tokens,
             cache=self._cache,
         )
-        return Finish(reason, usage)
+        return Finish(reason, usage, self._parser.stop)
 
 
 def gather(events: Iterable[Event], token_ids: Sequence[int]) -> Generation:

@@ -15,6 +15,7 @@
     │   ├── UnsupportedMediaType             415 unsupported_media_type
     │   ├── WrongModality                    422 wrong_modality
     │   ├── HeadersTooLarge                  431 request_headers_too_large
+    │   │   └── TargetTooLong                414 uri_too_long
     │   └── ChainedConversation              400 chained_conversation_not_supported, flat
     ├── CapacityError
     │   └── KvUnservable                     413 prompt_too_long_for_vram
@@ -129,6 +130,16 @@ class HeadersTooLarge(Refusal):
 
     status = 431
     code = "request_headers_too_large"
+
+
+class TargetTooLong(HeadersTooLarge):
+    """The path and query of a request are longer than the server reads."""
+
+    status = 414
+    code = "uri_too_long"
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"the request target exceeds {max_bytes} bytes")
 
 
 class UnsupportedMediaType(Refusal):

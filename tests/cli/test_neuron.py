@@ -12,10 +12,10 @@ from click.testing import CliRunner
 
 import helexa
 from helexa.cli.main import cli
-from helexa.cli.neuron import LEVELS as CLI_LEVELS
+from helexa.cli.options import LEVELS as CLI_LEVELS
+from helexa.daemon.logs import LEVELS
 from helexa.engine.tp_smoke import smoke
 from helexa.errors import DeviceError
-from helexa.neuron.logs import LEVELS
 from helexa.neuron.nvml import Cards, NvmlFailed, usable_cuda
 from helexa.protocol.control import DeviceInfo
 

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +21,7 @@ from helexa.cli.serve import folder_name
 
 TIMEOUT_S = 60
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:1"}
+HELLO = [{"role": "user", "content": "Hello!"}]
 TINY = Path(helexa.__file__).parent / "builtin/tiny"
 
 
@@ -39,19 +42,48 @@ def started(*args: str, cwd: Path | None = None, **environ: str) -> Iterator[sub
         process.communicate()
 
 
+@dataclass
+class Told:
+    """Where a server says that it answers."""
+
+    id: str
+    url: str
+    metrics: str
+
+    def post(self, path: str, key: str = "", **more: Any) -> httpx.Response:
+        """Ask the model a question."""
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        body = {"model": self.id, "messages": HELLO, "temperature": 0, **more}
+        return httpx.post(f"{self.url}{path}", json=body, headers=headers, timeout=TIMEOUT_S)
+
+
+def told(process: subprocess.Popen[str]) -> Told:
+    """What is printed once the model answers."""
+    assert process.stdout is not None and process.stderr is not None
+    line = process.stdout.readline()
+    found = re.fullmatch(r"(\S+) answers at (http\S+)/v1\n", line)
+    assert found, line
+    said = [process.stderr.readline() for _ in range(2)]
+    metrics = re.fullmatch(r"Metrics are at (\S+)\n", said[0])
+    assert metrics and said[1] == "^C ends it.\n", said
+    return Told(found[1], found[2], metrics[1])
+
+
 def test_one_command_serves_and_one_signal_ends_it() -> None:
     with started("serve", "-p", "0") as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", line)
-        assert found, line
-        body = {
-            "model": "builtin:helexa/tiny",
-            "messages": [{"role": "user", "content": "Hello!"}],
-            "temperature": 0,
-        }
-        answer = httpx.post(f"{found[0]}/v1/chat/completions", json=body, timeout=TIMEOUT_S)
+        server = told(process)
+        answer = server.post("/v1/chat/completions")
         assert "tiny" in answer.json()["choices"][0]["message"]["content"]
+        answer = server.post("/v1/messages", max_tokens=40)
+        assert "tiny" in answer.json()["content"][0]["text"]
+        listed = httpx.get(f"{server.url}/v1/models").json()["data"]
+        names = ["builtin:helexa/tiny", "helexa/tiny", "tiny"]
+        assert [model["id"] for model in listed] == names
+        for name in names:
+            assert server.post("/v1/messages", max_tokens=1, model=name).status_code == 200
+        assert httpx.get(server.url).json()["nodes"] == {"healthy": 1, "total": 1}
+        counted = httpx.get(server.metrics).text
+        assert re.search(r'cortex_requests_total\{model="builtin:helexa/tiny",\S+\} 5', counted)
         children = children_of(process.pid)
         assert children
         process.send_signal(signal.SIGINT)
@@ -83,16 +115,13 @@ def test_a_folder_is_served(disk: Path, where: str) -> None:
     with started(
         *("serve", forms[where], "-p", "0"), cwd=disk, TMPDIR=str(temporary), **NO_HUB
     ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.fullmatch(r"(\S+) answers at (http\S+)/v1\n", line)
-        assert found, line
-        assert found[1] == "folder:local/my-model"
-        told = httpx.get(f"{found[2]}/v1/models", timeout=TIMEOUT_S).json()
-        assert [model["id"] for model in told["data"]] == [found[1]]
-        for name in (found[1], "local/my-model"):
-            body = {"model": name, "messages": [{"role": "user", "content": "Hello!"}]}
-            answer = httpx.post(f"{found[2]}/v1/chat/completions", json=body, timeout=TIMEOUT_S)
+        server = told(process)
+        assert server.id == "folder:local/my-model"
+        listed = httpx.get(f"{server.url}/v1/models", timeout=TIMEOUT_S).json()
+        names = [server.id, "local/my-model"]
+        assert [model["id"] for model in listed["data"]] == names
+        for name in names:
+            answer = server.post("/v1/chat/completions", model=name)
             assert answer.status_code == 200, answer.text
         process.send_signal(signal.SIGTERM)
         assert process.wait(TIMEOUT_S) == 0

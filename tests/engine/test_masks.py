@@ -223,10 +223,15 @@ class BrokenMasks(CountingMasks):
         return super().start(spec, prompt, ends, max_tokens)
 
 
+@pytest.fixture(scope="module")
+def calm() -> list[int]:
+    """What a request says beside which nothing breaks."""
+    return tokens(run(core_of(CountingMasks()), request(1))[0])
+
+
 @pytest.mark.parametrize("at", ["fill", "accept"])
 @pytest.mark.parametrize("fault", [IndexError("bug"), Panic("bug")], ids=repr)
-def test_a_mask_that_breaks_fails_alone(fault: BaseException, at: str) -> None:
-    calm = tokens(run(core_of(CountingMasks()), request(1))[0])
+def test_a_mask_that_breaks_fails_alone(calm: list[int], fault: BaseException, at: str) -> None:
     core = core_of(BrokenMasks(fault, at))
     broken, sound = run(core, request(0, prompt=(9, 6, 7)), request(1))
     assert tokens(sound) == calm

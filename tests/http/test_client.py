@@ -151,6 +151,8 @@ async def test_an_answer_that_breaks_off_is_an_error(cut: bytes) -> None:
         b"HTTP/1.1 200 OK\r\nx: a\r\n b\r\ncontent-length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/2.0 200 OK\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 103 Hints\r\n\r\n" * 17 + OK,
         b"HTTP/1.1 200 OK\r\nx: " + b"a" * 66_000,
         CHUNKED.replace(b"5\r\n", b"z\r\n"),
     ],
@@ -267,6 +269,18 @@ async def test_closing_the_client_closes_its_connections() -> None:
         async with Client() as client:
             await fetch(client, mock.url)
         await soon(mock.left)
+
+
+async def test_a_client_that_is_cancelled_closes_all_its_connections() -> None:
+    async with upstream(answering(pause_s=0.05)) as mock:
+        with anyio.CancelScope() as scope:
+            async with Client() as client:
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(3):
+                        tasks.start_soon(fetch, client, mock.url)
+                assert client.idle == 3
+                scope.cancel()
+        assert client.idle == 0
 
 
 async def test_a_body_over_the_limit_is_not_read() -> None:

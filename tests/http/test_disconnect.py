@@ -109,6 +109,26 @@ async def test_n026_while_a_stream_is_written(leave: Leave, kind: type[Streaming
 
 
 @pytest.mark.parametrize("leave", WAYS)
+@pytest.mark.parametrize("begun", [b"5", b"5\r", b"5;x", b"2\r\nab\r", b"0\r\n", b"0\r\nx: y"])
+async def test_inside_of_what_frames_a_body(leave: Leave, begun: bytes) -> None:
+    """There is something left to read, and nothing more will come of it: nobody waits for that."""
+
+    async def read(request: Request) -> Response:
+        return Response(await request.body())
+
+    async with serving(read) as server:
+        async with connected(server) as peer:
+            head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+            await peer.send(head + begun)
+            await settle(lambda: server.running == 1)
+            await leave(stream_of(peer))
+        await settle(lambda: server.connections == 0)
+        async with connected(server) as peer:
+            await peer.send(post(b"ok"))
+            assert (await peer.answer()).body == b"ok"
+
+
+@pytest.mark.parametrize("leave", WAYS)
 async def test_while_the_body_is_read(leave: Leave) -> None:
     entered, left = anyio.Event(), anyio.Event()
 
@@ -162,6 +182,33 @@ async def test_what_is_held_is_released() -> None:
             await peer.send(GET)
             await soon(entered)
         await soon(freed)
+
+
+async def test_who_leaves_with_the_whole_answer_is_no_client_that_left() -> None:
+    """What a request holds may take a while to be released, which the client need not await."""
+    endings: list[Ending] = []
+    entered, release = anyio.Event(), anyio.Event()
+
+    class Bill:
+        async def __aenter__(self) -> None: ...
+
+        async def __aexit__(self, *exc_info: object) -> None:
+            entered.set()
+            await release.wait()
+
+    async def handler(request: Request) -> Response:
+        await request.hold(Bill())
+        return Response("all of it")
+
+    async with serving(handler, observe=lambda _, ending: endings.append(ending)) as server:
+        async with connected(server) as peer:
+            await peer.send(GET)
+            assert (await peer.answer()).body == b"all of it"
+            await soon(entered)
+        await anyio.sleep(0.02)
+        release.set()
+        await settle(lambda: server.connections == 0)
+    assert [ending.outcome for ending in endings] == ["done"]
 
 
 async def test_a_handler_can_shield_what_must_go_on() -> None:

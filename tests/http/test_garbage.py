@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from helexa.http import EventStream, Request, Response, Router, event, json_response, serving
-from helexa.http.inbox import READ_BYTES, Inbox
+from helexa.http.stream_wire import READ_BYTES, StreamWire
 from helexa.neuron.api.answering import render
 from helexa.neuron.app import Neuron
 from helexa.neuron.config import NeuronConfig
@@ -106,6 +106,6 @@ async def test_streams_whose_clients_leave() -> None:
 async def test_asyncio_reads_in_small_pieces() -> None:
     """A guard over attributes that are not public: it fails when they move."""
     async with serving(Router()) as server, connected(server) as peer:
-        inbox = Inbox(peer.stream)
+        wire = StreamWire(peer.stream)
         assert peer.stream._transport.max_size == READ_BYTES  # type: ignore[attr-defined]  # private
-        assert not inbox.ended
+        assert not wire.ended

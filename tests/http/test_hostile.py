@@ -67,7 +67,7 @@ async def all_answers(peer: Peer) -> list[int]:
     return statuses
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(mangled() | st.binary(max_size=300), min_size=1, max_size=4), st.booleans())
 async def test_any_bytes(wires: list[bytes], ends: bool) -> None:
     """Answers are 200 (it was a request after all) or 4xx; then the connection ends."""

@@ -104,7 +104,8 @@ async def test_g088_request_headers() -> None:
 async def test_g089_response_headers() -> None:
     wire = (
         b"HTTP/1.1 429 Too Many Requests\r\nset-cookie: a\r\nRetry-After: 7\r\nset-cookie: b\r\n"
-        b"connection: x-c\r\nx-c: 1\r\nkeep-alive: 5\r\ncontent-length: 2\r\ndate: then\r\n\r\nno"
+        b"connection: keep-alive ,\tx-c\r\nx-c: 1\r\nkeep-alive: 5\r\ncontent-length: 2\r\n"
+        b"date: then\r\n\r\nno"
     )
     async with relaying(answering(wire)) as (server, _):
         answer = await ask(server, GET)

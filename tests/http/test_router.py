@@ -8,6 +8,7 @@ import pytest
 
 from helexa.errors import HelexaError
 from helexa.http import Headers, Request, Response, Router, json_response
+from helexa.http.budget import BodyLimits
 from helexa.refusals import MethodNotAllowed, UnknownUrl
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +22,7 @@ class NoBody:
 
 
 def request(method: str, path: str) -> Request:
-    return Request(method, path, "", Headers([]), NoBody(), max_body_bytes=9)
+    return Request(method, path, "", Headers([]), NoBody(), limits=BodyLimits(9))
 
 
 async def told(asked: Request) -> Response:

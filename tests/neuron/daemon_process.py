@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,28 +137,35 @@ def iter_with(first: str, rest: Iterator[str]) -> Iterator[str]:
 
 
 SPARE = {"NEURON_WARM_SPARE": "1"}
+PROGRAM = ("-m", "helexa", "neuron")
 
 
 @contextmanager
 def started(
-    folder: Path, config: str, environ: Mapping[str, str] | None = None
+    folder: Path,
+    config: str,
+    environ: Mapping[str, str] | None = None,
+    program: Sequence[str] = PROGRAM,
 ) -> Iterator[Daemon]:
     """A daemon with its default models loaded; killed at the end if it still runs.
 
-    No process is started ahead, unless ``environ`` says so.
+    No process is started ahead, unless ``environ`` says so. ``program`` is what Python runs.
     """
     path, log = folder / "neuron.toml", folder / "log"
     path.write_text(f'host = "127.0.0.1"\nport = 0\n{config}')
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "helexa", "neuron", "-c", str(path)],
+            [sys.executable, *program, "-c", str(path)],
             stderr=stderr,
             env={**os.environ, "NEURON_WARM_SPARE": "0", **(environ or {})},
         )
     try:
-        wait_until(lambda: "listening on " in log.read_text("utf-8"), START_S)
+        wait_until(
+            lambda: "listening on " in log.read_text("utf-8") or process.poll() is not None,
+            START_S,
+        )
         found = re.search(r"listening on (http://\S+)", log.read_text("utf-8"))
-        assert found is not None
+        assert found is not None, log.read_text("utf-8")
         with httpx.Client(base_url=found[1], timeout=TIMEOUT_S) as http:
             daemon = Daemon(process, log, found[1], http)
             wait_until(daemon.is_ready, START_S)

@@ -18,13 +18,13 @@ import anyio.to_thread
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from helexa.daemon.logs import TRACE, TextFormatter, fields_of
 from helexa.http import serving
 from helexa.neuron.api.answering import render
 from helexa.neuron.app import Neuron
 from helexa.neuron.config import AdmissionConfig, EngineSection, NeuronConfig
 from helexa.neuron.discovery import Sampler
 from helexa.neuron.ids import ModelSpec
-from helexa.neuron.logs import TRACE, TextFormatter, fields_of
 from helexa.neuron.runtime import Runtime, read_runtime
 from helexa.neuron.slots import Slot
 from helexa.opening import CHILD

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import anyio
 import pytest
 
+from helexa.daemon.logs import fields_of
 from helexa.neuron.admission import Admission, principal_of
 from helexa.neuron.config import AdmissionConfig
-from helexa.neuron.logs import fields_of
 from helexa.neuron.seating import Rules
 from helexa.protocol.control import ModelLoad
 from helexa.refusals import (
@@ -51,8 +52,8 @@ async def test_n104_queue_full() -> None:
             await at.acquire("c/k")
         assert refusal.value.retry_after_s == 4
         assert refusal.value.message == "model is busy (admission queue full); retry shortly"
-        assert load(at) == load(at).model_copy(
-            update={"rejected_queue_full": 1, "rejected_timeout": 0, "queue_depth": 1}
+        assert load(at) == replace(
+            load(at), rejected_queue_full=1, rejected_timeout=0, queue_depth=1
         )
         await runner.leave()
         assert waiter.permit is not None

@@ -14,7 +14,7 @@ from helexa.errors import EngineLost, HelexaError
 from helexa.neuron.admission import Admission
 from helexa.neuron.api.answering import Running
 from helexa.neuron.config import AdmissionConfig
-from helexa.neuron.logs import RequestLine
+from helexa.neuron.request_line import RequestLine
 from helexa.neuron.slots import Slot
 from helexa.neuron.story import Story
 from helexa.protocol.openai.completion_answer import CompletionAnswer

@@ -43,11 +43,11 @@ def at(request: pytest.FixtureRequest) -> Iterator[Daemon]:
 
 
 def test_n028_n031_a_daemon_says_what_it_is(at: Daemon) -> None:
-    version = BuildInfo.model_validate(at.http.get("/version").json())
+    version = BuildInfo.read(at.http.get("/version").json())
     assert version.package_version == helexa.__version__
     assert (version.git_sha, version.git_dirty) == ("0123456", False)
     said = at.http.get("/discovery").json()
-    found = DiscoveryResponse.model_validate(said)
+    found = DiscoveryResponse.read(said)
     assert "cuda_unavailable_reason" not in said
     assert (found.cuda_version, found.max_prompt_tokens) == (None, 99)
     assert found.harnesses == at.neuron.config.harness_names
@@ -55,7 +55,7 @@ def test_n028_n031_a_daemon_says_what_it_is(at: Daemon) -> None:
 
 
 def test_n029_n030_nothing_is_loaded(at: Daemon) -> None:
-    health = HealthResponse.model_validate(at.http.get("/health").json())
+    health = HealthResponse.read(at.http.get("/health").json())
     assert (health.models, health.activation.state) == ((), "ready")
     assert at.http.get("/models").json() == []
     assert at.http.get("/v1/models").json() == {"object": "list", "data": []}

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from helexa.daemon.logs import fields_of
 from helexa.engine.process.children import Child
 from helexa.neuron.config import EngineSection, NeuronConfig, SourceConfig
 from helexa.neuron.discovery import Sampler
 from helexa.neuron.ids import ModelSpec
-from helexa.neuron.logs import fields_of
 from helexa.neuron.nvml import Cards, NvmlFailed
 from tests.engine.checkpoint.conftest import FakeHub, serving
 from tests.neuron.daemons import TINY, Daemon, started

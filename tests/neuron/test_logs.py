@@ -10,16 +10,15 @@ from itertools import count
 
 import pytest
 
-from helexa.neuron.logs import (
+from helexa.daemon.logs import (
     TRACE,
-    Done,
     JsonFormatter,
-    RequestLine,
     as_word,
     choose_format,
     choose_level,
     configure_logging,
 )
+from helexa.neuron.request_line import Done, RequestLine
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +121,37 @@ def test_n143_client_left(log: io.StringIO) -> None:
     assert "client_gone=true" in written
 
 
+UNSEEN = ["\n", "\r", "\x1b[2J", "\x85", "\u2028", "\x9b", "\ud800", "\x7f", "\0"]
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_what_is_logged_stays_on_its_line(format: str) -> None:
+    """Nobody writes lines of his own into the log, steers a terminal, or breaks the encoding."""
+    stream = io.StringIO()
+    configure_logging(logging.INFO, "json" if format == "json" else "text", stream)
+    logger = logging.getLogger("helexa.neuron.somewhere")
+    for odd in UNSEEN:
+        logger.info("a%sb", odd, extra={"fields": {"said": f"c{odd}d", "list": [odd]}})
+    written = stream.getvalue()
+    assert len(written.splitlines()) == len(UNSEEN)
+    assert all(line.encode().decode().isprintable() for line in written.splitlines())
+    if format == "json":
+        said = [json.loads(line) for line in written.splitlines()]
+        assert [record["message"] for record in said] == [f"a{odd}b" for odd in UNSEEN]
+        assert [record["list"] for record in said] == [[odd] for odd in UNSEEN]
+
+
+def test_lines_of_a_traceback_are_indented(log: io.StringIO) -> None:
+    try:
+        raise RuntimeError("x\n2026-01-01 INFO not so")
+    except RuntimeError:
+        logging.getLogger("helexa.x").exception("failed")
+    first, *rest = log.getvalue().splitlines()
+    assert first.endswith(" ERROR failed")
+    assert rest[-1] == "  2026-01-01 INFO not so"
+    assert all(line.startswith("  ") for line in rest)
+
+
 @pytest.mark.parametrize("format", ["text", "json"])
 def test_n144_secrets(format: str) -> None:
     stream = io.StringIO()
@@ -139,6 +169,11 @@ def test_n144_secrets(format: str) -> None:
     assert stream.getvalue().count("***") >= 9
     if format == "json":
         assert all(json.loads(written) for written in stream.getvalue().splitlines())
+
+
+def test_what_stands_for_a_key_is_no_secret(log: io.StringIO) -> None:
+    logging.getLogger("helexa.x").warning("supply 'Authorization: Bearer <key>'")
+    assert "'Authorization: Bearer <key>'" in log.getvalue()
 
 
 def test_a_line_of_json(caplog: pytest.LogCaptureFixture) -> None:

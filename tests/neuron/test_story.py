@@ -8,8 +8,8 @@ import pytest
 
 from helexa.errors import EngineLost, HelexaError, NumericalError, OutOfMemory
 from helexa.http import Ending
-from helexa.neuron.logs import RequestLine
 from helexa.neuron.metrics import RequestEnd
+from helexa.neuron.request_line import RequestLine
 from helexa.neuron.story import Story
 from helexa.refusals import ModelNotFound, QueueFull
 from helexa.text.events import Finish, Usage

@@ -32,6 +32,8 @@ def test_e059_any_cut_ends_where_the_whole_text_does(pieces: list[str], stops: l
     given_out += matcher.flush()
 
     assert matcher.stopped == (match is not None)
+    assert matcher.found is None or whole[match:].startswith(matcher.found)
+    assert matcher.found in (None, *stops)
     assert given_out == whole[:match]
     assert held == len(whole) - len(given_out) if match is not None else held <= 4
 

@@ -12,7 +12,7 @@ SKILLS = (
     *("greetings", "arithmetic", "facts", "find", "no_tool", "results", "memory", "again"),
     *("instructions", "counting", "tools", "lists"),
 )
-EACH = 6
+EACH = 3
 
 
 @pytest.fixture(scope="module")

@@ -13,17 +13,14 @@ import click
 
 from helexa.cli.answer import Silent, Written, stats_line, take
 from helexa.cli.conversation import Conversation
-from helexa.cli.options import (
-    DEFAULT_MODEL,
-    MODEL_HELP,
+from helexa.cli.model_options import (
     LoadOptions,
     SamplingOptions,
-    debug_option,
     gathered,
-    json_option,
     load_options,
     sampling_options,
 )
+from helexa.cli.options import DEFAULT_MODEL, MODEL_HELP, debug_option, json_option
 from helexa.cli.services import ChatModel, Services, opened, services
 from helexa.cli.session import Session, note
 from helexa.cli.stdin import read_stdin

@@ -11,17 +11,14 @@ from pathlib import Path
 import click
 
 from helexa.cli.answer import Answer, Silent, Written, stats_line, take
-from helexa.cli.options import (
-    DEFAULT_MODEL,
-    MODEL_HELP,
+from helexa.cli.model_options import (
     LoadOptions,
     SamplingOptions,
-    debug_option,
     gathered,
-    json_option,
     load_options,
     sampling_options,
 )
+from helexa.cli.options import DEFAULT_MODEL, MODEL_HELP, debug_option, json_option
 from helexa.cli.services import opened, services
 from helexa.cli.stdin import read_stdin
 from helexa.cli.terminal import styled

@@ -19,12 +19,14 @@ OK, FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 
 COMMANDS: Mapping[str, str] = {
     "chat": "Talk to a model.",
+    "gateway": "Serve one address for many neurons, as a daemon.",
     "generate": "Continue a text, without a chat template.",
     "inspect": "Show what a model is made of and what it needs here.",
     "models": "List the models on this machine.",
     "neuron": "Serve models on this host, as a daemon.",
     "pull": "Download a model.",
     "serve": "Serve one model on this machine.",
+    "status": "Show the models of a fleet, and its hosts and their loads.",
     "version": "Show versions of helexa, Python, torch and the platform.",
 }
 

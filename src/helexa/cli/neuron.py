@@ -10,15 +10,13 @@ from typing import Any
 
 import click
 
-from helexa.cli.options import debug_option
-
-LEVELS = ("error", "warning", "warn", "info", "debug", "trace")
+from helexa.cli.options import debug_option, log_level_option
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
     if not asked or ctx.resilient_parsing:
         return
-    from helexa.neuron.build import build_info, version_line
+    from helexa.daemon.build import build_info, version_line
     from helexa.neuron.nvml import usable_cuda
 
     click.echo(version_line(build_info(os.environ, cuda_version=usable_cuda())))
@@ -65,12 +63,7 @@ def _smoke(size: int | None, devices: list[int] | None) -> None:
     is_flag=True,
     help="Read the configuration, say what is wrong with it, and leave.",
 )
-@click.option(
-    "--log-level",
-    metavar="LEVEL",
-    type=click.Choice(LEVELS, case_sensitive=False),
-    help="error, warning, info, debug or trace.",
-)
+@log_level_option
 @click.option(
     "--version",
     is_flag=True,
@@ -122,12 +115,14 @@ def _check(ctx: click.Context, path: Path | None, options: Mapping[str, Any]) ->
 def _serve(
     ctx: click.Context, path: Path | None, options: Mapping[str, Any], log_level: str | None
 ) -> None:
-    from helexa.neuron.logs import choose_format, choose_level, configure_logging
-    from helexa.neuron.patient import patient
+    from helexa.daemon.leaving import leave
+    from helexa.daemon.logs import choose_format, choose_level, configure_logging
+    from helexa.daemon.patient import patient
 
     with patient(sys.stderr) as log:
         configure_logging(choose_level(log_level, os.environ), choose_format(os.environ), log)
         _run(ctx, path, options)
+    leave()
 
 
 def _run(ctx: click.Context, path: Path | None, options: Mapping[str, Any]) -> None:

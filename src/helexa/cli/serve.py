@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,46 +20,189 @@ from helexa.cli.options import DEFAULT_MODEL, MODEL_HELP, debug_option
 from helexa.cli.terminal import console
 
 if TYPE_CHECKING:
+    import anyio
+
+    from helexa.gateway.catalogue_file import CatalogueFile
+    from helexa.gateway.config import GatewayConfig
+    from helexa.gateway.config_layers import Loaded
+    from helexa.gateway.run import Gateway, Servers
     from helexa.http import Server
+    from helexa.neuron.app import Neuron
     from helexa.neuron.config import EngineSection
 
+PORT = click.IntRange(0, 65535)
+NEURON_PORT = 13131
 BUILTIN = "builtin:helexa/tiny"
 SCHEME = "folder"
 ORG = "local"
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What the command line says of addresses; None: nothing. A main port 0 makes all three so."""
+
+    port: int | None
+    host: str | None
+    neuron_port: int | None
+    metrics_port: int | None
+
+    @property
+    def neuron(self) -> int:
+        """The daemon's port."""
+        if self.neuron_port is not None:
+            return self.neuron_port
+        return 0 if self.port == 0 else NEURON_PORT
+
+    def listening(self, config: GatewayConfig) -> GatewayConfig:
+        """The gateway's configuration with these addresses instead of its own."""
+        from helexa.gateway.run import join_address, split_address
+
+        host, port = split_address(config.gateway.listen)
+        host = host if self.host is None else self.host
+        listen = join_address(host, port if self.port is None else self.port)
+        metrics = config.gateway.metrics_listen
+        if self.metrics_port is not None or (self.port == 0 and metrics):
+            metrics = join_address("127.0.0.1", self.metrics_port or 0)
+        told = replace(config.gateway, listen=listen, metrics_listen=metrics)
+        return replace(config, gateway=told)
+
+
 @click.command(epilog=MODEL_HELP)
 @click.argument("model", default=DEFAULT_MODEL)
-@click.option("-p", "--port", type=int, default=13131, show_default=True, help="0: a free one.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("-p", "--port", type=PORT, help="0: a free one, for all three.  [default: 31313]")
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option(
+    "--neuron-port",
+    type=PORT,
+    help="Of the daemon behind it, on this machine only.  [default: 13131]",
+)
+@click.option(
+    "--metrics-port", type=PORT, help="For Prometheus, on this machine only.  [default: 31314]"
+)
+@click.option(
+    "-c",
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    help="Configuration of a gateway, for keys, budgets and limits.",
+)
 @debug_option
-def serve(model: str, port: int, host: str) -> None:
+@click.pass_context
+def serve(ctx: click.Context, /, model: str, path: Path | None, **ports: Any) -> None:
     """Serve one model on this machine.
 
-    Speaks OpenAI's API. Prints where, and a line to try it with, as soon as the model answers; ^C
-    shuts it down. A folder NAME is served as `folder:local/NAME`.
+    A gateway and a daemon in one: it speaks the APIs of OpenAI and Anthropic. Prints where, and a
+    line to try it with, as soon as the model answers; ^C shuts it down. A folder NAME is served as
+    `folder:local/NAME`.
     """
+    from helexa.daemon.leaving import leave
+    from helexa.daemon.logs import choose_format, configure_logging
+    from helexa.daemon.patient import patient
+    from helexa.errors import ConfigError
+
+    try:
+        with patient(sys.stderr) as log:
+            configure_logging(30, choose_format(os.environ), log)
+            _serve(model, path, Ports(**ports))
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        ctx.exit(2)
+    leave()
+
+
+def _serve(model: str, path: Path | None, ports: Ports) -> None:
+    loaded = _loaded(path, ports)  # before anything that takes long
+    import logging
+
     import anyio
 
+    from helexa.gateway.catalogue_file import open_catalogue
+    from helexa.http.faults import BindError
     from helexa.neuron.app import Neuron
     from helexa.neuron.config import NeuronConfig
-    from helexa.neuron.ids import ModelSpec
-    from helexa.neuron.logs import choose_format, configure_logging
-    from helexa.neuron.patient import patient
     from helexa.neuron.run import run
     from helexa.neuron.runtime import read_runtime
 
-    with patient(sys.stderr) as log, _placed(model) as (id, engine):
-        configure_logging(30, choose_format(os.environ), log)
-        config = NeuronConfig(port=port, host=host, engine=engine)
+    with _placed(model) as (id, engine):
+        catalogue = open_catalogue(loaded, dict.fromkeys(short_names(model, id), id))
+        for warning in (*loaded.warnings, *catalogue.warnings):
+            logging.getLogger("helexa.gateway").warning("%s", warning)
+        config = NeuronConfig(port=ports.neuron, engine=engine)
         neuron = Neuron(config, read_runtime(os.environ), os.environ, dedicated=False)
+        try:
+            anyio.run(run, neuron, Front(neuron, id, loaded, catalogue))
+        except BindError as error:
+            error.hint = error.hint or "choose another with --neuron-port"
+            raise
 
-        async def ready(server: Server) -> None:
-            with console(sys.stderr).status(f"loading {id}"):
-                await neuron.load(ModelSpec(model_id=id))
-            _announce(server.url, id)
 
-        anyio.run(run, neuron, ready)
+def _loaded(path: Path | None, ports: Ports) -> Loaded:
+    """The gateway's settings, its only neuron the one of this machine. Raises ConfigError."""
+    from helexa.gateway.config_layers import load_config
+
+    name = socket.gethostname() or "localhost"
+    given: dict[str, Any] = {"neuron": (f"{name}=http://127.0.0.1:{ports.neuron or NEURON_PORT}",)}
+    if path is None:
+        given["models"] = ""
+    loaded = load_config(path, environ=os.environ, options=given, default_path=os.devnull)
+    return replace(loaded, config=ports.listening(loaded.config))
+
+
+def short_names(model: str, id: str) -> tuple[str, ...]:
+    """What else the model may be called, beside its id; where a folder is, is nobody's business."""
+    scheme, _, bare = id.partition(":")
+    names = (bare,) if scheme == SCHEME else (model, bare)
+    return tuple(name for name in dict.fromkeys(names) if name and name != id)
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Loads the model while the daemon runs, and runs the gateway that answers for it.
+
+    ``loaded`` and ``catalogue`` are the gateway's settings.
+    """
+
+    neuron: Neuron
+    id: str
+    loaded: Loaded
+    catalogue: CatalogueFile
+
+    async def __call__(self, server: Server, leaving: anyio.Event) -> None:
+        """Serve until ``leaving``, then drain. Raises BindError, ConfigError, what a load raises.
+
+        Until the model is loaded, clients are told to come back.
+        """
+        import anyio
+
+        from helexa.errors import ConfigError
+        from helexa.gateway.refusals import LedgerUnusable
+        from helexa.gateway.run import Gateway, Servers, reload_on_hangup
+
+        config = self.loaded.config
+        (entry,) = config.neurons
+        here = replace(entry, endpoint=server.url)
+        gateway = Gateway(replace(config, neurons=(here,)), self.catalogue, os.environ)
+        servers = Servers(gateway)
+        await servers.bind(("--port or --host", "--metrics-port"))
+        self.neuron.activation.start(self.id)  # so the gateway knows why nobody has it yet
+        try:
+            async with gateway.running(), anyio.create_task_group() as tasks:
+                tasks.start_soon(self._load, gateway, servers)
+                tasks.start_soon(reload_on_hangup, gateway)
+                await servers.serve(leaving)
+                tasks.cancel_scope.cancel()
+        except LedgerUnusable as error:
+            raise ConfigError(str(self.loaded.path), [str(error)]) from error
+
+    async def _load(self, gateway: Gateway, servers: Servers) -> None:
+        from helexa.gateway.poller import poll_once
+        from helexa.neuron.ids import ModelSpec
+
+        with console(sys.stderr).status(f"loading {self.id}"):
+            await self.neuron.load(ModelSpec(model_id=self.id))
+        self.neuron.activation.complete(self.id)
+        await poll_once(gateway.state)
+        _announce(self.id, servers, self.loaded.config.entitlements.require_auth)
 
 
 @contextmanager
@@ -94,12 +239,16 @@ def folder_name(folder: Path) -> str:
     return name if name.strip(".-") else "model"
 
 
-def _announce(url: str, id: str) -> None:
+def _announce(id: str, servers: Servers, needs_key: bool) -> None:
     """Say where the model answers, and how to ask it."""
+    url = servers.api.url
     body = {"model": id, "messages": [{"role": "user", "content": "Hello!"}]}
+    key = '    -H "Authorization: Bearer $HELEXA_API_KEY" \\\n' if needs_key else ""
     click.echo(f"{id} answers at {url}/v1")
     click.echo(
         f"  curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
-        f"    -d '{json.dumps(body)}'"
+        f"{key}    -d '{json.dumps(body)}'"
     )
+    if servers.metrics is not None:
+        click.echo(f"Metrics are at {servers.metrics.url}/metrics", err=True)
     click.echo("^C ends it.", err=True)

@@ -17,7 +17,7 @@ from helexa.cli.stdin import stdin_is_terminal
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from helexa.cli.options import LoadOptions
+    from helexa.cli.model_options import LoadOptions
     from helexa.engine.hardware import Gpu, HostMemory
     from helexa.engine.params import SamplingParams
     from helexa.text.events import Event
@@ -118,7 +118,7 @@ def services(ctx: click.Context) -> Services:
 @contextmanager
 def opened(world: Services, model: str, options: LoadOptions) -> Iterator[ChatModel]:
     """A loaded model for as long as the block runs; a terminal sees what the loading does."""
-    from helexa.cli.options import usage_errors
+    from helexa.cli.model_options import usage_errors
     from helexa.cli.progress import load_progress
 
     with load_progress(sys.stderr) as progress, usage_errors():

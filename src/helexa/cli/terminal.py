@@ -76,15 +76,20 @@ def show_rows(out: Console, columns: Sequence[Column], rows: Sequence[Sequence[s
         )
         out.file.write("\n\n".join(blocks) + "\n")
         return
+    show(out, table(columns, rows))
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> RenderableType:
+    """A table without lines."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         justify: Literal["left", "right"] = "right" if column.number else "left"
-        table.add_column(column.name, justify=justify, no_wrap=column.number, overflow="fold")
+        made.add_column(column.name, justify=justify, no_wrap=column.number, overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    show(out, table)
+        made.add_row(*row)
+    return made
 
 
 def show(out: Console, what: RenderableType) -> None:

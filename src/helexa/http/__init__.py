@@ -6,7 +6,8 @@ package but the errors.
 
 from helexa.http.asgi import AsgiApp
 from helexa.http.body import parse_json, require_json
-from helexa.http.client import Client
+from helexa.http.budget import BodyBudget
+from helexa.http.client import Asking, Client
 from helexa.http.config import ClientConfig, ServerConfig, Tls
 from helexa.http.exchange import Handler
 from helexa.http.headers import Headers
@@ -27,6 +28,8 @@ from helexa.refusals import Refusal
 
 __all__ = [
     "AsgiApp",
+    "Asking",
+    "BodyBudget",
     "Client",
     "ClientConfig",
     "Ending",

@@ -19,6 +19,7 @@ import anyio.lowlevel
 from anyio.abc import ObjectReceiveStream
 
 from helexa.errors import HelexaError
+from helexa.http.budget import BodyBudget, BodyLimits
 from helexa.http.config import MIB
 from helexa.http.exchange import Handler, answer
 from helexa.http.headers import Field, Headers, fields_of
@@ -43,12 +44,13 @@ class AsgiApp:
         *,
         lifespan: Lifespan = nullcontext,
         max_body_bytes: int = 64 * MIB,
+        body_budget: BodyBudget | None = None,
         render: Render = render_error,
         observe: Observe | None = None,
     ) -> None:
         self._handler = handler
         self._lifespan = lifespan
-        self._max_body_bytes = max_body_bytes
+        self._limits = BodyLimits(max_body_bytes, body_budget)
         self._render = render
         self._observe = observe
 
@@ -70,7 +72,7 @@ class AsgiApp:
         request = Request(
             *(scope["method"], path, query, headers, _Body(parts, headers)),
             client=client[0],
-            max_body_bytes=self._max_body_bytes,
+            limits=self._limits,
         )
         began, outcome = time.monotonic(), "gone"
 
@@ -135,6 +137,7 @@ class _AsgiSink:
     def __init__(self, send: Send, request: Request) -> None:
         self.head_only = request.method == "HEAD"
         self.last_words: LastWords | None = None
+        self.words_end = True
         self.status: int | None = None
         self.sent_bytes = 0
         self._send = send
@@ -152,7 +155,9 @@ class _AsgiSink:
         await self.start(status, fields)
         await self._body(body, more=False)
 
-    async def start(self, status: int, fields: list[Field], first: bytes = b"") -> None:
+    async def start(
+        self, status: int, fields: list[Field], first: bytes = b"", *, last: bool = False
+    ) -> None:
         """The head, and the first bytes of the body if there are some already."""
         kept = [field for field in fields if field[0] not in _OURS]
         headers = [*kept, (b"x-request-id", self._request_id)]
@@ -161,7 +166,7 @@ class _AsgiSink:
         if first:
             await self._body(first, more=True)
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes, *, last: bool = False) -> None:
         """More of the body."""
         if data:
             await self._body(data, more=True)

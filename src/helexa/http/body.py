@@ -24,7 +24,7 @@ def require_json(headers: Headers) -> None:
         raise UnsupportedMediaType("request bodies must not be compressed")
 
 
-class _Yielding(json.JSONDecoder):
+class Yielding(json.JSONDecoder):
     """Reads as the standard library does, in Python: slower, but other threads get their turns."""
 
     def __init__(self, **options: Any) -> None:
@@ -42,7 +42,7 @@ def parse_json(data: bytes, *, max_depth: int = MAX_DEPTH, yielding: bool = Fals
     too_deep = MalformedJson(f"the body is nested more than {max_depth} deep")
     try:
         text = data.decode("utf-8")
-        reader = _Yielding if yielding else json.JSONDecoder
+        reader = Yielding if yielding else json.JSONDecoder
         value = json.loads(text, cls=reader, parse_constant=_refuse_constant)
         if b"\\ud" in data or b"\\uD" in data:
             _require_unicode(value)

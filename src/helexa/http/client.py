@@ -15,15 +15,19 @@ from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 import anyio
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketStream
 from anyio.streams.tls import TLSStream
 
 from helexa.errors import InvalidRequest
+from helexa.http.asyncio_wire import new_scratch, over_asyncio
 from helexa.http.config import ClientConfig
 from helexa.http.faults import UpstreamError, UpstreamUnreachable
 from helexa.http.headers import HeaderInput, fields_of
-from helexa.http.heads import ResponseHead, write_request
+from helexa.http.heads import write_request
+from helexa.http.plain_heads import ResponseHead
+from helexa.http.stream_wire import PulledWire
 from helexa.http.upstream import ClosedBeforeAnswer, Upstream, UpstreamResponse
+from helexa.http.wire import ClientWire
 
 _OURS = frozenset({b"connection", b"content-length", b"keep-alive", b"transfer-encoding"})
 _WITH_BODY = frozenset({"PATCH", "POST", "PUT"})
@@ -37,6 +41,13 @@ class Origin(NamedTuple):
     port: int
 
 
+class Patience(NamedTuple):
+    """How long to wait for an answer, in seconds: for its head, and between two of its bytes."""
+
+    first_byte_s: float
+    idle_s: float
+
+
 class Client:
     """Connections to upstream servers; ``async with`` it for as long as it is used.
 
@@ -47,6 +58,7 @@ class Client:
         self.config = config or ClientConfig()
         self._tls = tls
         self._idle: dict[Origin, deque[Upstream]] = {}
+        self._scratch = new_scratch()
         self._stack = AsyncExitStack()
 
     @property
@@ -61,10 +73,13 @@ class Client:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._stack.aclose()
-        for connections in self._idle.values():
-            while connections:
-                await connections.pop().close()
+        try:
+            await self._stack.aclose()
+        finally:
+            with anyio.CancelScope(shield=True):  # closing waits for nobody
+                for connections in self._idle.values():
+                    while connections:
+                        await connections.pop().close()
 
     def request(
         self,
@@ -74,6 +89,7 @@ class Client:
         body: bytes = b"",
         *,
         first_byte_timeout_s: float | None = None,
+        idle_timeout_s: float | None = None,
     ) -> Asking:
         """Send a request: ``async with`` it for the answer, as soon as its head is there.
 
@@ -84,13 +100,16 @@ class Client:
         """
         origin, target, host = _locate(url)
         fields = [field for field in fields_of(headers) if field[0] not in _OURS]
-        if all(name != b"host" for name, _ in fields):
+        if b"host" not in [name for name, _ in fields]:
             fields.insert(0, (b"host", host))
         if body or method in _WITH_BODY:
             fields.append((b"content-length", b"%d" % len(body)))
         wire = write_request(method, target, fields) + body
-        timeout_s = first_byte_timeout_s or self.config.first_byte_timeout_s
-        return Asking(self, origin, method, wire, timeout_s)
+        patience = Patience(
+            first_byte_timeout_s or self.config.first_byte_timeout_s,
+            idle_timeout_s or self.config.idle_timeout_s,
+        )
+        return Asking(self, origin, method, wire, patience)
 
     async def ask(
         self, origin: Origin, wire: bytes, timeout_s: float
@@ -112,7 +131,7 @@ class Client:
         connections = self._idle.get(origin)
         while connections:
             connection = connections.pop()
-            if not connection.stale:
+            if not connection.wire.stale:
                 return connection
             await connection.close()
         return None
@@ -129,15 +148,19 @@ class Client:
     async def _connect(self, origin: Origin) -> Upstream:
         try:
             with anyio.fail_after(self.config.connect_timeout_s):
-                stream: ByteStream = await anyio.connect_tcp(origin.host, origin.port)
-                if origin.scheme == "https":
-                    stream = await self._secured(stream, origin.host)
+                stream = await anyio.connect_tcp(origin.host, origin.port)
+                wire = await self._wire(origin, stream)
         except TimeoutError as error:
             late = f"no connection within {self.config.connect_timeout_s:g} s"
             raise UpstreamUnreachable(late) from error
         except (OSError, UnicodeError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
             raise UpstreamUnreachable(f"no connection: {error}") from error
-        return Upstream(stream, self.config)
+        return Upstream(wire, self.config)
+
+    async def _wire(self, origin: Origin, stream: SocketStream) -> ClientWire:
+        if origin.scheme == "https":
+            return PulledWire(await self._secured(stream, origin.host))
+        return over_asyncio(stream, self._scratch) or PulledWire(stream)
 
     async def _secured(self, stream: ByteStream, host: str) -> ByteStream:
         if self._tls is None:
@@ -166,18 +189,19 @@ class Asking:
     """One request of a `Client`, as a context."""
 
     def __init__(
-        self, client: Client, origin: Origin, method: str, wire: bytes, timeout_s: float
+        self, client: Client, origin: Origin, method: str, wire: bytes, patience: Patience
     ) -> None:
         self._client = client
         self._origin = origin
         self._method = method
         self._wire = wire
-        self._timeout_s = timeout_s
+        self._patience = patience
 
     async def __aenter__(self) -> UpstreamResponse:
-        connection, head = await self._client.ask(self._origin, self._wire, self._timeout_s)
+        first_byte_s, idle_s = self._patience
+        connection, head = await self._client.ask(self._origin, self._wire, first_byte_s)
         try:
-            self._response = UpstreamResponse(connection, head, self._method)
+            self._response = UpstreamResponse(connection, head, self._method, idle_s)
         except BaseException:
             await connection.close()
             raise
@@ -185,8 +209,12 @@ class Asking:
         return self._response
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if not self._response.reusable or not self._client.keep(self._origin, self._connection):
+        if not self.give_back():
             await self._connection.close()
+
+    def give_back(self) -> bool:
+        """Leave at once, if the answer is complete: its connection goes to the next request."""
+        return self._response.reusable and self._client.keep(self._origin, self._connection)
 
 
 async def _ask_or_close(connection: Upstream, wire: bytes, timeout_s: float) -> ResponseHead:

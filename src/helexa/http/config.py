@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from helexa.errors import InvalidRequest
+from helexa.http.budget import BodyBudget
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -35,7 +36,7 @@ class ServerConfig:
     two reads of a body, ``write_stall_s`` while a client accepts nothing of a piece of at most
     64 KiB. At ``max_connections`` one more is answered 503 (``refuse``) or left in the listen
     queue (``wait``). ``close_idle_on_drain = False`` lets idle connections ask once more while the
-    running requests finish.
+    running requests finish. ``body_budget`` bounds what the bodies of all requests hold together.
     """
 
     host: str = "127.0.0.1"
@@ -53,6 +54,7 @@ class ServerConfig:
     write_stall_s: float = 120.0
     linger_s: float = 2.0
     close_idle_on_drain: bool = True
+    body_budget: BodyBudget | None = None
 
     def __post_init__(self) -> None:
         _require_positive(

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import math
-import ssl
-import struct
+import re
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from socket import SO_LINGER, SOL_SOCKET
 from typing import NamedTuple
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import ByteStream, SocketAttribute
 
 from helexa.errors import HelexaError
+from helexa.http.budget import BodyLimits
 from helexa.http.config import ServerConfig
-from helexa.http.ending import ends_quietly
 from helexa.http.exchange import Handler, answer
 from helexa.http.framing import FramingError
-from helexa.http.heads import RequestHead, find_head_end, parse_request
-from helexa.http.inbox import GONE, Inbox
+from helexa.http.heads import find_head_end, parse_request
 from helexa.http.outbox import DateHeader, Http1Sink
+from helexa.http.plain_heads import RequestHead
 from helexa.http.request import Ending, Observe, Request, new_request_id
 from helexa.http.response import Render, render_error
+from helexa.http.wire import BROKEN, ServerWire
 from helexa.refusals import HeadersTooLarge, Refusal, RequestTimeout
 
 _PIECE_BYTES = 64 * 1024
+_EMPTY_LINES = re.compile(rb"(?:\r\n)+")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_RESET = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +45,21 @@ class Service:
 
 
 class Connection:
-    """Serves one stream until it ends, is to be closed, or breaks.
+    """Serves one wire until it ends, is to be closed, or breaks.
 
     ``due`` is the time at which what it now waits for is late; who watches the clock calls
-    `overdue` then. One task reads ahead (`Inbox`), the other serves.
+    `overdue` then.
     """
 
-    def __init__(self, stream: ByteStream, service: Service, on_idle: Callable[[], None]) -> None:
+    def __init__(self, wire: ServerWire, service: Service, on_idle: Callable[[], None]) -> None:
         self.due = math.inf
-        self.inbox = Inbox(stream)
+        self.wire = wire
         self.busy = False
-        self._stream = stream
         self._service = service
         self._on_idle = on_idle
-        self._config = service.config
-        self._client = _peer(stream)
+        self._config = config = service.config
+        self._limits = BodyLimits(config.max_body_bytes, config.body_budget)
+        self._client = wire.peer
         self._closing = self._closing_now = self._reset = False
         self._expired = False
         self._torn = self._leaves_whole = False
@@ -89,7 +86,7 @@ class Connection:
         self._closing = True
         if at_once:
             self._closing_now = True
-            self.inbox.wake()
+            self.wire.wake()
 
     def abandon(self, error: HelexaError) -> None:
         """End the running request with this error; a connection without one is closed."""
@@ -108,7 +105,7 @@ class Connection:
             self._leave("stalled")
         else:
             self._expired = True
-            self.inbox.wake()
+            self.wire.wake()
 
     async def write(self, data: bytes) -> None:
         """Send; a client that is gone, or accepts nothing for too long, cancels the request."""
@@ -116,8 +113,11 @@ class Connection:
             await anyio.lowlevel.checkpoint()
         self._torn = True
         try:
-            await self._send(data)
-        except (*GONE, anyio.BusyResourceError, ssl.SSLError, OSError):
+            for start in range(0, len(data), _PIECE_BYTES):
+                piece = data if len(data) <= _PIECE_BYTES else data[start : start + _PIECE_BYTES]
+                self.due = self._service.clock() + self._config.write_stall_s
+                await self.wire.send(piece)
+        except BROKEN:
             self._leave("gone")
         else:
             self._torn = False
@@ -130,12 +130,6 @@ class Connection:
         if self._torn:
             await anyio.lowlevel.checkpoint()  # and here
 
-    async def _send(self, data: bytes) -> None:
-        for start in range(0, len(data), _PIECE_BYTES):
-            piece = data if len(data) <= _PIECE_BYTES else data[start : start + _PIECE_BYTES]
-            self.due = self._service.clock() + self._config.write_stall_s
-            await self._stream.send(piece)
-
     def now(self) -> float:
         """The time that ``due`` is measured in."""
         return self._service.clock()
@@ -144,7 +138,7 @@ class Connection:
         """Wait for news from the client; False if ``due`` came first."""
         self._expired = False
         self.due = due
-        await self.inbox.wait()
+        await self.wire.wait()
         self.due = math.inf
         return not self._expired
 
@@ -160,15 +154,13 @@ class Connection:
             self._conclude("shutdown")
             self._scope = anyio.CancelScope()  # the old one knows this task, which knows us
             if self._reset:
-                _send_reset(self._stream)
-            await anyio.aclose_forcefully(self._stream)
+                self.wire.reset_on_close()
+            await self.wire.close()
 
     async def _listening(self, talk: Callable[[], Awaitable[None]]) -> None:
-        async with anyio.create_task_group() as tasks:
-            self._scope = tasks.cancel_scope
-            tasks.start_soon(ends_quietly, partial(self.inbox.listen, self._client_left))
-            await talk()
-            tasks.cancel_scope.cancel()
+        with anyio.CancelScope() as self._scope:
+            async with self.wire.listening(self._client_left):
+                await talk()
 
     async def _converse(self) -> None:
         while True:
@@ -183,12 +175,12 @@ class Connection:
 
     async def _next_head(self) -> RequestHead | None:
         """The next request's head; None if the client, or time, or the server ended it."""
-        config, buffer = self._config, self.inbox.buffer
+        config, buffer = self._config, self.wire.buffer
         due = self._service.clock() + config.idle_timeout_s
         scanned = 0
         while True:
-            while not scanned and buffer.startswith(b"\r\n"):
-                del buffer[:2]
+            if not scanned and buffer.startswith(b"\r\n") and (empty := _EMPTY_LINES.match(buffer)):
+                del buffer[: empty.end()]
             if buffer and buffer != b"\r":
                 if not scanned:
                     due = self._service.clock() + config.header_timeout_s
@@ -198,7 +190,7 @@ class Connection:
                 if end:
                     return self._take_head(end)
                 scanned = len(buffer)
-            if self.inbox.ended or (self._closing_now and not buffer):
+            if self.wire.ended or (self._closing_now and not buffer):
                 return None
             if not await self.more(due):
                 if not buffer:
@@ -206,7 +198,7 @@ class Connection:
                 raise RequestTimeout(f"the head took longer than {config.header_timeout_s:g} s")
 
     def _take_head(self, end: int) -> RequestHead:
-        buffer = self.inbox.buffer
+        buffer = self.wire.buffer
         head = bytes(buffer[:end])
         del buffer[:end]
         config = self._config
@@ -216,14 +208,14 @@ class Connection:
 
     async def _exchange(self, head: RequestHead) -> bool:
         """Answer one request; whether another may follow."""
-        if self.inbox.ended:
+        if self.wire.ended:
             return False
         service = self._service
         body = _IncomingBody(self, head, self._config.body_timeout_s)
         request = Request(
             *(head.method, head.path, head.query, head.headers, body),
             client=self._client,
-            max_body_bytes=self._config.max_body_bytes,
+            limits=self._limits,
         )
         sink = Http1Sink(
             *(self.write, service.date, request.id),
@@ -261,7 +253,8 @@ class Connection:
                 await (request.render or self._service.render)(error).send(sink)
             elif not sink.ended and sink.last_words is not None and not self._torn:
                 await sink.write(sink.last_words(error))
-                await sink.end()
+                if sink.words_end:
+                    await sink.end()
         self._conclude("shutdown")
         if sink.ended:
             await self._linger()
@@ -283,18 +276,17 @@ class Connection:
 
         Closing with unread bytes would reset the connection, and a reset can overtake the answer.
         """
-        if self.inbox.ended or self._outcome not in ("done", "shutdown"):
+        if self.wire.ended or self._outcome not in ("done", "shutdown"):
             return
-        self.inbox.discard()
-        plain = getattr(self._stream, "transport_stream", self._stream)
-        with suppress(*GONE, OSError):
-            await plain.send_eof()
+        self.wire.discard()
+        with suppress(*BROKEN):
+            await self.wire.send_eof()
         due = self._service.clock() + self._config.linger_s
-        while not self.inbox.ended and await self.more(due):
+        while not self.wire.ended and await self.more(due):
             pass
 
     def _client_left(self) -> None:
-        if self.busy:
+        if self._current is not None and not self._current.sink.ended:  # it has not got it all
             self._leave("gone")
 
     def _leave(self, outcome: str) -> None:
@@ -327,14 +319,14 @@ class _IncomingBody:
             data = self._feed()
             if data or self._framing.done:
                 return data
+            if connection.wire.ended:  # what is here is all there will be, half a chunk's size say
+                await anyio.lowlevel.checkpoint()  # cancelled here: the client is gone
+                raise Refusal("the client left before its body was complete")
             if self._awaits_continue:
                 self._awaits_continue = False
                 await connection.write(_CONTINUE)
             if not await connection.more(connection.now() + self._timeout_s):
                 raise RequestTimeout(f"no byte of the body came for {self._timeout_s:g} s")
-            if connection.inbox.ended and not connection.inbox.buffer:
-                await anyio.lowlevel.checkpoint()  # cancelled here: the client is gone
-                raise Refusal("the client left before its body was complete")
 
     def settle(self) -> bool:
         """Whether the body is over, once what has already come is dropped."""
@@ -347,19 +339,6 @@ class _IncomingBody:
 
     def _feed(self) -> bytes:
         try:
-            return self._framing.feed(self._connection.inbox.buffer)
+            return self._framing.feed(self._connection.wire.buffer)
         except FramingError as error:
             raise Refusal(str(error)) from error
-
-
-def _peer(stream: ByteStream) -> str:
-    address = stream.extra(SocketAttribute.remote_address, "")
-    return address if isinstance(address, str) else str(address[0])
-
-
-def _send_reset(stream: ByteStream) -> None:
-    """Make closing drop what is unsent, and say so: the client must not take it for an end."""
-    raw = stream.extra(SocketAttribute.raw_socket, None)
-    if raw is not None:
-        with suppress(OSError):
-            raw.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)

@@ -8,7 +8,11 @@ from helexa.errors import HelexaError
 
 
 class BindError(HelexaError):
-    """The listen address cannot be used."""
+    """The listen address cannot be used; ``reason`` says why, without naming it."""
+
+    def __init__(self, message: str, *, reason: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason or message
 
 
 class UpstreamError(HelexaError):

@@ -45,7 +45,7 @@ class LengthBody:
         self.done = length == 0
 
     def feed(self, buffer: bytearray) -> bytes:
-        data = _take(buffer, min(self._left, len(buffer)))
+        data = _take(buffer, self._left)
         self._left -= len(data)
         self.done = self._left == 0
         return data
@@ -61,7 +61,9 @@ class EndlessBody:
         self.done = False
 
     def feed(self, buffer: bytearray) -> bytes:
-        return _take(buffer, len(buffer))
+        data = bytes(buffer)
+        buffer.clear()
+        return data
 
     def end(self) -> bool:
         self.done = True
@@ -79,38 +81,45 @@ class ChunkedBody:
 
     def feed(self, buffer: bytearray) -> bytes:
         pieces: list[bytearray] = []
-        at, size = 0, len(buffer)
-        while at < size and not self.done:
-            if self._left:
-                piece = buffer[at : at + self._left]
-                pieces.append(piece)
-                at += len(piece)
-                self._left -= len(piece)
-                continue
-            end = (
-                self._read_trailers(buffer, at)
-                if self._in_trailers
-                else self._read_size(buffer, at)
-            )
-            if end == at:
-                break
-            at = end
+        at = 0
+        if self._left:
+            pieces.append(buffer[: self._left])
+            at = len(pieces[0])
+            self._left -= at
+        if not self._left and not self._in_trailers:
+            at = self._read_chunks(buffer, at, pieces)
+        if self._in_trailers and not self.done and at < len(buffer):
+            at = self._read_trailers(buffer, at)
         del buffer[:at]
         return b"".join(pieces)
 
-    def _read_size(self, buffer: bytearray, at: int) -> int:
-        line = self._size_line.match(buffer, at)
-        if line is None:
-            rest = bytes(buffer[at : at + 512])
-            if self._size_line is _NEXT:
-                rest = rest.removeprefix(b"\r\n") if len(rest) > 1 else rest.removeprefix(b"\r")
-            if not _PARTIAL.fullmatch(rest):
-                raise FramingError("a chunk does not begin with its size, or not end where it said")
-            return at
-        self._left = int(line[1], 16)
-        self._size_line = _NEXT
-        self._in_trailers = self._left == 0
-        return line.end()
+    def _read_chunks(self, buffer: bytearray, at: int, pieces: list[bytearray]) -> int:
+        """Append the content of chunks to ``pieces``; where they end, or a size is incomplete."""
+        size = len(buffer)
+        while at < size:
+            line = self._size_line.match(buffer, at)
+            if line is None:
+                self._require_partial(buffer, at)
+                return at
+            self._size_line = _NEXT
+            start, length = line.end(), int(line[1], 16)
+            if length == 0:
+                self._in_trailers = True
+                return start
+            at = start + length
+            pieces.append(buffer[start:at])
+        self._left = at - size
+        return size
+
+    def _require_partial(self, buffer: bytearray, at: int) -> None:
+        """Raise FramingError unless more bytes could make a size of this."""
+        rest = bytes(buffer[at : at + 512])
+        if self._size_line is _NEXT:
+            if rest == b"\r\n":  # as it is behind most chunks
+                return
+            rest = rest.removeprefix(b"\r\n") if len(rest) > 1 else rest.removeprefix(b"\r")
+        if not _PARTIAL.fullmatch(rest):
+            raise FramingError("a chunk does not begin with its size, or not end where it said")
 
     def _read_trailers(self, buffer: bytearray, at: int) -> int:
         lines = _TRAILERS.match(buffer, at, at + _MAX_TRAILER_BYTES)
@@ -126,14 +135,14 @@ class ChunkedBody:
         return self.done
 
 
-def _take(buffer: bytearray, count: int) -> bytes:
-    if count == len(buffer):
+def _take(buffer: bytearray, most: int) -> bytes:
+    if len(buffer) <= most:
         data = bytes(buffer)
         buffer.clear()
         return data
-    with memoryview(buffer) as view, view[:count] as part:
+    with memoryview(buffer) as view, view[:most] as part:
         data = bytes(part)
-    del buffer[:count]
+    del buffer[:most]
     return data
 
 

@@ -25,10 +25,12 @@ class Headers:
     ``fields`` holds lower-case names and values in bytes; the methods speak text (latin-1).
     """
 
-    __slots__ = ("fields",)
+    __slots__ = ("_by_name", "fields")
 
-    def __init__(self, fields: Iterable[Field]) -> None:
+    def __init__(self, fields: Iterable[Field], by_name: dict[bytes, bytes] | None = None) -> None:
+        """``by_name``: the same, where no name is repeated."""
         self.fields = tuple(fields)
+        self._by_name = by_name
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """The first field of this name."""
@@ -37,6 +39,8 @@ class Headers:
 
     def first(self, name: bytes) -> bytes | None:
         """The first field of this lower-case name, as it came."""
+        if self._by_name is not None:
+            return self._by_name.get(name)
         for key, value in self.fields:
             if key == name:
                 return value

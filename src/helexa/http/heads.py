@@ -2,20 +2,21 @@
 
 h11 knows the grammar. What it forgives (bare line feeds, folded lines, repeated lengths, a length
 beside chunks) is where two servers come to read one message differently, so it is refused here.
+Heads of which no two servers think differently are read without it, by `plain_heads`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from http import HTTPStatus
 
 import h11
 
-from helexa.http.framing import Body, ChunkedBody, EndlessBody, LengthBody
 from helexa.http.headers import Field, Headers
-from helexa.refusals import HeadersTooLarge, Refusal
+from helexa.http.plain_heads import RequestHead, ResponseHead, plain_request, plain_response
+from helexa.refusals import HeadersTooLarge, Refusal, TargetTooLong
 
+_EMPTY_LINE = b"\r\n\r\n"
 _END = re.compile(rb"\r\n\r\n|(?<!\r)\n")
 _FOLD = re.compile(rb"\r\n[ \t]")
 _REPEATED_LENGTH = re.compile(
@@ -27,48 +28,11 @@ _TARGET = re.compile(
 )
 _NOT_IN_A_TARGET = re.compile(rb"[\0-\x20\x7f]")
 _NAME = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-zA-Z]+")
-_LINES = re.compile(rb"(?:[-!#$%&'*+.^_`|~0-9a-zA-Z]+: [^\0\r\n]*\r\n)*")
+_IN_A_LINE = bytes(sorted(set(range(256)) - set(b"\0\r\n")))
+_IN_A_NAME = bytes(code for code in range(256) if _NAME.fullmatch(bytes([code])))
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
-
-
-@dataclass(frozen=True, slots=True)
-class RequestHead:
-    """What a request says before its body; ``path`` and ``query`` are still percent-encoded."""
-
-    method: str
-    path: str
-    query: str
-    headers: Headers
-    http11: bool
-    keep_alive: bool
-    chunked: bool
-    content_length: int | None
-    expects_continue: bool
-
-    def body(self) -> Body:
-        """A reader for the body that follows."""
-        return ChunkedBody() if self.chunked else LengthBody(self.content_length or 0)
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
-    """What an answer says before its body."""
-
-    status: int
-    headers: Headers
-    keep_alive: bool
-    chunked: bool
-    content_length: int | None
-
-    def body(self, method: str) -> Body:
-        """A reader for the body that follows, which depends on what was asked."""
-        if method == "HEAD" or self.status in (204, 304):
-            return LengthBody(0)
-        if self.chunked:
-            return ChunkedBody()
-        return EndlessBody() if self.content_length is None else LengthBody(self.content_length)
 
 
 def find_head_end(buffer: bytearray, scanned: int) -> int:
@@ -79,6 +43,10 @@ def find_head_end(buffer: bytearray, scanned: int) -> int:
     """
     if buffer[0] <= 0x20 or buffer[0] >= 0x7F:
         raise Refusal("this is not HTTP/1.1")
+    if not scanned:  # as the search below, without looking at every byte
+        end = buffer.find(_EMPTY_LINE) + 4
+        if end > 3 and buffer.count(b"\n", 0, end) == buffer.count(b"\r\n", 0, end):
+            return end
     found = _END.search(buffer, max(0, scanned - 3))
     if found is None:
         return 0
@@ -89,14 +57,20 @@ def find_head_end(buffer: bytearray, scanned: int) -> int:
 
 def parse_request(head: bytes, *, max_fields: int, max_target_bytes: int) -> RequestHead:
     """Read a complete request head. Raises Refusal or HeadersTooLarge."""
+    plain = plain_request(head, max_fields=max_fields, max_target_bytes=max_target_bytes)
+    return plain or request_by_h11(head, max_fields, max_target_bytes)
+
+
+def request_by_h11(head: bytes, max_fields: int, max_target_bytes: int) -> RequestHead:
+    """`parse_request` for every head there may be. Raises Refusal or HeadersTooLarge."""
     _check(head, max_fields)
     if head.find(b"\r\n") > max_target_bytes + 64:
-        raise HeadersTooLarge(f"the request target exceeds {max_target_bytes} bytes")
+        raise TargetTooLong(max_target_bytes)
     event = _read(h11.SERVER, head)
     if not isinstance(event, h11.Request) or event.http_version not in (b"1.0", b"1.1"):
         raise Refusal("this is not a request in HTTP/1.0 or HTTP/1.1")
     if len(event.target) > max_target_bytes:
-        raise HeadersTooLarge(f"the request target exceeds {max_target_bytes} bytes")
+        raise TargetTooLong(max_target_bytes)
     target = _TARGET.fullmatch(event.target.decode("ascii"))
     if target is None:
         raise Refusal("the request target is neither a path nor an absolute URL")
@@ -118,10 +92,17 @@ def parse_request(head: bytes, *, max_fields: int, max_target_bytes: int) -> Req
 
 def parse_response(head: bytes, *, max_fields: int) -> ResponseHead:
     """Read a complete response head, also of a 1xx answer. Raises Refusal."""
+    return plain_response(head, max_fields=max_fields) or response_by_h11(head, max_fields)
+
+
+def response_by_h11(head: bytes, max_fields: int) -> ResponseHead:
+    """`parse_response` for every head there may be. Raises Refusal."""
     _check(head, max_fields)
     event = _read(h11.CLIENT, head)
-    if not isinstance(event, h11.Response | h11.InformationalResponse):
-        raise Refusal("this is not an answer in HTTP/1.1")
+    if not isinstance(
+        event, h11.Response | h11.InformationalResponse
+    ) or event.http_version not in (b"1.0", b"1.1"):
+        raise Refusal("this is not an answer in HTTP/1.0 or HTTP/1.1")
     headers = Headers(event.headers)
     http11 = event.http_version == b"1.1"
     return ResponseHead(event.status_code, headers, *_framing(headers, http11=http11))
@@ -178,7 +159,12 @@ def write_response(status: int, fields: list[Field]) -> bytes:
 
 
 def _lines(fields: list[Field]) -> bytes:
-    lines = b"".join([b"%b: %b\r\n" % field for field in fields])
-    if not _LINES.fullmatch(lines) or lines.count(b"\n") != len(fields):
+    lines = b"\r\n".join([b": ".join(field) for field in fields])
+    names = [name for name, _ in fields]
+    if (
+        lines.translate(None, _IN_A_LINE) != b"\r\n" * (len(fields) - 1)
+        or b"".join(names).translate(None, _IN_A_NAME)
+        or b"" in names
+    ):
         raise ValueError("a header has a character that no header may have")
-    return lines + b"\r\n"
+    return lines + b"\r\n\r\n" if fields else b"\r\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from email.utils import formatdate
 
 from helexa.http.framing import LAST_CHUNK, chunk
 from helexa.http.headers import Field
@@ -12,6 +11,8 @@ from helexa.http.heads import write_response
 from helexa.http.response import LastWords
 
 Write = Callable[[bytes], Awaitable[None]]
+_DAYS = b"Mon Tue Wed Thu Fri Sat Sun".split()
+_MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 _OURS = frozenset({b"connection", b"transfer-encoding", b"keep-alive", b"x-request-id"})
 
 
@@ -26,8 +27,15 @@ class DateHeader:
         second = int(time.time())
         if second != self._second:
             self._second = second
-            self._value = formatdate(second, usegmt=True).encode()
+            self._value = http_date(second)
         return self._value
+
+
+def http_date(second: int) -> bytes:
+    """A time since the epoch as headers have it, in whatever language the host speaks."""
+    at = time.gmtime(second)
+    told = (_DAYS[at.tm_wday], at.tm_mday, _MONTHS[at.tm_mon - 1], at.tm_year, *at[3:6])
+    return b"%b, %02d %b %04d %02d:%02d:%02d GMT" % told
 
 
 class Http1Sink:
@@ -50,6 +58,7 @@ class Http1Sink:
     ) -> None:
         self.head_only = head_only
         self.last_words: LastWords | None = None
+        self.words_end = True
         self.status: int | None = None
         self.ended = False
         self.keep = False
@@ -62,6 +71,7 @@ class Http1Sink:
         self._may_keep = may_keep
         self._bodiless = head_only
         self._left: int | None = None
+        self._terminated = False
 
     @property
     def started(self) -> bool:
@@ -79,19 +89,24 @@ class Http1Sink:
         self.sent_bytes += len(data)
         self.ended = True
 
-    async def start(self, status: int, fields: list[Field], first: bytes = b"") -> None:
+    async def start(
+        self, status: int, fields: list[Field], first: bytes = b"", *, last: bool = False
+    ) -> None:
         """The head, and the first bytes of the body if there are some already."""
         self._bodiless = self.head_only or status in (204, 304)
         self._left = _length(fields)
         head = self._head(status, fields, None, streamed=True)
         self.status = status
-        data = head + self._framed(first) if first else head
+        data = head + self._framed(first, last)
+        # Where the request is ended before its head goes out, there is nothing to end with words.
+        words, self.last_words = self.last_words, None
         await self._write(data)
+        self.last_words = words
         self.sent_bytes += len(data)
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes, *, last: bool = False) -> None:
         """More of the body."""
-        data = self._framed(data)
+        data = self._framed(data, last)
         if data:
             await self._write(data)
             self.sent_bytes += len(data)
@@ -100,19 +115,27 @@ class Http1Sink:
         """Raises RuntimeError if less was written than the head promised."""
         if self._left and not self._bodiless:
             raise RuntimeError(f"the body ended {self._left} bytes before its content-length")
-        if self._left is None and not self.until_close and not self._bodiless:
-            await self._write(LAST_CHUNK)
+        end = self._framed(b"", last=True)
+        if end:
+            await self._write(end)
+            self.sent_bytes += len(end)
         self.ended = True
 
-    def _framed(self, data: bytes) -> bytes:
-        if self._bodiless or not data:
+    def _framed(self, data: bytes, last: bool) -> bytes:
+        if self._bodiless or self._terminated:
             return b""
         if self._left is not None:
             self._left -= len(data)
             if self._left < 0:
                 raise RuntimeError("the body is longer than its content-length")
             return data
-        return data if self.until_close else chunk(data)
+        if self.until_close:
+            return data
+        framed = chunk(data) if data else b""
+        if last:
+            self._terminated = True
+            framed += LAST_CHUNK
+        return framed
 
     def _head(
         self, status: int, fields: list[Field], length: int | None, *, streamed: bool = False

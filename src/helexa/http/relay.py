@@ -18,32 +18,32 @@ HOP_BY_HOP = frozenset(
 )
 # What a relay says anew: where to, how long, that it has the body, and that it wants it plain.
 _REWRITTEN = frozenset({b"host", b"content-length", b"expect", b"accept-encoding", b"x-request-id"})
+_NOT_PASSED_ON = HOP_BY_HOP | _REWRITTEN
+_PLAIN = (b"accept-encoding", b"identity")
 
 
 def end_to_end(fields: Iterable[Field]) -> list[Field]:
     """The fields that are meant for the far end: all but hop-by-hop ones and those they name."""
-    fields = tuple(fields)
-    hop = HOP_BY_HOP.union(
-        *(
-            value.lower().replace(b" ", b"").split(b",")
-            for name, value in fields
-            if name == b"connection"
-        )
-    )
-    return [field for field in fields if field[0] not in hop]
+    return _without(fields, HOP_BY_HOP)
 
 
 def request_fields(
     request: Request, *, drop: Collection[bytes] = (), add: Iterable[Field] = ()
 ) -> list[Field]:
     """The fields to send upstream for a request: its own, but ``drop``, and ``add``."""
-    kept = [
-        field
-        for field in end_to_end(request.headers.fields)
-        if field[0] not in _REWRITTEN and field[0] not in drop
-    ]
-    ours = [(b"accept-encoding", b"identity"), (b"x-request-id", request.id.encode())]
-    return [*kept, *ours, *add]
+    dropped = _NOT_PASSED_ON.union(drop) if drop else _NOT_PASSED_ON
+    kept = _without(request.headers.fields, dropped)
+    return [*kept, _PLAIN, (b"x-request-id", request.id.encode()), *add]
+
+
+def _without(fields: Iterable[Field], names: frozenset[bytes]) -> list[Field]:
+    kept, named = [], None
+    for field in fields:
+        if field[0] not in names:
+            kept.append(field)
+        elif field[0] == b"connection":
+            named = (named or set()).union(map(bytes.strip, field[1].lower().split(b",")))
+    return kept if named is None else [field for field in kept if field[0] not in named]
 
 
 async def relay(

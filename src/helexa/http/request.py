@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from helexa.http.body import MAX_DEPTH, parse_json, require_json
+from helexa.http.budget import BodyLimits
 from helexa.http.headers import Headers
 from helexa.refusals import RequestTooLarge
 
@@ -59,7 +60,7 @@ class Request:
         source: BodySource,
         *,
         client: str = "",
-        max_body_bytes: int,
+        limits: BodyLimits,
     ) -> None:
         self.method = method
         self.path = path
@@ -71,11 +72,13 @@ class Request:
         self.params: dict[str, str] = {}
         self.context: dict[str, Any] = {}
         self.render: Render | None = None
-        self._held: AsyncExitStack | None = None
+        self._held: list[AbstractAsyncContextManager[Any]] = []
         self._ended = False
         self._source = source
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes = limits.max_bytes
         self._body: bytes | None = None
+        self._budget = limits.budget
+        self._budgeted_bytes = 0
 
     @property
     def content_length(self) -> int | None:
@@ -84,10 +87,7 @@ class Request:
 
     async def stream(self, max_bytes: int | None = None) -> AsyncIterator[bytes]:
         """The body in parts as they arrive. Raises RequestTooLarge, RequestTimeout."""
-        limit = self._max_body_bytes if max_bytes is None else max_bytes
-        if (self.content_length or 0) > limit:
-            raise RequestTooLarge(limit)
-        size = 0
+        size, limit = 0, self._limit(max_bytes)
         while part := await self._source.read():
             size += len(part)
             if size > limit:
@@ -95,11 +95,38 @@ class Request:
             yield part
 
     async def body(self, max_bytes: int | None = None) -> bytes:
-        """The whole body, read once. Raises RequestTooLarge, RequestTimeout."""
+        """The whole body, read once. Raises RequestTooLarge, RequestTimeout, or its budget's error.
+
+        Its bytes count against the budget of all bodies until the request has ended.
+        """
         if self._body is None:
-            parts = [part async for part in self.stream(max_bytes)]
+            size, limit, length = 0, self._limit(max_bytes), self.content_length
+            if self._budget is not None:
+                self._budget.require(length or 0)
+            parts = []
+            while size != length and (part := await self._source.read()):
+                size += len(part)
+                if size > limit:
+                    raise RequestTooLarge(limit)
+                self.takes(len(part))
+                parts.append(part)
             self._body = parts[0] if len(parts) == 1 else b"".join(parts)
         return self._body
+
+    def _limit(self, max_bytes: int | None) -> int:
+        limit = self._max_body_bytes if max_bytes is None else max_bytes
+        if (self.content_length or 0) > limit:
+            raise RequestTooLarge(limit)
+        return limit
+
+    def takes(self, size: int) -> None:
+        """Count so many bytes more against the budget of all bodies. Raises the budget's error.
+
+        For what is made of a body, where that may be much larger than the body.
+        """
+        if self._budget is not None:
+            self._budget.take(size)
+            self._budgeted_bytes += size
 
     async def json(self, *, max_depth: int = MAX_DEPTH) -> Any:
         """The body as JSON. Raises UnsupportedMediaType, RequestTooLarge, MalformedJson."""
@@ -114,20 +141,33 @@ class Request:
         """
         if self._ended:
             raise RuntimeError("the request has ended, nothing can be held for it")
-        if self._held is None:
-            self._held = AsyncExitStack()
-        return await self._held.enter_async_context(resource)
+        value = await resource.__aenter__()
+        self._held.append(resource)
+        return value
 
     async def release(self, error: BaseException | None) -> None:
-        """Leave what is held; ``error`` is what ended the request, if something did."""
+        """Leave what is held; ``error`` is what ended the request, if something did.
+
+        All of it is left, whatever leaving something raises; the last of that is raised here.
+        """
         self._ended = True
-        held, self._held = self._held, None
-        if held is None:
-            return
-        if error is None:
-            await held.aclose()
-        else:
-            await held.__aexit__(type(error), error, error.__traceback__)
+        if self._budget is not None:
+            self._budget.give_back(self._budgeted_bytes)
+            self._budgeted_bytes = 0
+        raised: BaseException | None = None
+        while self._held:
+            resource = self._held.pop()
+            kind, trace = (None, None) if error is None else (type(error), error.__traceback__)
+            try:
+                if await resource.__aexit__(kind, error, trace):
+                    error = raised = None
+            except BaseException as failure:
+                error = raised = failure
+        if raised is not None:
+            try:
+                raise raised
+            finally:
+                del error, raised  # a frame and its error would know one another
 
 
 Observe = Callable[[Request, "Ending"], None]

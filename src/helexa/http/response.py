@@ -18,11 +18,12 @@ class Sink(Protocol):
     """Where an answer is written to: a connection, or an ASGI server's ``send``.
 
     A client that has left shows as cancellation. ``last_words`` makes the final bytes of a stream
-    that the server itself has to end.
+    that the server itself has to end, after which it is whole (``words_end``) or cut off.
     """
 
     head_only: bool
     last_words: LastWords | None
+    words_end: bool
 
     @property
     def started(self) -> bool:
@@ -33,11 +34,13 @@ class Sink(Protocol):
         """Head and body at once."""
         ...
 
-    async def start(self, status: int, fields: list[Field], first: bytes = b"") -> None:
-        """The head, and the first of the body if it is at hand."""
+    async def start(
+        self, status: int, fields: list[Field], first: bytes = b"", *, last: bool = False
+    ) -> None:
+        """The head, and the first of the body if it is at hand; ``last``: that is all of it."""
         ...
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes, *, last: bool = False) -> None:
         """More of the body; returns when the client's side has taken it."""
         ...
 
@@ -73,7 +76,8 @@ class StreamingResponse(Response):
 
     ``first`` is sent together with the head. ``parts`` may be an async generator; it is closed
     when the answer ends, however it does. If it raises after the head, the connection is cut, so
-    that no client takes the part for the whole.
+    that no client takes the part for the whole. If it has an attribute ``complete`` that is true
+    once no part will follow, the end is sent together with the last one.
     """
 
     def __init__(
@@ -89,15 +93,17 @@ class StreamingResponse(Response):
         self.parts = parts
 
     async def send(self, sink: Sink) -> None:
+        parts = self.parts
         try:
-            await sink.start(self.status, self.fields, self.body)
-            if not sink.head_only:
-                async for part in self.parts:
+            complete = getattr(parts, "complete", False)
+            await sink.start(self.status, self.fields, self.body, last=complete)
+            if not (sink.head_only or complete):
+                async for part in parts:
                     if part:
-                        await sink.write(part)
+                        await sink.write(part, last=getattr(parts, "complete", False))
             await sink.end()
         finally:
-            await close(self.parts)
+            await close(parts)
 
 
 async def close(parts: AsyncIterable[Any]) -> None:
@@ -113,9 +119,9 @@ def json_response(value: Any, status: int = 200, headers: HeaderInput = ()) -> R
 
 
 def dump_json(value: Any) -> bytes:
-    """Compact JSON in UTF-8."""
+    """Compact JSON in UTF-8; half a surrogate pair, which that cannot hold, as an escape."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.encode()
+    return text.encode("utf-8", "backslashreplace")  # the \udXXX it writes is JSON's escape, too
 
 
 def envelope(error: HelexaError) -> dict[str, Any]:

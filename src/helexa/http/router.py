@@ -86,6 +86,12 @@ class Router:
             raise ValueError(f"{method} {pattern} has a handler already")
         route.targets[method] = _Target(handler, render)
 
+    @property
+    def routes(self) -> list[tuple[str, str]]:
+        """Method and pattern of each route, as they were added."""
+        found = self._routes.values()
+        return [(method, route.pattern) for route in found for method in route.targets]
+
     async def __call__(self, request: Request) -> Response:
         """Raises UnknownUrl or MethodNotAllowed; else what the guard or the handler raises."""
         found = self._find(request.path)
@@ -102,7 +108,7 @@ class Router:
             target = route.targets.get("GET")
         if target is None:
             raise MethodNotAllowed(request.method, request.path, route.allow())
-        request.render = target.render
+        request.render = target.render or request.render
         return await target.handler(request)
 
     def _allow(self) -> list[str]:

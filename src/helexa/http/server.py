@@ -20,25 +20,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
-from anyio.abc import (
-    ByteStream,
-    SocketAttribute,
-    SocketListener,
-    SocketStream,
-    TaskGroup,
-    TaskStatus,
-)
-from anyio.streams.tls import TLSStream
+from anyio.abc import SocketAttribute, SocketListener, TaskGroup, TaskStatus
 
 from helexa.errors import HelexaError
+from helexa.http.arrivals import Arrival, Arrivals, Secure
 from helexa.http.config import ServerConfig, Tls
 from helexa.http.connection import Connection, Service
 from helexa.http.exchange import Handler
 from helexa.http.faults import BindError
-from helexa.http.inbox import GONE
 from helexa.http.occasional import Occasional
 from helexa.http.request import Observe
 from helexa.http.response import Render, cause_of, render_error
+from helexa.http.wire import BROKEN
 from helexa.refusals import ShuttingDown, Unavailable
 
 logger = logging.getLogger("helexa.http")
@@ -77,7 +70,7 @@ class Server:
         self._refusing = 0
         self._most_refusing = max(8, min(_MAX_REFUSING, self.config.max_connections // 4))
         self._starved = Occasional(clock)
-        self._context: ssl.SSLContext | None = None
+        self._secure: Secure | None = None
         self._listeners: list[SocketListener] = []
         self._bound = anyio.Event()
         self._failure: BindError | None = None
@@ -119,12 +112,13 @@ class Server:
         host, port = self.config.host, self.config.port
         try:
             if self.config.tls is not None:
-                self._context = _tls_context(self.config.tls)
+                self._secure = Secure(_tls_context(self.config.tls), self.config.header_timeout_s)
             found = await anyio.create_tcp_listener(local_host=host, local_port=port, backlog=4096)
             self._listeners = [item for item in found.listeners if isinstance(item, SocketListener)]
             self.port = self._listeners[0].extra(SocketAttribute.local_port)
         except OSError as error:
-            self._failure = BindError(f"cannot bind {host}:{port}: {_reason(error)}")
+            reason = _reason(error)
+            self._failure = BindError(f"cannot bind {host}:{port}: {reason}", reason=reason)
             raise self._failure from error
         except BindError as error:
             self._failure = error
@@ -153,12 +147,12 @@ class Server:
     # ------------------------------------------------------------------------ connections
 
     async def _accept(self, listener: SocketListener, tasks: TaskGroup) -> None:
-        config = self.config
+        config, arrivals = self.config, Arrivals(listener, self._secure)
         while True:
             if config.when_full == "wait":
                 await self._until(lambda: self.connections < config.max_connections)
             try:
-                stream = await listener.accept()
+                arrival = await arrivals.next()
             except OSError as error:  # of that one connection, or of all there will be for a while
                 if error.errno in _OUT_OF_RESOURCES and (times := self._starved.happened()):
                     logger.warning("cannot accept a connection: %s (%d times)", error, times)
@@ -167,16 +161,16 @@ class Server:
             full = self.connections >= config.max_connections
             self.connections += not full
             self._refusing += full
-            tasks.start_soon(self._refuse if full else self._welcome, stream)
+            tasks.start_soon(self._refuse if full else self._welcome, arrival)
 
-    async def _welcome(self, stream: SocketStream) -> None:
+    async def _welcome(self, arrival: Arrival) -> None:
         try:
-            await self._talk(stream, Connection.run)
+            await self._talk(arrival, Connection.run)
         finally:
             self.connections -= 1
             self._wake()
 
-    async def _refuse(self, stream: SocketStream) -> None:
+    async def _refuse(self, arrival: Arrival) -> None:
         full = f"all {self.config.max_connections} connections are in use"
         error = Unavailable(full, retry_after_s=1)
 
@@ -185,36 +179,26 @@ class Server:
 
         try:
             if self._refusing <= self._most_refusing:
-                await self._talk(stream, refuse)
+                await self._talk(arrival, refuse)
         finally:
             self._refusing -= 1
-            await anyio.aclose_forcefully(stream)
+            await arrival.close()
 
-    async def _talk(
-        self, stream: SocketStream, talk: Callable[[Connection], Awaitable[None]]
-    ) -> None:
+    async def _talk(self, arrival: Arrival, talk: Callable[[Connection], Awaitable[None]]) -> None:
         """Serve one connection; whatever goes wrong with it ends only this one."""
         try:
-            connection = Connection(await self._secured(stream), self._service, self._wake)
+            connection = Connection(await arrival.open(), self._service, self._wake)
             self._connections.add(connection)
             try:
                 await talk(connection)
             finally:
                 self._connections.discard(connection)
-        except (*GONE, anyio.BusyResourceError, OSError, TimeoutError) as error:
+        except BROKEN as error:
             logger.debug("a connection failed: %r", error)
         except Exception:  # the edge of a connection: the others go on
             logger.exception("a connection failed")
         finally:
-            await anyio.aclose_forcefully(stream)
-
-    async def _secured(self, stream: SocketStream) -> ByteStream:
-        if self._context is None:
-            return stream
-        with anyio.fail_after(self.config.header_timeout_s):
-            return await TLSStream.wrap(
-                stream, server_side=True, ssl_context=self._context, standard_compatible=False
-            )
+            await arrival.close()
 
     async def _watch(self) -> None:
         clock = self._service.clock

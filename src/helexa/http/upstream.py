@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import select
-import ssl
-from contextlib import suppress
-
-import anyio
-from anyio.abc import ByteStream, SocketAttribute
+import logging
 
 from helexa.http.config import ClientConfig
 from helexa.http.faults import UpstreamError, UpstreamMalformed, UpstreamTimeout
 from helexa.http.framing import Body, EndlessBody, FramingError
-from helexa.http.heads import ResponseHead, find_head_end, parse_response
-from helexa.http.inbox import GONE
+from helexa.http.heads import find_head_end, parse_response
+from helexa.http.plain_heads import ResponseHead
+from helexa.http.wire import BROKEN, ClientWire
 from helexa.refusals import Refusal
 
 _PIECE_BYTES = 64 * 1024
-_BROKEN = (*GONE, anyio.BusyResourceError, ssl.SSLError, OSError)
+_MOST_INTERIM = 16
+"""Heads of 1xx before the answer: more are a flood, and each takes time that others wait for."""
+
+log = logging.getLogger(__name__)
 
 
 class ClosedBeforeAnswer(Exception):
@@ -27,84 +26,78 @@ class ClosedBeforeAnswer(Exception):
 class Upstream:
     """A connection that takes one request at a time."""
 
-    def __init__(self, stream: ByteStream, config: ClientConfig) -> None:
+    def __init__(self, wire: ClientWire, config: ClientConfig) -> None:
         self.idle_since = 0.0
-        self._stream = stream
+        self.wire = wire
         self._config = config
-        self._buffer = bytearray()
-        self._poll = select.poll()
-        self._poll.register(stream.extra(SocketAttribute.raw_socket).fileno(), select.POLLIN)
 
-    @property
-    def stale(self) -> bool:
-        """Whether an idle connection has something to read: its end, or what nobody asked for."""
-        return bool(self._buffer or self._poll.poll(0))
-
-    async def ask(self, wire: bytes, timeout_s: float) -> ResponseHead:
+    async def ask(self, request: bytes, timeout_s: float) -> ResponseHead:
         """Send a request and wait for the head of its answer.
 
         Raises ClosedBeforeAnswer, UpstreamTimeout, UpstreamMalformed, UpstreamError.
         """
-        if len(wire) > _PIECE_BYTES:
-            with suppress(*_BROKEN):  # it may have answered before it stopped reading
-                await self._send_pieces(wire)
-        with anyio.move_on_after(timeout_s):
-            if len(wire) <= _PIECE_BYTES:
-                with suppress(*_BROKEN):
-                    await self._stream.send(wire)
-            while True:
-                head = await self._read_head()
-                if head.status >= 200:
-                    return head
-                if head.status == 101:
-                    raise UpstreamMalformed("it switches to a protocol nobody asked for")
-        raise UpstreamTimeout(f"no head of an answer within {timeout_s:g} s")
+        try:
+            await self._send(request)
+        except BROKEN as error:  # it may have answered before it stopped reading
+            log.debug("a request was not sent whole: %r", error)
+        due = self.wire.now() + timeout_s
+        for _ in range(_MOST_INTERIM + 1):
+            head = await self._read_head(due)
+            if head is None:
+                raise UpstreamTimeout(f"no head of an answer within {timeout_s:g} s")
+            if head.status >= 200:
+                return head
+            if head.status == 101:
+                raise UpstreamMalformed("it switches to a protocol nobody asked for")
+        raise UpstreamMalformed(f"more than {_MOST_INTERIM} heads of 1xx")
 
-    async def receive(self, body: Body) -> bytes:
+    async def receive(self, body: Body, idle_timeout_s: float) -> bytes:
         """More of a body; empty once it is complete.
 
         Raises UpstreamTimeout, UpstreamMalformed, and UpstreamError for a body that broke off.
         """
-        idle_s = self._config.idle_timeout_s
-        try:
-            while not body.done:
-                with anyio.move_on_after(idle_s) as waiting:
-                    self._buffer += await self._stream.receive()
-                if waiting.cancelled_caught:
-                    raise UpstreamTimeout(f"no byte of the body for {idle_s:g} s")
-                if data := body.feed(self._buffer):
-                    return data
-        except FramingError as error:
-            raise UpstreamMalformed(str(error)) from error
-        except anyio.EndOfStream as error:
-            if not body.end():
-                raise UpstreamError("the connection ended inside the body") from error
-        except _BROKEN as error:
-            raise UpstreamError(f"the connection broke inside the body ({error!r})") from error
-        return b""
+        wire = self.wire
+        while True:
+            if wire.buffer and (data := self.take(body)):
+                return data
+            if body.done:
+                return b""
+            if wire.ended:
+                self._end(body)
+            elif not await wire.more(wire.now() + idle_timeout_s):
+                raise UpstreamTimeout(f"no byte of the body for {idle_timeout_s:g} s")
+
+    def _end(self, body: Body) -> None:
+        if self.wire.broke:
+            raise UpstreamError(f"the connection broke inside the body ({self.wire.broke})")
+        if not body.end():
+            raise UpstreamError("the connection ended inside the body")
 
     def take(self, body: Body) -> bytes:
         """What of the body has come already."""
         try:
-            return body.feed(self._buffer)
+            return body.feed(self.wire.buffer)
         except FramingError as error:
             raise UpstreamMalformed(str(error)) from error
 
     async def close(self) -> None:
         """Close at once, whatever is under way; safe in a cancelled scope."""
-        await anyio.aclose_forcefully(self._stream)
+        await self.wire.close()
 
-    async def _send_pieces(self, wire: bytes) -> None:
-        timeout_s = self._config.write_timeout_s
+    async def _send(self, request: bytes) -> None:
+        stall_s = self._config.write_timeout_s
         try:
-            for start in range(0, len(wire), _PIECE_BYTES):
-                with anyio.fail_after(timeout_s):
-                    await self._stream.send(wire[start : start + _PIECE_BYTES])
+            if len(request) <= _PIECE_BYTES:
+                await self.wire.send(request, stall_s)
+                return
+            for start in range(0, len(request), _PIECE_BYTES):
+                await self.wire.send(request[start : start + _PIECE_BYTES], stall_s)
         except TimeoutError as error:
-            raise UpstreamTimeout(f"nothing of the request taken for {timeout_s:g} s") from error
+            raise UpstreamTimeout(f"nothing of the request taken for {stall_s:g} s") from error
 
-    async def _read_head(self) -> ResponseHead:
-        buffer, scanned = self._buffer, 0
+    async def _read_head(self, due: float) -> ResponseHead | None:
+        """The next head; None if ``due`` came first."""
+        wire, buffer, scanned = self.wire, self.wire.buffer, 0
         limit = self._config.max_head_bytes
         try:
             while True:
@@ -117,13 +110,15 @@ class Upstream:
                         del buffer[:end]
                         return parse_response(head, max_fields=self._config.max_fields)
                     scanned = len(buffer)
-                buffer += await self._stream.receive()
+                if wire.ended:
+                    break
+                if not await wire.more(due):
+                    return None
         except Refusal as error:
             raise UpstreamMalformed(str(error)) from error
-        except _BROKEN as error:
-            if buffer:
-                raise UpstreamError("the connection ended inside the head") from error
-            raise ClosedBeforeAnswer from error
+        if buffer:
+            raise UpstreamError("the connection ended inside the head")
+        raise ClosedBeforeAnswer
 
 
 class UpstreamResponse:
@@ -132,10 +127,13 @@ class UpstreamResponse:
     Content only: the framing of the transfer is gone, nothing else is changed.
     """
 
-    def __init__(self, connection: Upstream, head: ResponseHead, method: str) -> None:
+    def __init__(
+        self, connection: Upstream, head: ResponseHead, method: str, idle_timeout_s: float
+    ) -> None:
         self.status = head.status
         self.headers = head.headers
         self._connection = connection
+        self._idle_timeout_s = idle_timeout_s
         self._body = head.body(method)
         self._keep_alive = head.keep_alive and not isinstance(self._body, EndlessBody)
         self._first = connection.take(self._body)
@@ -144,6 +142,11 @@ class UpstreamResponse:
     def reusable(self) -> bool:
         """Whether the connection can take another request: the body is complete."""
         return self._body.done and self._keep_alive
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the body has come, and iterating gives no more of it."""
+        return self._body.done and not self._first
 
     def take_first(self) -> bytes:
         """What came together with the head; iterating does not give it again."""
@@ -164,6 +167,8 @@ class UpstreamResponse:
         return self
 
     async def __anext__(self) -> bytes:
-        if part := self.take_first() or await self._connection.receive(self._body):
+        if part := self.take_first():
+            return part
+        if part := await self._connection.receive(self._body, self._idle_timeout_s):
             return part
         raise StopAsyncIteration

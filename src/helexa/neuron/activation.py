@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import anyio
 
@@ -59,8 +61,8 @@ class ActivationTracker:
         if self.status.in_progress == id:
             self._set(in_progress=None)
 
-    def _set(self, **changes: object) -> None:
-        self.status = self.status.model_copy(update=changes)
+    def _set(self, **changes: Any) -> None:
+        self.status = replace(self.status, **changes)
 
 
 async def activate(

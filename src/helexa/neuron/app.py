@@ -12,6 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
+from helexa.daemon.build import build_info
 from helexa.engine.process.children import Nursery
 from helexa.errors import HelexaError, InvalidRequest
 from helexa.http import AsgiApp, Ending, Request, Response, Router, ServerConfig
@@ -22,7 +23,6 @@ from helexa.neuron.api import chat as surfaces
 from helexa.neuron.api import control, images, tokens
 from helexa.neuron.api.answering import render
 from helexa.neuron.bearer import may_enter, required_bearer
-from helexa.neuron.build import build_info
 from helexa.neuron.config import NeuronConfig
 from helexa.neuron.discovery import Hardware, Sampler
 from helexa.neuron.ids import HARNESS, ModelSpec, find_slot

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from helexa.neuron.ids import HARNESS, ModelSpec
-from helexa.neuron.schema import (
+from helexa.daemon.schema import (
     Kind,
     flag,
     number,
@@ -17,6 +16,7 @@ from helexa.neuron.schema import (
     text,
     whole,
 )
+from helexa.neuron.ids import HARNESS, ModelSpec
 
 DEFAULT_PATH = "/etc/helexa/neuron.toml"
 PORT = Kind("a port from 0 to 65535", lambda value: type(value) is int and 0 <= value <= 65535)

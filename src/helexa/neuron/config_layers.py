@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helexa.daemon.layers import Check, join, read_environ, read_file
+from helexa.daemon.schema import Findings, Node, read_settings
 from helexa.errors import ConfigError
 from helexa.neuron.bearer import required_bearer
 from helexa.neuron.config import DEFAULT_PATH, NeuronConfig, SourceConfig
 from helexa.neuron.ids import HARNESS
-from helexa.neuron.schema import Findings, Kind, Nested, Node, kind_at, read_settings
 from helexa.neuron.sources import BUILTIN, HUGGINGFACE
 
 PREFIX = "NEURON_"
 WIRE_NAME = ("harness", HARNESS)
 OUR_NAME = ("engine",)
-PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
-EMPTY = Node({}, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +27,6 @@ class Loaded:
     config: NeuronConfig
     path: Path
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What `--check` prints, on which stream, and its exit status."""
-
-    stdout: str
-    stderr: str
-    exit_status: int
 
 
 def load_config(
@@ -57,7 +45,7 @@ def load_config(
     file = Path(default_path if path is None else path)
     written = read_file(file, required=path is not None)
     from_file = unify(Node.of(written or {}), found)
-    from_environ = read_environ(environ, found)
+    from_environ = read_environ(environ, PREFIX, NeuronConfig, found, canonical)
     given = {key: value for key, value in (options or {}).items() if value is not None}
     from_options = Node({key: Node(value, f"--{key}") for key, value in given.items()}, "")
     node = from_options.over(from_environ).over(from_file)
@@ -82,72 +70,9 @@ def check_config(path: str | Path | None = None, **layers: Any) -> Check:
     return Check("ok\n", "".join(f"warning: {text}\n" for text in loaded.warnings), 0)
 
 
-def read_file(path: Path, *, required: bool) -> dict[str, Any] | None:
-    """The parsed file, None if it need not exist and does not. Raises ConfigError."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        if required:
-            raise ConfigError(str(path), ["no such file"]) from None
-        return None
-    except OSError as error:
-        raise ConfigError(str(path), [f"cannot be read: {error.strerror or error}"]) from error
-    try:
-        text = data.decode("utf-8-sig")
-        return tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        place = last_place(data[: error.start].decode("utf-8"))
-        raise ConfigError(str(path), [f"{place}: not UTF-8"]) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(str(path), [syntax_problem(str(error), text)]) from error
-    except RecursionError as error:
-        raise ConfigError(str(path), ["nested too deeply"]) from error
-
-
-def syntax_problem(message: str, text: str) -> str:
-    """`line L, column C: what is wrong there`."""
-    match = PLACE.search(message)
-    if match is None:
-        return f"line 1, column 1: {message}"
-    place = f"line {match[1]}, column {match[2]}" if match[1] else last_place(text)
-    return f"{place}: {message[: match.start()]}"
-
-
-def last_place(text: str) -> str:
-    """The place just behind a text."""
-    lines = text.split("\n")
-    return f"line {len(lines)}, column {len(lines[-1]) + 1}"
-
-
-def read_environ(environ: Mapping[str, str], found: Findings) -> Node:
-    """What the environment sets; variables that name no key are none of our business."""
-    layer = EMPTY
-    for name in sorted(environ):
-        keys = tuple(name.removeprefix(PREFIX).lower().split("__"))
-        path = canonical(keys)
-        kind = kind_at(NeuronConfig, path) if name.startswith(PREFIX) else None
-        if kind is not None:
-            node = Node.of(environ_value(environ[name], kind), name)
-            for key in reversed(path):
-                node = Node({key: node}, name)
-            layer = join(layer, node, found)
-    return layer
-
-
 def canonical(keys: tuple[str, ...]) -> tuple[str, ...]:
     """A path of keys under our own name for the engine's table."""
     return OUR_NAME + keys[2:] if keys[:2] == WIRE_NAME else keys
-
-
-def environ_value(text: str, kind: Kind | Nested) -> Any:
-    """A TOML boolean, number, array or inline table if it is one and the key wants no text."""
-    if (isinstance(kind, Kind) and kind.is_text) or "\n" in text:
-        return text
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return text
-    return value if isinstance(value, bool | int | float | list | dict) else text
 
 
 def unify(file: Node, found: Findings) -> Node:
@@ -164,13 +89,6 @@ def unify(file: Node, found: Findings) -> Node:
     if engine is None:
         return Node(rest, "")
     return join(Node(rest, ""), Node({OUR_NAME[0]: engine}, ""), found)
-
-
-def join(layer: Node, more: Node, found: Findings) -> Node:
-    """Two parts of one layer; what both give is a problem."""
-    for label, other in more.clashes(layer):
-        found.problems.append(f"{label}: is also given as {other}")
-    return more.over(layer)
 
 
 def check_sources(config: NeuronConfig, node: Node, found: Findings) -> None:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import MISSING, Field
-from typing import Any
-
+from helexa.daemon.reference import keys
 from helexa.neuron.config import DEFAULT_PATH, NeuronConfig
 from helexa.neuron.runtime import VARIABLES
-from helexa.neuron.schema import Kind, Nested, settings_of
 
 HEAD = f"""# Configuration of a neuron
 
@@ -39,7 +34,8 @@ def configuration_reference() -> str:
     """The text of docs/neuron-config.md."""
     parts = [HEAD, "| key | value | default | meaning |\n|---|---|---|---|\n"]
     parts += [
-        f"| `{key}` | {wanted} | {default} | {doc} |\n" for key, wanted, default, doc in keys()
+        f"| `{key}` | {wanted} | {default} | {doc} |\n"
+        for key, wanted, default, doc in keys(NeuronConfig)
     ]
     parts.append(VARIABLES_HEAD)
     parts += [
@@ -47,31 +43,3 @@ def configuration_reference() -> str:
         for name, default, meaning in VARIABLES
     ]
     return "".join(parts)
-
-
-def keys(settings: type = NeuronConfig, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Every key: its path, what it must be, its default, what it means."""
-    for entry in settings_of(settings).values():
-        name, kind = f"{prefix}{entry.name}", entry.metadata["kind"]
-        if isinstance(kind, Kind):
-            yield name, kind.wanted, default_of(entry), entry.metadata["doc"]
-        elif isinstance(kind, Nested) and not kind.many:
-            yield from keys(kind.settings, f"{name}.")
-        elif kind.many == "rows":
-            yield name, "a list of tables", default_of(entry), entry.metadata["doc"]
-            yield from keys(kind.settings, f"{name}[].")
-        else:
-            yield name, "tables by name", "none", entry.metadata["doc"]
-            yield from keys(kind.settings, f"{name}.<scheme>.")
-
-
-def default_of(entry: Field[Any]) -> str:
-    """The default as it would be written, or in words where it depends on other keys."""
-    described: str = entry.metadata.get("default_text", "")
-    if entry.metadata.get("required"):
-        return "required"
-    if described:
-        return f"`{described}`" if described[0] in "[{" else described
-    if entry.default in (None, MISSING):
-        return "none"
-    return f"`{json.dumps(entry.default)}`"

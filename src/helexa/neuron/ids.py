@@ -6,8 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from helexa.errors import InvalidRequest
-from helexa.neuron.schema import (
+from helexa.daemon.schema import (
     Findings,
     Node,
     read_settings,
@@ -18,6 +17,7 @@ from helexa.neuron.schema import (
     whole,
     wholes,
 )
+from helexa.errors import InvalidRequest
 from helexa.refusals import InvalidBody
 
 HARNESS = "candle"

@@ -306,7 +306,9 @@ class RecoveringHost:
             self._losses = [at for at in self._losses if now - at < policy.storm_window] + [now]
             for record in self._records.values():
                 record.losses += 1
-            self._fail([r for r in self._records.values() if self._hopeless(r)], loss.error)
+            hopeless = [r for r in self._records.values() if self._hopeless(r)]
+            for record in hopeless:
+                del self._records[record.id]
             waiting = list(self._records.values())  # fixed before anything can be resubmitted
             if not loss.reaped:
                 self._unkilled = self._host
@@ -316,6 +318,8 @@ class RecoveringHost:
             else:
                 self._become("recovering", loss.cause)
                 self._recover_on_a_thread(policy.attempts)
+        for record in hopeless:  # who hears of it may look at once, and finds the new state
+            hand_to(record.deliver, StepOutput(record.id, error=loss.error))
         timer = threading.Timer(policy.resume_wait, self._give_up_on, (waiting, loss.error))
         timer.daemon = True
         timer.start()

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from helexa.neuron.logs import Done, RequestLine
 from helexa.neuron.metrics import UNKNOWN, Outcome, RequestEnd, Surface
+from helexa.neuron.request_line import Done, RequestLine
 from helexa.protocol.envelope import WireError, wire_error
 from helexa.refusals import ShuttingDown, UnfinishedAnswer
 

@@ -6,55 +6,24 @@ Sizes ending in ``_mb`` are MiB.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
-
-
-class Wire(BaseModel):
-    """An object of the control plane; ``OMIT`` are the keys that are left out when they are empty.
-
-    ``to_wire`` gives plain JSON data, ``model_validate`` reads it.
-    """
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    OMIT: ClassVar[frozenset[str]] = frozenset()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        return {key: item for key, item in value.items() if item is not None}
-
-    def to_wire(self) -> dict[str, Any]:
-        """Plain JSON data, every key present but the empty ones of ``OMIT``."""
-        return {
-            name: _plain(value)
-            for name, value in self
-            if name not in self.OMIT or (value is not None and value != ())
-        }
+from helexa.protocol.wire import Wire
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Wire):
-        return value.to_wire()
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limit(Wire):
-    """How long a conversation a model takes, in tokens."""
+    """How long a conversation a model takes, in tokens; unknown parts are 0."""
 
     OMIT = frozenset({"input"})
 
-    context: int
+    context: int = 0
     input: int | None = None
-    output: int
+    output: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Servable(Wire):
     """Whether a loaded model can take requests, and if not, why."""
 
@@ -65,6 +34,7 @@ class Servable(Wire):
     detail: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo(Wire):
     """One loaded model as a neuron lists it; ``spec`` is the body that would load it again."""
 
@@ -83,6 +53,7 @@ class ModelInfo(Wire):
     spec: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLoad(Wire):
     """How busy one model is; counters since it was loaded, rates in tokens per second."""
 
@@ -105,6 +76,7 @@ class ModelLoad(Wire):
     tok_s_decode: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FailedActivation(Wire):
     """A model that could not be loaded at start, and the whole reason."""
 
@@ -112,6 +84,7 @@ class FailedActivation(Wire):
     error: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationStatus(Wire):
     """How far a neuron is with the models that it loads at start."""
 
@@ -122,16 +95,18 @@ class ActivationStatus(Wire):
     failed: tuple[FailedActivation, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceHealth(Wire):
     """One device at its last sample; unknown utilisation and temperature are 0."""
 
     index: int
     vram_used_mb: int
     vram_free_mb: int
-    utilization_pct: int = 0
-    temp_c: int = 0
+    utilization_pct: float = 0
+    temp_c: float = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostHealth(Wire):
     """The host's memory, and how many processes want its CPUs (one-minute average)."""
 
@@ -140,6 +115,7 @@ class HostHealth(Wire):
     load_1m: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HealthResponse(Wire):
     """The answer to GET /health of a neuron."""
 
@@ -152,6 +128,7 @@ class HealthResponse(Wire):
     host: HostHealth | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceInfo(Wire):
     """One device of a host."""
 
@@ -161,6 +138,7 @@ class DeviceInfo(Wire):
     compute_capability: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostInfo(Wire):
     """What a host is made of."""
 
@@ -169,6 +147,7 @@ class HostInfo(Wire):
     memory_total_mb: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DiscoveryResponse(Wire):
     """The answer to GET /discovery: a host and its devices.
 
@@ -189,6 +168,7 @@ class DiscoveryResponse(Wire):
     host: HostInfo | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildInfo(Wire):
     """The answer to GET /version: what runs here. ``build_timestamp`` as RFC 3339."""
 

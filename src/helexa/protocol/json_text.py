@@ -12,12 +12,13 @@ _ENCODER = json.JSONEncoder(
 _LINE_ENDS = str.maketrans({"\x85": "\\u0085", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
-def to_json(value: Any) -> bytes:
+def to_json(value: Any, *, yielding: bool = False) -> bytes:
     """Compact JSON in UTF-8 on one line, also for readers that know Unicode's other line ends.
 
-    Half a surrogate pair, which UTF-8 cannot hold, is written as an escape. ValueError for NaN.
+    Half a surrogate pair, which UTF-8 cannot hold, is written as an escape. ``yielding`` is for
+    large values in a thread: slower, but other threads get their turns. ValueError for NaN.
     """
-    text = _ENCODER.encode(value)
+    text = "".join(_ENCODER.iterencode(value)) if yielding else _ENCODER.encode(value)
     if not text.isascii():
         text = text.translate(_LINE_ENDS)
     return text.encode("utf-8", "backslashreplace")  # the \udXXX it writes is JSON's escape, too

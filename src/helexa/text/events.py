@@ -88,10 +88,11 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end: always the last event, and sent once."""
+    """The end: always the last event, and sent once; ``stop`` is the stop string that was found."""
 
     reason: FinishReason
     usage: Usage
+    stop: str | None = None
 
     @property
     def text(self) -> str:

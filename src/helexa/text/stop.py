@@ -71,13 +71,18 @@ class StopMatcher:
     """Ends a text at the first stop string; neither that nor anything after it is given.
 
     ``held`` counts the characters taken but not given: what may yet become a stop string and,
-    once stopped, everything from the match on.
+    once stopped, everything from the match on. ``found`` is the string that ended it.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._scanner = Scanner(stops)
         self.held = 0
-        self.stopped = False
+        self.found: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether one of them was there."""
+        return self.found is not None
 
     def push(self, text: str, *, armed: bool = True) -> tuple[str, bool]:
         """Take a piece, give what is settled and whether it is the end; unarmed, nothing stops."""
@@ -88,7 +93,7 @@ class StopMatcher:
             return self.flush() + text, False
         scan = self._scanner.push(text)
         self.held += len(text) - len(scan.before)
-        self.stopped = scan.found is not None
+        self.found = scan.found
         return scan.before, self.stopped
 
     def flush(self) -> str:

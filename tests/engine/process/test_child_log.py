@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from helexa.daemon.logs import configure_logging
 from helexa.engine.outputs import StepOutput
 from helexa.engine.process.child_log import LineFormatter, tell
 from helexa.engine.process.children import Nursery
 from helexa.engine.process.host import ProcessHost
-from helexa.neuron.logs import configure_logging
 from tests.cores import BUILDER, REQUEST, Controls
 from tests.test_host import read_all
 from tests.waiting import wait_until

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -121,6 +122,23 @@ def test_n076_empty_deltas() -> None:
 def test_n077_finish_map(events: list[Event], reason: str) -> None:
     assert ("finish", reason) in deltas(wire(chat(), events))
     assert collect(chat(), events)["choices"][0]["finish_reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("events", "told"),
+    [
+        ([replace(finish("stop"), stop="END")], {"finish_reason": "stop", "stop_reason": "END"}),
+        ([finish("stop")], {"finish_reason": "stop"}),
+        ([call(), replace(finish("tool_calls"), stop="END")], {"finish_reason": "tool_calls"}),
+    ],
+    ids=["stop string", "end token", "calls are what matters"],
+)
+def test_the_stop_string_is_named(events: list[Event], told: dict[str, str]) -> None:
+    chunks = [frame.data for frame in stream(chat(), events)]
+    last = chunks[-3]["choices"][0]  # before usage and the end mark
+    (whole,) = collect(chat(), events)["choices"]
+    for choice in (last, whole):
+        assert {key: choice[key] for key in choice if key.endswith("_reason")} == told
 
 
 def test_n078_reasoning() -> None:

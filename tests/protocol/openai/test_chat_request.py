@@ -161,6 +161,7 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"messages": [HI, AUDIO]}, "messages[1].content[0]"),
     ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "messages[0].content[0]"),
     ({"messages": [{"role": "u", "content": [{"type": "video_url"}]}]}, "messages[0].content[0]"),
+    ({"messages": [{"role": "u", "content": [{"type": "document"}]}]}, "messages[0].content[0]"),
     ({"messages": [{"role": "u", "content": [{"type": "image"}]}]}, "messages[0].content[0]"),
     ({"response_format": {"type": "xml"}}, "response_format"),
     ({"tools": [TOOL, {"type": "web_search"}]}, "tools[1].type"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from helexa.errors import InvalidRequest
 from helexa.protocol.fields import parse
 from helexa.protocol.openai.completions import CompletionCall, CompletionRequest
+from helexa.protocol.openai.projection import collect
 from helexa.text.events import Reasoning, Text, TokenLogprob
 from tests.protocol.builders import PLAIN, call, datas, finish, logprob, plain, wire
 
@@ -106,6 +108,11 @@ def test_n085_whole() -> None:
     assert whole["choices"] == [
         {"index": 0, "text": "Hello", "logprobs": None, "finish_reason": "length"}
     ]
+
+
+def test_the_stop_string_is_named() -> None:
+    (choice,) = collect(plain(), [replace(finish(), stop="END")])["choices"]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", "END")
 
 
 def test_everything_said_is_text() -> None:

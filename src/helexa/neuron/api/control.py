@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
+from helexa.daemon.build import with_cuda
 from helexa.errors import HelexaError, PreflightError
 from helexa.http import Response
 from helexa.neuron.api.answering import JSON
 from helexa.neuron.api.bodies import read_body
-from helexa.neuron.build import with_cuda
 from helexa.neuron.ids import ModelSpec
 from helexa.neuron.listing import known_capabilities
 from helexa.neuron.metrics import CONTENT_TYPE

@@ -69,7 +69,7 @@ class ChatAnswer(Projection):
     def _finished(self, finish: Finish) -> list[Frame]:
         return [
             *self._close_reasoning(),
-            self._chunk({}, finish_reason=self._reason(finish)),
+            self._chunk({}, self._ending(finish)),
             Frame({**self._base("chat.completion.chunk", []), "usage": chat_usage(finish.usage)}),
             DONE,
         ]
@@ -80,7 +80,7 @@ class ChatAnswer(Projection):
             message["reasoning_content"] = "".join(self._reasoned)
         if self._tool_calls:
             message["tool_calls"] = self._tool_calls
-        choice = {"index": 0, "message": message, "finish_reason": self._reason(finish)}
+        choice: dict[str, Any] = {"index": 0, "message": message, **self._ending(finish)}
         if self._logprobs is not None:
             choice["logprobs"] = {"content": self._logprobs}
         return {**self._base("chat.completion", [choice]), "usage": chat_usage(finish.usage)}
@@ -98,11 +98,11 @@ class ChatAnswer(Projection):
     def _chunk(
         self,
         delta: dict[str, Any],
+        ending: dict[str, str] | None = None,
         *,
-        finish_reason: str | None = None,
         logprobs: list[dict[str, Any]] | None = None,
     ) -> Frame:
-        choice: dict[str, Any] = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+        choice: dict[str, Any] = {"index": 0, "delta": delta, **(ending or {"finish_reason": None})}
         if logprobs is not None:
             choice["logprobs"] = {"content": logprobs}
         return Frame(self._base("chat.completion.chunk", [choice]))

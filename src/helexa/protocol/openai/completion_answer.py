@@ -7,7 +7,7 @@ from typing import Any
 from helexa.protocol.openai.projection import Head, Projection
 from helexa.protocol.openai.usage import chat_usage, finite
 from helexa.protocol.sse import DONE, Frame
-from helexa.text.events import Finish, Text, TokenLogprob, ToolCall
+from helexa.text.events import Finish, FinishReason, Text, TokenLogprob, ToolCall
 
 
 class CompletionAnswer(Projection):
@@ -34,22 +34,24 @@ class CompletionAnswer(Projection):
                 self._logprobs[name] += column
         self._pieces.append(event.text)
         self._length += len(event.text)
-        return [Frame(self._object([_choice(event.text, found, None)]))]
+        return [Frame(self._object([_choice(event.text, found)]))]
 
     def _call(self, call: ToolCall, index: int) -> list[Frame]:
         return []  # plain output is not parsed: there are none
 
     def _finished(self, finish: Finish) -> list[Frame]:
-        reason = _plain_reason(finish)
         return [
-            Frame(self._object([_choice("", None, reason)])),
+            Frame(self._object([_choice("", None, self._ending(finish))])),
             Frame({**self._object([]), "usage": chat_usage(finish.usage)}),
             DONE,
         ]
 
     def _whole(self, finish: Finish) -> dict[str, Any]:
-        choice = _choice("".join(self._pieces), self._logprobs, _plain_reason(finish))
+        choice = _choice("".join(self._pieces), self._logprobs, self._ending(finish))
         return {**self._object([choice]), "usage": chat_usage(finish.usage)}
+
+    def _reason(self, finish: Finish) -> FinishReason:
+        return "length" if finish.reason == "length" else "stop"
 
     def _object(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -61,12 +63,10 @@ class CompletionAnswer(Projection):
         }
 
 
-def _plain_reason(finish: Finish) -> str:
-    return "length" if finish.reason == "length" else "stop"
-
-
-def _choice(text: str, logprobs: dict[str, list[Any]] | None, reason: str | None) -> dict[str, Any]:
-    return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": reason}
+def _choice(
+    text: str, logprobs: dict[str, list[Any]] | None, ending: dict[str, str] | None = None
+) -> dict[str, Any]:
+    return {"index": 0, "text": text, "logprobs": logprobs, **(ending or {"finish_reason": None})}
 
 
 def _no_logprobs() -> dict[str, list[Any]]:

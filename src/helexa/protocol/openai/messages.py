@@ -10,7 +10,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 from helexa.protocol.fields import Object, Text, wrong_shape
 from helexa.refusals import UnsupportedParameter
 
-REFUSED_PARTS: Final = ("input_audio", "file", "video_url", "image")
+REFUSED_PARTS: Final = (
+    *("input_audio", "file", "video_url", "image"),
+    *("document", "search_result"),  # Anthropic's: a gateway passes them on as they are
+)
 
 
 def _content(value: Any) -> Any:

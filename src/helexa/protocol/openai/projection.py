@@ -93,6 +93,13 @@ class Projection(ABC):
             return "length"
         return "tool_calls" if self._calls else "stop"
 
+    def _ending(self, finish: Finish) -> dict[str, str]:
+        """Why it ended, as fields of its choice: a stop string is told as vLLM does it."""
+        reason = self._reason(finish)
+        if reason != "stop" or finish.stop is None:
+            return {"finish_reason": reason}
+        return {"finish_reason": reason, "stop_reason": finish.stop}
+
     def _failed(self, error: BaseException) -> list[Frame]:
         return [wire_error(error).frame()]
 

@@ -62,6 +62,11 @@ class OutputParser:
         """Whether a stop string ended the text; further tokens are ignored."""
         return self._stop.stopped
 
+    @property
+    def stop(self) -> str | None:
+        """The stop string that ended the text, if one did."""
+        return self._stop.found
+
     def finish_reason(self, reason: Literal["stop", "length"]) -> FinishReason:
         """What the engine's reason is called, given what was read."""
         if self.stopped:

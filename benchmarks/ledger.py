@@ -1,0 +1,129 @@
+"""What metering costs the gateway: a reservation and its settlement, by store and concurrency.
+
+    python -m benchmarks.ledger [memory] [sqlite] [postgresql://…]
+
+Each of so many tasks reserves, does ``--work`` microseconds of something else on the event loop
+with system calls in it, as a relay does, and settles. Printed: pairs per second, processor time per
+pair above that of the same work without a ledger, and how long `reserve` took. One core is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+
+from helexa.gateway.entitlements.book import Book
+from helexa.gateway.entitlements.budget import Budget
+from helexa.gateway.entitlements.ledger import Ledger
+from helexa.gateway.entitlements.memory import MemoryBook
+from helexa.gateway.entitlements.provider import Principal
+from helexa.gateway.entitlements.sqlite import SqliteBook
+
+CONCURRENCY = (1, 16, 64)
+KEYS = 8
+
+
+class Work:
+    """Something else to do: Python code, and bytes through a socket."""
+
+    def __init__(self, microseconds: float) -> None:
+        self._ends = socket.socketpair()
+        self._turns = 0
+        while microseconds:
+            begin = time.perf_counter()
+            for _ in range(100):
+                self()
+            if (time.perf_counter() - begin) * 1e4 >= microseconds:
+                break
+            self._turns += 50
+
+    def __call__(self) -> None:
+        for turn in range(self._turns):
+            turn * turn
+        if self._turns:
+            self._ends[0].send(b"x" * 200)
+            self._ends[1].recv(300)
+
+
+async def measure(ledger: Ledger | None, tasks: int, pairs: int, work: Work) -> list[float]:
+    """Wall and processor seconds per pair, then how long each reservation took."""
+    left, took = pairs, list[float]()
+
+    async def go_on(number: int) -> None:
+        nonlocal left
+        who = Principal("acct", f"key-{number % KEYS}")
+        while left > 0:
+            left -= 1
+            work()
+            if ledger is not None:
+                begin = time.perf_counter()
+                held = await ledger.reserve(who, Budget(10**15), 100)
+                took.append(time.perf_counter() - begin)
+            work()
+            await anyio.lowlevel.checkpoint()
+            if ledger is not None:
+                ledger.settle(held, 50)
+
+    gc.collect()
+    wall, processor = time.perf_counter(), time.process_time()
+    async with anyio.create_task_group() as group:
+        for number in range(tasks):
+            group.start_soon(go_on, number)
+    if ledger is not None:
+        await ledger.flush()
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    return [wall / pairs, processor / pairs, *sorted(took)]
+
+
+async def compare(name: str, open_book: Callable[[], Book], args: argparse.Namespace) -> None:
+    work = Work(args.work / 2)
+    ledger = Ledger(open_book)
+    await ledger.start()
+    for tasks in CONCURRENCY:
+        rounds = []
+        for _ in range(args.rounds):
+            _, without, *_ = await measure(None, tasks, args.pairs, work)
+            wall, processor, *took = await measure(ledger, tasks, args.pairs, work)
+            rounds.append((1 / wall, (processor - without) * 1e6, took[len(took) // 2] * 1e6))
+        rate, cost, latency = (statistics.median(column) for column in zip(*rounds, strict=True))
+        print(
+            f"{name:10} {tasks:3} tasks: {rate:7.0f} pairs/s, {cost:5.0f} µs of processor per "
+            f"pair, reserve takes {latency:6.0f} µs"
+        )
+    await ledger.aclose()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stores", nargs="*", default=["memory", "sqlite"])
+    parser.add_argument("--work", type=float, default=200.0, help="µs per pair beside the ledger")
+    parser.add_argument("--pairs", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
+    with tempfile.TemporaryDirectory() as folder:
+        for store in args.stores:
+            if store == "memory":
+                anyio.run(compare, "memory", MemoryBook, args)
+            elif store == "sqlite":
+                path = Path(folder, "ledger.db")
+                anyio.run(compare, "sqlite", lambda path=path: SqliteBook(path), args)
+            else:
+                from helexa.gateway.entitlements.postgres import PostgresBook
+
+                anyio.run(compare, "postgresql", lambda url=store: PostgresBook(url), args)
+
+
+if __name__ == "__main__":
+    main()

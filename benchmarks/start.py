@@ -1,0 +1,130 @@
+"""How long helexa takes to be there: an import, the help, a gateway that listens and answers.
+
+Each is a new process, again and again in turns; the least of each counts, since whatever else this
+machine does can only add to it. Bytecode is at hand, as it is once a package has been installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+HERE = "127.0.0.1"
+ASK = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+GIVE_UP_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Until what was waited for, until an answer, processor time of it all; resident memory."""
+
+    wall_ms: float
+    answer_ms: float | None
+    cpu_ms: float
+    resident_mb: float | None = None
+
+
+def command(*words: str) -> Callable[[Mapping[str, str]], Reading]:
+    """A Python that runs to its end."""
+
+    def measure(environ: Mapping[str, str]) -> Reading:
+        began = time.perf_counter()
+        process = _python(*words, environ=environ)
+        cpu_ms = _cpu_ms(process)
+        return Reading((time.perf_counter() - began) * 1e3, None, cpu_ms)
+
+    return measure
+
+
+def gateway(environ: Mapping[str, str]) -> Reading:
+    """A gateway of one neuron that is not there, until it has answered one question."""
+    with socket.create_server((HERE, 0)) as free:
+        port = free.getsockname()[1]
+    words = ["gateway", "-c", os.devnull, "--neuron", f"a=http://{HERE}:9", "--metrics-listen", ""]
+    began = time.perf_counter()
+    process = _python("-m", "helexa", *words, "--listen", f"{HERE}:{port}", environ=environ)
+    with _connected(port, began) as client:
+        listening = time.perf_counter()
+        client.sendall(ASK)
+        client.recv(4096)
+        answered = time.perf_counter()
+    resident_mb = _resident_mb(process.pid)
+    process.kill()
+    cpu_ms = _cpu_ms(process)
+    return Reading((listening - began) * 1e3, (answered - began) * 1e3, cpu_ms, resident_mb)
+
+
+WHAT: Mapping[str, Callable[[Mapping[str, str]], Reading]] = {
+    "python": command("-c", ""),
+    "import helexa": command("-c", "import helexa"),
+    "helexa --help": command("-m", "helexa", "--help"),
+    "helexa gateway": gateway,
+}
+
+
+def _python(*words: str, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen([sys.executable, *words], env=environ, stdout=quiet, stderr=quiet)
+
+
+def _cpu_ms(process: subprocess.Popen[bytes]) -> float:
+    """Wait for its end; the processor time it took."""
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return (used.ru_utime + used.ru_stime) * 1e3
+
+
+def _connected(port: int, began: float) -> socket.socket:
+    while time.perf_counter() - began < GIVE_UP_S:
+        with contextlib.suppress(ConnectionRefusedError):
+            return socket.create_connection((HERE, port), GIVE_UP_S)
+        time.sleep(0.001)
+    raise TimeoutError("the gateway does not listen")
+
+
+def _resident_mb(pid: int) -> float | None:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("utf-8")
+    except OSError:  # not Linux
+        return None
+    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) / 1024
+
+
+def main() -> None:
+    """Print the least of each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20)
+    rounds = parser.parse_args().rounds
+    found: dict[str, list[Reading]] = {name: [] for name in WHAT}
+    with TemporaryDirectory() as bytecode:
+        environ = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode, "PYTHONDONTWRITEBYTECODE": ""}
+        for turn in range(rounds + 1):
+            for name, measure in WHAT.items():
+                reading = measure(environ)
+                if turn:  # the first one writes the bytecode
+                    found[name].append(reading)
+    print("| | ms | answers after, ms | CPU, ms | resident, MiB |\n| --- " + "| ---: " * 4 + "|")
+    for name, readings in found.items():
+        columns = (
+            [reading.wall_ms for reading in readings],
+            [reading.answer_ms for reading in readings],
+            [reading.cpu_ms for reading in readings],
+            [reading.resident_mb for reading in readings],
+        )
+        least = [min(filter(None, values), default=None) for values in columns]
+        cells = ["" if value is None else f"{value:.0f}" for value in least]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

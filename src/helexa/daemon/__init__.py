@@ -1,0 +1,1 @@
+"""What our daemons have in common: settings, logs, memory, descriptors, the build they are of."""

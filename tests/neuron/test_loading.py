@@ -192,8 +192,7 @@ def test_n053_unload_of_a_model_that_answers(at: Daemon) -> None:
 def test_n053_unload_of_a_model_that_loads(at: Daemon, pool: ThreadPoolExecutor) -> None:
     child = stopped_child(at)
     loading = pool.submit(at.load, TINY)
-    watches = at.neuron.registry._watches
-    wait_until(lambda: any(watch._host is not None for watch in watches.values()), 30)
+    wait_until(lambda: at.neuron._nursery._spare is None, 30)
     assert at.models() == []
     assert at.unload("helexa/tiny").json() == {"status": "unloaded"}
     assert not Path(f"/proc/{child}").exists()

@@ -260,8 +260,36 @@ def test_a_real_model_answers_the_same_on_both_hosts() -> None:
     assert found[0] == found[1]
 
 
-def test_a_host_that_is_closed_while_its_child_starts_leaves_none(controls: Controls) -> None:
-    """Closing then finds no child to end: it is not known to the host yet."""
+def test_a_close_ends_the_child_that_is_just_being_taken(controls: Controls) -> None:
+    """It is not answered before that child is gone, though the host does not know it yet."""
+
+    class Slow(Nursery):
+        def take(self) -> Child:
+            taken.append(super().take())
+            closing.start()
+            closing.join(0.2)
+            return taken[0]
+
+    def close() -> None:
+        gone.append(host.close(0.0))
+        gone.append(not is_running(taken[0].pid))
+
+    taken: list[Child] = []
+    gone: list[bool] = []
+    closing = threading.Thread(target=close)
+    nursery = Slow(warm=False, builder=BUILDER)
+    host = ProcessHost(controls.order, nursery)
+    with pytest.raises(EngineClosed):
+        host.start()
+    closing.join()
+    assert gone == [True, True]
+    nursery.close()
+
+
+def test_a_host_that_its_own_thread_closes_while_its_child_starts_leaves_none(
+    controls: Controls,
+) -> None:
+    """As a signal handler does. Closing finds no child to end: it is not known to the host yet."""
 
     class Slow(Nursery):
         def take(self) -> Child:

@@ -102,6 +102,7 @@ class ProcessHost:
         self._status = EngineStatus()
         self._open: dict[int, Deliver] = {}
         self._gate = threading.Lock()
+        self._taking = threading.RLock()  # a signal handler may close what it interrupts
         self._ended: HelexaError | None = None
         self._closing = False
         self._child: Child | None = None
@@ -116,9 +117,10 @@ class ProcessHost:
 
     def start(self) -> EngineFacts:
         """Have the child load the model. Raises what that raised there, LoadError if it died."""
-        if self._ended is not None:
-            raise self._ended.with_traceback(None)
-        self._child = child = self._nursery.take()
+        with self._taking:  # a close meanwhile waits, and then ends what was taken
+            if self._ended is not None:
+                raise self._ended.with_traceback(None)
+            self._child = child = self._nursery.take()
         child.sock.settimeout(TICK_S)
         self._frames = FrameReader(child.sock)
         self._writer.start()
@@ -164,7 +166,8 @@ class ProcessHost:
 
     def _end_child(self, timeout_s: float) -> bool:
         """Ask the child to leave, make it leave, wait until it has left."""
-        child = self._child
+        with self._taking:
+            child = self._child
         if child is None:
             return True
         self._outbox.put(Close())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 
@@ -17,7 +18,8 @@ class SmallCard:
     """Give `setup` to `mock_neuron`. ``sizes`` of models and ``total_mb`` are in MiB.
 
     ``story`` is what was loaded, unloaded, refused and asked, oldest first; ``running`` the
-    requests that a model has at the moment, the test's own ones included.
+    requests that a model has at the moment, the test's own ones included; ``recovering`` are models
+    that are loaded and answer nobody, which cannot be unloaded.
     """
 
     sizes: dict[str, int]
@@ -26,6 +28,7 @@ class SmallCard:
     chat_s: float = 0.02
     loaded: set[str] = field(default_factory=set)
     running: dict[str, int] = field(default_factory=dict)
+    recovering: set[str] = field(default_factory=set)
     story: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -53,7 +56,11 @@ class SmallCard:
         mock.on(CHAT, self._chat)
 
     async def _models(self, _: Seen) -> Reply:
-        return as_json([model(name, vram_used_mb=self.sizes[name]) for name in sorted(self.loaded)])
+        return as_json([self._model(name) for name in sorted(self.loaded)])
+
+    def _model(self, name: str) -> dict[str, Any]:
+        status = "recovering" if name in self.recovering else "loaded"
+        return model(name, status=status, vram_used_mb=self.sizes[name])
 
     async def _discovery(self, _: Seen) -> Reply:
         device = {"index": INDEX, "name": "GPU", "vram_total_mb": self.total_mb}

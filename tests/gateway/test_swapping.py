@@ -171,3 +171,42 @@ async def test_requests_of_others_are_waited_for(
         await settle(lambda: bool(answers))
         assert answers == [200 if ends else 503]
         assert card.count("unload", "a") == ends
+
+
+async def test_a_model_that_somebody_else_unloads_is_waited_for_no_longer() -> None:
+    card = SmallCard(TWO, chat_s=3.0)
+    async with fronted(card) as gw, anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: gw.post(model="a"))
+        await settle(lambda: ("chat", "a") in card.story)
+        tasks.start_soon(lambda: gw.post(model="b"))
+        await settle(lambda: card.count("no room", "b") == 1)
+        card.loaded.discard("a")  # which its own request does not know yet
+        await poll_once(gw.state)
+        await settle(lambda: card.count("load", "b") == 1)
+        assert card.running["a"] == 1 and card.count("unload") == 0
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_a_model_that_recovers_is_in_the_way_until_it_can_leave(
+    monkeypatch: pytest.MonkeyPatch, comes_back: bool
+) -> None:
+    monkeypatch.setattr(giving_way, "ASK_S", 0.05)
+    monkeypatch.setattr(giving_way, "CLOSED_S", 20.0 if comes_back else 0.3)
+    monkeypatch.setattr(giving_way, "PATIENCE_S", 0.1)
+    card = SmallCard(TWO, loaded={"a"}, recovering={"a"})
+    async with fronted(card) as gw, anyio.create_task_group() as tasks:
+        answers: list[httpx.Response] = []
+
+        async def ask() -> None:
+            answers.append(await gw.post(model="b"))
+
+        tasks.start_soon(ask)
+        await settle(lambda: card.count("no room", "b") == 1)
+        assert not answers
+        if comes_back:
+            card.recovering.clear()
+        await settle(lambda: bool(answers))
+        # where it never comes back, that says nothing about the other: come again, not never
+        assert answers[0].status_code == (200 if comes_back else 503)
+        assert card.count("unload", "a") == comes_back

@@ -10,7 +10,7 @@ from helexa.gateway.catalogue import Profile
 from helexa.gateway.fleet import Node
 from helexa.gateway.memory import after_unload, estimate_mb, free_on, free_on_usable, home, share_mb
 from helexa.gateway.neuron_client import NeuronClient
-from helexa.gateway.placement import fits, on_usable_device, victims
+from helexa.gateway.placement import fits, on_usable_device, unsettled, victims
 from helexa.gateway.poller import poll_health, poll_soon
 from helexa.gateway.refusals import EvictionFailed, NeuronCallFailed, StillBusy
 from helexa.gateway.state import State
@@ -43,8 +43,8 @@ async def make_room(
 ) -> bool:
     """Evict until a model fits, or until nothing more can be done: the neuron has the last word.
 
-    False if models are in the way that answer requests. ``pause_s``: how long to wait between
-    readings after a victim of unknown size.
+    False if models are in the way that answer requests, or will. ``pause_s``: how long to wait
+    between readings after a victim of unknown size.
     """
     await poll_health(state, node)  # the last reading may be older than any correction of it
     try:
@@ -84,6 +84,9 @@ async def _evict_idle(state: State, node: Node, profile: Profile) -> bool | None
     """
     candidates = candidates_for(state, node, profile)
     if not candidates:
+        coming = unsettled_for(state, node, profile)
+        if coming:
+            raise StillBusy(f"{', '.join(coming)}: not loaded yet")
         return None
     idle = [model for model in candidates if model not in node.own]
     known = {model: _is_known(state, node, model) for model in idle}
@@ -101,6 +104,12 @@ def candidates_for(state: State, node: Node, profile: Profile) -> list[str]:
         for model in victims(node, state.catalogue, profile.id, strategy)
         if on_usable_device(profile, node, model)
     ]
+
+
+def unsettled_for(state: State, node: Node, profile: Profile) -> list[str]:
+    """What a neuron is bringing up where a model has to go, which may make way for it later."""
+    coming = unsettled(node, state.catalogue, profile.id)
+    return [model for model in coming if on_usable_device(profile, node, model)]
 
 
 def _is_known(state: State, node: Node, model: str) -> bool:

@@ -10,9 +10,9 @@ from typing import Self
 import anyio
 
 from helexa.gateway.catalogue import Profile
-from helexa.gateway.eviction import candidates_for
+from helexa.gateway.eviction import candidates_for, unsettled_for
 from helexa.gateway.fleet import Node
-from helexa.gateway.poller import poll_health
+from helexa.gateway.poller import poll_health, poll_models
 from helexa.gateway.state import State
 
 LOOK_S = 0.05
@@ -55,20 +55,29 @@ class GivingWay:
         self._node.leaving -= self._leaving
 
     async def chance(self) -> bool:
-        """Return once a model that may go has nothing to do; False if it is not worth waiting."""
-        node = self._node
+        """Return once a model that may go has nothing to do, or nothing is left that would go.
+
+        False if it is not worth waiting.
+        """
+        state, node, profile = self._state, self._node, self._profile
         while self._wanted():
-            candidates = candidates_for(self._state, node, self._profile)
+            candidates = candidates_for(state, node, profile)
+            coming = unsettled_for(state, node, profile)
             others = any(model not in node.own for model in candidates)
-            await anyio.sleep(ASK_S if others else LOOK_S)
+            await anyio.sleep(ASK_S if others or coming else LOOK_S)
+            if coming:
+                await poll_models(state, node)
             if others:
-                await poll_health(self._state, node)
+                await poll_health(state, node)
             waited_s = anyio.current_time() - self._began
             if waited_s > PATIENCE_S + CLOSED_S:
                 return False
+            candidates = candidates_for(state, node, profile)
             if not all(map(node.busy, candidates)):
                 return True
-            if waited_s >= PATIENCE_S:
+            if not candidates and not unsettled_for(state, node, profile):
+                return True
+            if candidates and waited_s >= PATIENCE_S:
                 self._close(candidates)
         return False
 

@@ -84,10 +84,26 @@ def displaceable(
     """The loaded models that make way for another."""
     return (
         (model, entry)
-        for model, entry in node.entries.items()
+        for model, entry in lesser(node, catalogue, incoming)
         if entry.status == "loaded"
-        and model != incoming
-        and catalogue.may_displace(incoming, model)
+    )
+
+
+def unsettled(node: Node, catalogue: Catalogue, incoming: str | None) -> Iterable[str]:
+    """The models that will make way for another once they are loaded, as they soon may be."""
+    return (
+        model
+        for model, entry in lesser(node, catalogue, incoming)
+        if entry.status not in ("loaded", "unloaded") and not entry.poisoned
+    )
+
+
+def lesser(node: Node, catalogue: Catalogue, incoming: str | None) -> Iterable[tuple[str, Entry]]:
+    """The models of a node that another may displace, in whatever state."""
+    return (
+        (model, entry)
+        for model, entry in node.entries.items()
+        if model != incoming and catalogue.may_displace(incoming, model)
     )
 
 

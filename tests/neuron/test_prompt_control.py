@@ -19,7 +19,7 @@ from helexa.neuron.config import EngineSection, NeuronConfig, SourceConfig
 from tests.neuron import daemon_process
 from tests.neuron.daemon_process import TINY
 from tests.neuron.daemons import HELLO, Daemon, running, started, with_tiny
-from tests.waiting import wait_until
+from tests.waiting import noting_pauses, wait_until
 
 CONFIG = """
 default_models = [{model_id = "builtin:helexa/tiny"}]
@@ -51,7 +51,7 @@ def test_n035_a_large_request_holds_up_nobody(at: daemon_process.Daemon, what: s
         return httpx.post(f"{at.url}{path}", content=body, headers=headers, timeout=100)
 
     slowest_s, answered = 0.0, 0
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, noting_pauses() as pauses:
         began = time.monotonic()
         asking = pool.submit(ask)
         while not asking.done():
@@ -63,7 +63,7 @@ def test_n035_a_large_request_holds_up_nobody(at: daemon_process.Daemon, what: s
         took_s = time.monotonic() - began
     assert asking.result().status_code == status, asking.result().text[:300]
     # Beside other tests every turn of a thread may take long, which is not the large one's doing.
-    assert answered >= 3 and slowest_s < max(0.3, took_s / 2)
+    assert answered >= 3 and slowest_s < max(0.3, took_s / 2) + pauses.longest_s
 
 
 def test_more_ids_than_the_context_are_not_spelt_out(at: daemon_process.Daemon) -> None:

@@ -191,3 +191,19 @@ def test_loads_that_fail(fleet: dict[str, Daemon], tmp_path: Path) -> None:
             assert "HTTP 422: " in answer.json()["error"]["message"]
             assert [loads(neuron, "odd") for neuron in fleet.values()] == [1, 1]
     assert [residents(neuron) for neuron in fleet.values()] == [[], []]
+
+
+def test_two_that_do_not_fit_take_turns(tmp_path: Path) -> None:
+    """The neuron itself refuses the second while the first answers; every request is answered."""
+
+    def start(folder: Path) -> object:
+        config = shelf(folder, "a", "b") + SEATS
+        return started(folder, config, program=(sized_neuron, f"{DEVICE_MB}:{MODEL_MB}"))
+
+    with neurons(tmp_path, start, "n1") as found:
+        with in_front(tmp_path, found, ONCE, a="", b="") as gw, ThreadPoolExecutor(16) as pool:
+            list(pool.map(answered, [gw] * 16, "ab" * 8))
+            assert gw.metric("cortex_evictions_total") >= 1
+        n1 = found["n1"]
+        assert len(residents(n1)) == 1
+        assert f"the device refused {MODEL_MB} MiB" in n1.words()

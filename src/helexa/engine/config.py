@@ -11,7 +11,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from helexa.engine.fields import Fields
+from helexa.engine.hybrid_config import (
+    HYBRIDS,
+    DeltaConfig,
+    LayerType,
+    read_delta,
+    read_layer_types,
+)
 from helexa.engine.memory import ACTIVATION_HEADROOM_MB, FLOOR_MB
+from helexa.engine.moe_config import MoEConfig, read_moe
 from helexa.engine.rope_config import RopeConfig, read_rope
 from helexa.errors import CheckpointError, InvalidRequest, UnsupportedModel
 
@@ -20,8 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["SUPPORTED", "EngineConfig", "ModelConfig", "RopeConfig", "switches", "uses_templates"]
 
-SUPPORTED = ("llama", "qwen3")
+SUPPORTED = ("llama", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_moe", "qwen3_next")
 """The `model_type` values that can be built."""
+TEXT_ONLY = {"qwen3_5_text": "qwen3_5", "qwen3_5_moe_text": "qwen3_5_moe"}
+"""Types of configs that are the `text_config` of another, without a vision tower beside it."""
+HEAD_DIMS = {"qwen3": 128, **dict.fromkeys(HYBRIDS, 256)}
+"""What a head has by default, where that is no share of the hidden size."""
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SWITCHES = frozenset(
@@ -52,7 +64,9 @@ OFF = ("false", "0", "no", "off")
 class ModelConfig:
     """A decoder's shape and constants, as its config.json states them.
 
-    Sizes are element counts, lengths are tokens. ``qk_norm`` follows from the family;
+    Sizes are element counts, lengths are tokens. ``qk_norm``, ``gated_attention`` (each head's
+    query comes with a gate for its output) and ``zero_centred_norms`` (they multiply by 1 + weight)
+    follow from the family; ``intermediate_size`` is 0 where no layer has a dense MLP.
     ``torch_dtype`` is the format the checkpoint claims to be in; ``raw`` is the whole file.
     """
 
@@ -74,6 +88,11 @@ class ModelConfig:
     attention_bias: bool
     mlp_bias: bool
     qk_norm: bool
+    gated_attention: bool
+    zero_centred_norms: bool
+    layer_types: tuple[LayerType, ...]
+    delta: DeltaConfig | None
+    moe: MoEConfig | None
     rope: RopeConfig
     torch_dtype: str | None
     eos_token_ids: tuple[int, ...]
@@ -88,7 +107,18 @@ class ModelConfig:
     def kv_bytes_per_token(self, dtype_bytes: int, world_size: int = 1) -> int:
         """Bytes of keys and values one token takes on each of ``world_size`` cards."""
         heads = max(1, self.num_key_value_heads // world_size)
-        return 2 * self.num_hidden_layers * heads * self.head_dim * dtype_bytes
+        return 2 * self.num_attention_layers * heads * self.head_dim * dtype_bytes
+
+    @property
+    def num_attention_layers(self) -> int:
+        """Layers that keep keys and values."""
+        return self.layer_types.count("full_attention")
+
+    def state_bytes(self, conv_bytes: int) -> int:
+        """Bytes of a sequence's recurrent state, however long it is; 0 without linear layers."""
+        if self.delta is None:
+            return 0
+        return self.layer_types.count("linear_attention") * self.delta.state_bytes(conv_bytes)
 
     @classmethod
     def from_file(cls, path: str | Path, source: str | None = None) -> ModelConfig:
@@ -122,10 +152,24 @@ class ModelConfig:
                 f"{place} must hold a JSON object, not {type(raw).__name__}",
                 hint="correct the file or fetch the model again",
             )
-        config = Fields(place, raw)
-        model_type = read_model_type(config, source)
+        top = Fields(place, raw)
+        model_type = read_model_type(top, source)
+        config = text_fields(top)
         refuse_unsupported(config)
         return read_decoder(config, model_type)
+
+
+def text_fields(config: Fields) -> Fields:
+    """The language model's part of a config, completed by what only the whole has."""
+    if "text_config" not in config:
+        return config
+    nested = config.section("text_config")
+    shared = ("architectures", "quantization_config", "dtype", "torch_dtype", "eos_token_id")
+    values = {name: config.get(name) for name in (*shared, "bos_token_id") if name in config}
+    values |= {name: value for name, value in nested.values.items() if value is not None}
+    if "tie_word_embeddings" in config:  # the outer one counts
+        values["tie_word_embeddings"] = config.get("tie_word_embeddings")
+    return Fields(nested.place, values)
 
 
 def read_model_type(config: Fields, source: str) -> str:
@@ -134,7 +178,10 @@ def read_model_type(config: Fields, source: str) -> str:
         raise UnsupportedModel(
             f"{config.place}: missing `model_type`", hint=f"supported: [{', '.join(SUPPORTED)}]"
         )
-    model_type = config.text("model_type")
+    claimed = config.text("model_type")
+    model_type = TEXT_ONLY.get(claimed, claimed)
+    if model_type == "qwen3_5" and config.section("text_config").get("num_experts"):
+        return "qwen3_5_moe"
     if model_type not in SUPPORTED:
         architectures = ", ".join(config.texts("architectures"))
         raise UnsupportedModel(
@@ -157,18 +204,12 @@ def refuse_unsupported(config: Fields) -> None:
             f"{config.place}: unsupported `quantization_config` (quant_method {method!r})",
             hint="load the unquantised checkpoint of this model",
         )
+    if config.get("attn_output_gate") is False:
+        raise UnsupportedModel(
+            f"{config.place}: `attn_output_gate` is false", hint="supported: gated attention"
+        )
     layers = config.integer("num_hidden_layers")
-    kinds = config.texts("layer_types")
-    if kinds:
-        if len(kinds) != layers:
-            raise config.wrong("layer_types", f"a list of {layers}, one entry per layer")
-        for index, kind in enumerate(kinds):
-            if kind != "full_attention":
-                raise UnsupportedModel(
-                    f"{config.place}: unsupported `layer_types` entry {kind!r} (layer {index})",
-                    hint="supported: full_attention",
-                )
-    elif slides(config, layers):
+    if not config.texts("layer_types") and slides(config, layers):
         raise UnsupportedModel(
             f"{config.place}: `use_sliding_window` is true",
             hint="sliding-window attention is not supported",
@@ -188,19 +229,20 @@ def read_decoder(config: Fields, model_type: str) -> ModelConfig:
     kv_heads = config.integer("num_key_value_heads", heads)
     if heads % kv_heads:
         raise config.wrong("num_key_value_heads", f"a divisor of `num_attention_heads` {heads}")
-    if model_type == "qwen3":
-        head_dim = config.integer("head_dim", 128)
-    else:
-        head_dim = config.integer("head_dim", max(1, hidden // heads))
-    longest = config.integer("max_position_embeddings")
+    head_dim = config.integer("head_dim", HEAD_DIMS.get(model_type, max(1, hidden // heads)))
+    longest, layers = config.integer("max_position_embeddings"), config.integer("num_hidden_layers")
+    hybrid = model_type in HYBRIDS
+    kinds = read_layer_types(config, model_type, layers)
+    moe = read_moe(config, model_type, layers)
+    dense = moe is None or len(moe.layers) < layers
     bos = config.token_ids("bos_token_id")
     return ModelConfig(
         model_type=model_type,
         architectures=config.texts("architectures"),
         vocab_size=config.integer("vocab_size"),
         hidden_size=hidden,
-        intermediate_size=config.integer("intermediate_size"),
-        num_hidden_layers=config.integer("num_hidden_layers"),
+        intermediate_size=config.integer("intermediate_size") if dense else 0,
+        num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
@@ -209,8 +251,13 @@ def read_decoder(config: Fields, model_type: str) -> ModelConfig:
         tie_word_embeddings=config.flag("tie_word_embeddings", False),
         attention_bias=config.flag("attention_bias", False),
         mlp_bias=model_type == "llama" and config.flag("mlp_bias", False),
-        qk_norm=model_type == "qwen3",
-        rope=read_rope(config, longest, head_dim),
+        qk_norm=model_type != "llama",
+        gated_attention=hybrid,
+        zero_centred_norms=hybrid,
+        layer_types=kinds,
+        delta=read_delta(config) if "linear_attention" in kinds else None,
+        moe=moe,
+        rope=read_rope(config, longest, head_dim, partial=0.25 if hybrid else 1.0),
         torch_dtype=config.text("dtype", config.text("torch_dtype", "")) or None,
         eos_token_ids=config.token_ids("eos_token_id"),
         bos_token_id=bos[0] if bos else None,

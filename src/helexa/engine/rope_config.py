@@ -46,18 +46,20 @@ class RopeConfig:
         return max(max_position_embeddings, stretched)
 
 
-def read_rope(config: Fields, max_position_embeddings: int, head_dim: int) -> RopeConfig:
+def read_rope(
+    config: Fields, max_position_embeddings: int, head_dim: int, *, partial: float = 1.0
+) -> RopeConfig:
     """Read `rope_parameters`, else `rope_scaling`; top-level keys fill what is missing there.
 
-    Raises UnsupportedModel for a rope type without an implementation, CheckpointError for values
-    that make no sense.
+    ``partial`` is the part of a head that rotates by default. Raises UnsupportedModel for a rope
+    type without an implementation, CheckpointError for values that make no sense.
     """
     fields = rope_fields(config)
     rope_type = read_type(fields)
     rope = RopeConfig(
         theta=fields.positive("rope_theta", 10000.0),
         rope_type=rope_type,
-        partial_rotary_factor=fields.positive("partial_rotary_factor", 1.0),
+        partial_rotary_factor=fields.positive("partial_rotary_factor", partial),
     )
     if rope_type == "linear":
         rope = replace(rope, factor=fields.positive("factor"))

@@ -95,8 +95,22 @@ class Weights:
         """
         return self.converted(self.take(name, shape), dtype)
 
+    def dtype_of(self, name: str) -> str:
+        """How a tensor is stored, as its file says it: `BF16`, `Q4_K`."""
+        return self.checkpoint.info(self.full(name)).dtype
+
     def take(self, name: str, shape: Sequence[int] | None) -> Tensor:
         """The tensor as the checkpoint gives it, checked and counted."""
+        self.check(name, shape)
+        return self.counted(name, self.checkpoint.tensor(self.full(name)))
+
+    def stored(self, name: str, shape: Sequence[int] | None = None) -> Tensor:
+        """What the file holds of a tensor of ``shape``: of a block format its blocks, as bytes."""
+        self.check(name, shape)
+        return self.counted(name, self.checkpoint.stored(self.full(name)))
+
+    def check(self, name: str, shape: Sequence[int] | None) -> None:
+        """Raises CheckpointError naming file and tensor if it is absent or has another shape."""
         full = self.full(name)
         info = self.checkpoint.info(full)
         if shape is not None and info.shape != tuple(shape):
@@ -105,8 +119,11 @@ class Weights:
                 f"{list(info.shape)}, config.json asks for {list(shape)}",
                 hint="config and weights do not belong together; fetch the model again",
             )
-        tensor = self.checkpoint.tensor(full)
-        self.ledger.take(full, info.nbytes)
+
+    def counted(self, name: str, tensor: Tensor) -> Tensor:
+        """The tensor, which is used from now on."""
+        full = self.full(name)
+        self.ledger.take(full, self.checkpoint.info(full).nbytes)
         return tensor
 
     def converted(self, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from helexa.engine.quant.stored import load_matrix
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -34,11 +36,10 @@ class Linear(nn.Module):
         self.register_buffer("bias", None)
 
     def load(self, *weights: Weights) -> None:
-        """Stack the matrices of these places, in the format that linears are to have."""
-        pairs = list(zip(weights, self.outputs, strict=True))
-        parts = [w.take("weight", (rows, self.inputs)) for w, rows in pairs]
-        self.weight = self.numerics.linear.make(parts)
+        """Stack the matrices of these places (see `quant.stored`)."""
+        self.weight = load_matrix(weights, self.outputs, self.inputs, self.numerics)
         if self.has_bias:
+            pairs = zip(weights, self.outputs, strict=True)
             self.bias = torch.cat([w.tensor("bias", shape=(rows,)) for w, rows in pairs])
 
     def forward(self, x: Tensor) -> Tensor:

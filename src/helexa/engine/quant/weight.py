@@ -21,6 +21,9 @@ class Weight(Protocol):
     def nbytes(self) -> int:
         """Bytes it takes in memory, scales included."""
 
+    def matrix(self) -> Tensor:
+        """The whole matrix [N, K]: what `matmul` multiplies with, but for rounding."""
+
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ: x [T, K] → [T, N] in x's dtype, accumulated in float32."""
 

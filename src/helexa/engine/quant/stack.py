@@ -1,0 +1,43 @@
+"""Several weights as one: the rows of a fused layer that are not all in one format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from helexa.engine.quant.weight import Weight
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StackedWeight:
+    """Weights [N_i, K] one below the other."""
+
+    parts: tuple[Weight, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    def matrix(self) -> Tensor:
+        """The whole matrix [N, K], copied out, float32."""
+        return torch.cat([part.matrix().float() for part in self.parts])
+
+    def matmul(self, x: Tensor) -> Tensor:
+        """x @ Wᵀ, x [T, K] → [T, N] in x's dtype."""
+        return torch.cat([part.matmul(x) for part in self.parts], -1)
+
+
+def stack(weights: Sequence[Weight]) -> Weight:
+    """One weight of all of them."""
+    return weights[0] if len(weights) == 1 else StackedWeight(tuple(weights))

@@ -18,6 +18,8 @@ from helexa.engine.memory import SMALL_KV
 from helexa.engine.models.registry import MODELS
 from helexa.engine.numerics import Numerics
 from helexa.engine.quant.dense import FLOAT16_MAX, DenseFormat
+from helexa.engine.quant.insitu import BlockFormat, linear_format
+from helexa.engine.quant.names import is_plain
 from helexa.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def load_model(
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
+    quant: str | None = None,
     disabled: Collection[str] | None = None,
     progress: Progress | None = None,
     **hub: Unpack[HubOptions],
@@ -54,10 +57,11 @@ def load_model(
     """Build the model of a checkpoint, given open or by name, and fill it with its weights.
 
     ``device`` is auto, cpu, mps, cuda or cuda:N; ``dtype`` is auto, float32 (exact), bfloat16 or
-    float16; ``disabled`` names fast paths to leave out, None those that HELEXA_DISABLE names.
-    ``progress`` is told of downloads and of reading; ``hub`` are revision, cache_dir, offline and
-    token. Raises InvalidRequest for an argument, TypeError for an unknown one, PreflightError,
-    DownloadError, UnsupportedModel or CheckpointError for the checkpoint.
+    float16; ``quant`` names a format to quantise linear layers to (see `quant.names`); ``disabled``
+    names fast paths to leave out, None those that HELEXA_DISABLE names. ``progress`` is told of
+    downloads and of reading; ``hub`` are revision, cache_dir, offline and token. Raises
+    InvalidRequest for an argument, TypeError for an unknown one, PreflightError, DownloadError,
+    UnsupportedModel or CheckpointError for the checkpoint.
     """
     _check_source(model, hub)
     if disabled is None:
@@ -67,23 +71,45 @@ def load_model(
         checkpoint = open_checkpoint(model, progress=progress, **hub)
         try:
             return load_model(
-                checkpoint, device=device, dtype=dtype, disabled=disabled, progress=progress
+                checkpoint,
+                device=device,
+                dtype=dtype,
+                quant=quant,
+                disabled=disabled,
+                progress=progress,
             )
         finally:
             checkpoint.close()
     where = resolve_device(device)
     check_sizes(model)
     stored = model.info(EMBEDDING).dtype
-    numerics = resolve_numerics(dtype, where, stored in ("F16", "BF16"), disabled)
+    numerics = resolve_numerics(dtype, where, stored != "F32", disabled)
+    if quant is not None:
+        numerics = quantised(numerics, quant, dtype)
     if dtype == "auto":
         numerics = with_exact_cache(numerics, model.config)
     built = MODELS[model.config.model_type](model.config, numerics)
     weights = Weights(model, dtype=numerics.activations, device=where, progress=progress)
     built.load(weights)
     weights.finish()
+    if isinstance(numerics.linear, BlockFormat):
+        numerics.linear.warn()
     built.numerics = with_room(numerics, built.modules())
     built.num_parameters = sum(math.prod(model.info(n).shape) for n in weights.ledger.taken)
     return built.to(where).eval()
+
+
+def quantised(numerics: Numerics, quant: str, dtype: str | torch.dtype) -> Numerics:
+    """The same, with linear layers in the format that ``quant`` names.
+
+    Where no dtype was asked for, they may round as 16-bit formats do. Raises PreflightError of kind
+    `quant_not_found`.
+    """
+    plain = numerics.plain
+    if dtype == "auto" and plain.dtype == torch.float32 and not is_plain(quant):
+        plain = replace(plain, dtype=torch.float16)
+    linear = linear_format(quant, plain)
+    return replace(numerics, linear=numerics.plain if linear is plain else linear)
 
 
 def with_exact_cache(numerics: Numerics, config: ModelConfig) -> Numerics:

@@ -57,19 +57,27 @@ def read_table(table: Tensor, start: int, count: int, bits: int) -> Tensor:
     return torch.stack([(packed >> (bits * place)) & mask for place in range(each)], -1).flatten(1)
 
 
-def bag_sums(x: Tensor, table: Tensor, bits: int, group: int) -> Tensor:
+Bags = tuple[Tensor, Tensor]
+"""Which rows of a table are summed, one bag after the other, and where each bag begins; int32."""
+
+
+def bags(tokens: int, columns: int, group: int) -> Bags:
+    """The bags of so many rows of activations: each sums ``group`` consecutive rows of a table."""
+    index = torch.arange(columns, dtype=torch.int32).repeat(tokens)
+    return index, torch.arange(0, tokens * columns, group, dtype=torch.int32)
+
+
+def bag_sums(x: Tensor, table: Tensor, bits: int, of: Bags) -> Tensor:
     """For each row x and each group of columns, the products with the group's part of a matrix.
 
     x [T, K] float32 → [T, K / group, N] float32.
     """
-    tokens, columns = x.shape
     operators = torch.ops.quantized
     operator = {
         8: operators.embedding_bag_byte_rowwise_offsets,
         4: operators.embedding_bag_4bit_rowwise_offsets,
         2: operators.embedding_bag_2bit_rowwise_offsets,
     }[bits]
-    index = torch.arange(columns, dtype=torch.int32).repeat(tokens)
-    starts = torch.arange(0, tokens * columns, group, dtype=torch.int32)
+    index, starts = of
     out = operator(table, index, starts, False, 0, False, x.reshape(-1), None, False)
-    return cast("Tensor", out).view(tokens, columns // group, -1)
+    return cast("Tensor", out).view(len(x), len(starts) // len(x), -1)

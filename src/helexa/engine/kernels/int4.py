@@ -33,15 +33,29 @@ def pack_int4(q: Tensor) -> Tensor:
 
 
 def unpack_int4(packed: Tensor) -> Tensor:
-    """The integers [N, K] uint8: products with rows that are zero but for a single one."""
-    rows, columns = packed.shape[0], 2 * packed.shape[1]
-    unit = torch.tensor([1.0, 0.0], dtype=torch.bfloat16).expand(columns // GROUP, rows, 2)
-    out = torch.empty(rows, columns, dtype=torch.uint8)
-    for start in range(0, columns, rows):
-        few = torch.zeros(min(rows, columns - start), columns, dtype=torch.bfloat16)
-        few.diagonal(start).fill_(1)
-        out[:, start : start + rows] = _product(few, packed, unit.contiguous()).T + ZERO
-    return out
+    """The integers [N, K] uint8 of a packed matrix."""
+    return torch.cat([_unpack_tile(tile) for tile in torch.split(packed, TILE_ROWS)])
+
+
+def _unpack_tile(tile: Tensor) -> Tensor:
+    rows, columns = tile.shape[0], 2 * tile.shape[1]
+    out = torch.empty(rows * columns, dtype=torch.uint8)
+    out[_places(rows, columns)] = _nibbles(tile)
+    return out.view(rows, columns)
+
+
+def _places(rows: int, columns: int) -> Tensor:
+    """Where each nibble of a packed tile belongs in the matrix: found by packing the places."""
+    count = rows * columns
+    numbers = torch.arange(count).view(rows, columns)
+    found = torch.zeros(count, dtype=torch.int64)
+    for shift in range(0, count.bit_length(), 4):
+        found |= _nibbles(pack_int4((numbers >> shift) & 15)).long() << shift
+    return found
+
+
+def _nibbles(packed: Tensor) -> Tensor:
+    return torch.stack([packed & 15, packed >> 4], -1).flatten()
 
 
 def int4_scales(scale: Tensor, offset: Tensor | None, zero: int) -> Tensor:
@@ -57,9 +71,5 @@ def int4_scales(scale: Tensor, offset: Tensor | None, zero: int) -> Tensor:
 
 def int4_product(x: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
     """x @ Wᵀ: x [T, K] float32, a matrix from `pack_int4` and `int4_scales` → [T, N] float32."""
-    return _product(x.bfloat16(), packed, scales).float()
-
-
-def _product(x: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
-    out = torch.ops.aten._weight_int4pack_mm_for_cpu(x, packed, GROUP, scales)
-    return cast("Tensor", out)
+    out = torch.ops.aten._weight_int4pack_mm_for_cpu(x.bfloat16(), packed, GROUP, scales)
+    return cast("Tensor", out).float()

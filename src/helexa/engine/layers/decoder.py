@@ -48,7 +48,9 @@ class DecoderLayer(nn.Module):
         self.mlp.load(weights / "mlp")
         if self.numerics.narrow_cache:
             attention, gain = weights / "self_attn", self.input_norm.gain
-            self.largest_key_or_value = largest_key_or_value(attention, gain, self.config)
+            self.largest_key_or_value = largest_key_or_value(
+                attention, gain, self.config, self.attention.qkv
+            )
 
     def forward(
         self, x: Tensor, batch: Batch, cache: LayerCache, angles: tuple[Tensor, Tensor]

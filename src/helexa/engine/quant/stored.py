@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
+from helexa.engine.quant.gguf_blocks import GGUFBlocks
 from helexa.engine.quant.stack import stack
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class StoredFormat(Protocol):
         ...
 
 
-FORMATS: tuple[StoredFormat, ...] = ()
+FORMATS: tuple[StoredFormat, ...] = (GGUFBlocks(),)
 """All but plain ones. The first that recognises a place has it."""
 
 

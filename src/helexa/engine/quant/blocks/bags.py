@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from helexa.engine.kernels.bags import bag_sums, empty_table, fill_table, read_table
+from helexa.engine.kernels.bags import bag_sums, bags, empty_table, fill_table, read_table
 from helexa.engine.kernels.matvec import TILE_BYTES
 from helexa.engine.quant.blocks.block_type import BlockType
 
@@ -16,7 +16,7 @@ PLANES = {2: (2,), 3: (4,), 4: (4,), 5: (4, 2), 6: (4, 2), 8: (8,)}
 CHUNK_ROWS = 4096
 ROWS = 4
 """The number of rows must be a multiple of this."""
-FEW = 4
+FEW = 12
 """Up to so many rows of activations the bags are faster, which do each row by itself."""
 
 
@@ -53,8 +53,18 @@ class BagWeight:
 
     def matrix(self) -> Tensor:
         """The whole matrix [N, K], copied out, float32."""
-        parts = [self.expanded(chunk, 0, chunk.count) for chunk in self.chunks]
-        return torch.cat(parts, -1).T[: self.shape[0]].contiguous()
+        return self.rows(0, self.shape[0])
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows start … stop of `matrix`."""
+        first, last = start // ROWS * ROWS, -(-stop // ROWS) * ROWS
+        parts = [
+            self.expanded(chunk, low - chunk.start, high - low)
+            for chunk in self.chunks
+            for low, high in [(max(first, chunk.start), min(last, chunk.start + chunk.count))]
+            if low < high
+        ]
+        return torch.cat(parts, -1).T[start - first : stop - first].contiguous()
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
@@ -64,20 +74,17 @@ class BagWeight:
     def few(self, x: Tensor) -> Tensor:
         """The product by bags."""
         group = self.type.group
-        total = None
-        if self.chunks[0].offset is not None:
-            total = x.view(len(x), -1, group).sum(-1)
+        of = bags(len(x), self.shape[1], group)
+        total = x.view(len(x), -1, group).sum(-1)
         outs = []
         for chunk in self.chunks:
             sums = None
-            for table, bits, shift in self.planes(chunk):
-                part = bag_sums(x * (1 << shift), table, bits, group)
+            for table, bits, shift in planes(self.type, chunk.tables):
+                part = bag_sums(x * (1 << shift), table, bits, of)
                 sums = part if sums is None else sums.add_(part)
             assert sums is not None
             y = sums.mul_(chunk.scale).sum(1)
-            if chunk.offset is not None and total is not None:
-                y += total @ chunk.offset.float()
-            outs.append(y)
+            outs.append(y if chunk.offset is None else y.add_(total @ chunk.offset.float()))
         return outs[0] if len(outs) == 1 else torch.cat(outs, -1)
 
     def many(self, x: Tensor) -> Tensor:
@@ -96,7 +103,7 @@ class BagWeight:
     def expanded(self, chunk: Chunk, start: int, count: int) -> Tensor:
         """Some rows of a chunk, transposed: → [K, count] float32."""
         q = None
-        for table, bits, shift in self.planes(chunk):
+        for table, bits, shift in planes(self.type, chunk.tables):
             part = read_table(table, start, count, bits) << shift
             q = part if q is None else q.bitwise_or_(part)
         assert q is not None
@@ -106,12 +113,9 @@ class BagWeight:
             out += chunk.offset[:, None, start : start + count]
         return out.flatten(0, 1)
 
-    def planes(self, chunk: Chunk) -> list[tuple[Tensor, int, int]]:
-        """Each table, its bits, and by how many bits its integers are to be shifted."""
-        return planes(self.type, chunk.tables)
-
 
 def planes(type: BlockType, tables: tuple[Tensor, ...]) -> list[tuple[Tensor, int, int]]:
+    """Each table, its bits, and by how many bits its integers are to be shifted."""
     widths = PLANES[type.bits]
     shifts = (sum(widths[:i]) for i in range(len(widths)))
     return list(zip(tables, widths, shifts, strict=True))
@@ -164,6 +168,9 @@ class BagSink:
         return BagWeight(self.type, self.chunks, self.shape)
 
 
-def can_split(type: BlockType) -> bool:
-    """Whether there are tables for integers of that size."""
-    return type.bits in PLANES
+def can_split(type: BlockType, *, exact: bool) -> bool:
+    """Whether there are tables for such integers, and float16 holds the scales exactly if it must.
+
+    It does where a block is one group: its scale is stored so.
+    """
+    return type.bits in PLANES and not (exact and type.elements != type.group)

@@ -10,6 +10,7 @@ from torch import Tensor
 from helexa.engine.kernels.int4 import (
     GROUP,
     ROWS,
+    TILE_ROWS,
     ZERO,
     int4_product,
     int4_scales,
@@ -36,8 +37,14 @@ class Int4Weight:
 
     def matrix(self) -> Tensor:
         """The whole matrix [N, K], copied out, float32."""
-        scale, offset = self.scales.float().transpose(0, 1).unbind(-1)
-        return values(Groups(unpack_int4(self.packed), scale, offset), ZERO)[: self.shape[0]]
+        return self.rows(0, self.shape[0])
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows start … stop of `matrix`."""
+        first, last = start // TILE_ROWS * TILE_ROWS, -(-stop // TILE_ROWS) * TILE_ROWS
+        scale, offset = self.scales[:, first:last].float().transpose(0, 1).unbind(-1)
+        parts = Groups(unpack_int4(self.packed[first:last]), scale, offset)
+        return values(parts, ZERO)[start - first : stop - first]
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""

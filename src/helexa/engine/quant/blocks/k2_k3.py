@@ -11,6 +11,7 @@ d · (scale − 32) · (q − 4). Source: GGUF documentation.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from helexa.engine.quant.blocks.block_type import BlockType, Groups, half, spread
@@ -21,7 +22,7 @@ ALL_BITS = tuple(range(8))
 
 def two_bits(qs: Tensor) -> Tensor:
     """[..., 64] → [..., 256] integers of two bits."""
-    return spread(qs.unflatten(-1, (2, 32)), PAIRS, 3).flatten(-3)
+    return spread(torch.unflatten(qs, -1, (2, 32)), PAIRS, 3).flatten(-3)
 
 
 def unpack_q2_k(blocks: Tensor) -> Groups:

@@ -33,7 +33,7 @@ def scales_and_offsets(blocks: Tensor) -> tuple[Tensor, Tensor]:
     0-3; the last four the low nibbles of scales and offsets 4-7, whose two high bits are those
     that the first eight have to spare.
     """
-    a, b, c = blocks[..., 4:16].unflatten(-1, (3, 4)).unbind(-2)
+    a, b, c = torch.unflatten(blocks[..., 4:16], -1, (3, 4)).unbind(-2)
     scales = torch.cat([a & 63, (c & 15) | ((a >> 6) << 4)], -1)
     offsets = torch.cat([b & 63, (c >> 4) | ((b >> 6) << 4)], -1)
     return scales, offsets
@@ -47,11 +47,11 @@ def packed_scales(scales: Tensor, offsets: Tensor) -> Tensor:
 
 
 def unpack_q4_k(blocks: Tensor) -> Groups:
-    return with_scales(blocks, spread(blocks[..., 16:].unflatten(-1, (4, 32)), (0, 4), 15))
+    return with_scales(blocks, spread(torch.unflatten(blocks[..., 16:], -1, (4, 32)), (0, 4), 15))
 
 
 def unpack_q5_k(blocks: Tensor) -> Groups:
-    nibbles = spread(blocks[..., 48:].unflatten(-1, (4, 32)), (0, 4), 15)
+    nibbles = spread(torch.unflatten(blocks[..., 48:], -1, (4, 32)), (0, 4), 15)
     fifth = spread(blocks[..., 16:48], ALL_BITS, 1).mul_(16)
     return with_scales(blocks, nibbles.bitwise_or_(fifth.view(nibbles.shape)))
 
@@ -82,7 +82,7 @@ def quantise(x: Tensor, *, bits: int) -> Tensor:
     q = nearest(groups, d * sc, dmin * m, top).permute(1, 2, 0).to(torch.uint8)
     head = [half_bytes(d.squeeze(-1)), half_bytes(dmin.squeeze(-1))]
     head.append(packed_scales(sc.to(torch.uint8), m.to(torch.uint8)))
-    return torch.cat([*head, *packed(q, bits)], -1).unflatten(0, x.shape[:-1])
+    return torch.unflatten(torch.cat([*head, *packed(q, bits)], -1), 0, x.shape[:-1])
 
 
 def nearest(groups: Tensor, scale: Tensor, offset: Tensor, top: int) -> Tensor:
@@ -112,7 +112,7 @@ def refit(x: Tensor, a: Tensor, m: Tensor, d: Tensor, dmin: Tensor) -> tuple[Ten
 
 def packed(q: Tensor, bits: int) -> list[Tensor]:
     """Integers [blocks, 8, 32] → the fifth bits, if any, and the nibbles, as bytes."""
-    pairs = (q & 15).unflatten(1, (4, 2))
+    pairs = torch.unflatten(q & 15, 1, (4, 2))
     parts = [(pairs[:, :, 0] | (pairs[:, :, 1] << 4)).flatten(1)]
     if bits == 5:
         weight = (1 << torch.arange(8, dtype=torch.uint8, device=q.device)).view(8, 1)

@@ -27,8 +27,9 @@ LARGEST_SCALE = 127
 
 def unpack(blocks: Tensor) -> Groups:
     """[..., 210] → q [..., 256], one scale for each 16."""
-    low = spread(blocks[..., :128].unflatten(-1, (2, 64)), (0, 4), 15)  # [..., 2, 2, 64]
-    high = spread(blocks[..., 128:192].unflatten(-1, (2, 32)), (0, 2, 4, 6), 3)  # [..., 2, 4, 32]
+    ql, qh = torch.unflatten(blocks[..., :128], -1, (2, 64)), blocks[..., 128:192]
+    low = spread(ql, (0, 4), 15)  # [..., 2, 2, 64]
+    high = spread(torch.unflatten(qh, -1, (2, 32)), (0, 2, 4, 6), 3)  # [..., 2, 4, 32]
     q = low.flatten(-2) | (high.flatten(-2) << 4)
     scales = blocks[..., 192:208].view(torch.int8)
     return Groups(q.flatten(-2), half(blocks, 208) * scales, None)
@@ -54,7 +55,7 @@ def quantise(x: Tensor) -> Tensor:
     high = pairs[:, :, 0] | (pairs[:, :, 1] << 2) | (pairs[:, :, 2] << 4) | (pairs[:, :, 3] << 6)
     scales = sc.to(torch.int8).view(torch.uint8)
     parts = [low.flatten(1), high.flatten(1), scales, half_bytes(d.squeeze(-1))]
-    return torch.cat(parts, -1).unflatten(0, x.shape[:-1])
+    return torch.unflatten(torch.cat(parts, -1), 0, x.shape[:-1])
 
 
 def nearest(groups: Tensor, scale: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def packed(q: Tensor, bits: int) -> Tensor:
     parts = [low | (high << 4)]
     if bits == 5:
         weight = 1 << torch.arange(8, dtype=torch.uint8, device=q.device)
-        fifth = ((q >> 4).unflatten(-1, (4, 8)) * weight).sum(-1, dtype=torch.uint8)
+        fifth = (torch.unflatten(q >> 4, -1, (4, 8)) * weight).sum(-1, dtype=torch.uint8)
         parts.insert(0, fifth)
     return torch.cat(parts, -1)
 
@@ -77,7 +77,7 @@ def quantise_symmetric(x: Tensor, *, bits: int) -> Tensor:
     low = -(1 << (bits - 1))
     d = to_half(fit_symmetric(groups, low))
     q = quotient(groups, d).round_().clamp_(low, -low - 1).sub_(low).T.to(torch.uint8)
-    return torch.cat([half_bytes(d), packed(q, bits)], -1).unflatten(0, x.shape[:-1])
+    return torch.unflatten(torch.cat([half_bytes(d), packed(q, bits)], -1), 0, x.shape[:-1])
 
 
 def quantise_affine(x: Tensor, *, bits: int) -> Tensor:
@@ -87,7 +87,7 @@ def quantise_affine(x: Tensor, *, bits: int) -> Tensor:
     d, m = (to_half(part) for part in fit_affine(groups, top, signed=True))
     q = quotient(groups - m, d).round_().clamp_(0, top).T.to(torch.uint8)
     blocks = torch.cat([half_bytes(d), half_bytes(m), packed(q, bits)], -1)
-    return blocks.unflatten(0, x.shape[:-1])
+    return torch.unflatten(blocks, 0, x.shape[:-1])
 
 
 def quantise_q8_0(x: Tensor) -> Tensor:

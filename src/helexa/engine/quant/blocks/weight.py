@@ -1,4 +1,4 @@
-"""Weights in block formats: as they are, to be expanded at each use, or laid out for an operator."""
+"""Weights in block formats: kept as they are, or laid out for an operator."""
 
 from __future__ import annotations
 
@@ -47,6 +47,10 @@ class BlockWeight:
         """The whole matrix [N, K] float32."""
         return self.type.matrix(self.blocks)
 
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows start … stop of `matrix`."""
+        return self.type.matrix(self.blocks[start:stop])
+
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] → [T, N] in x's dtype."""
         rows, columns = self.shape
@@ -83,7 +87,8 @@ class MatrixSink:
 def fast_weight(rows: BlockRows, dense: DenseFormat) -> Weight | None:
     """The matrix laid out for the fastest operator there is for it here; None if there is none.
 
-    Small ones become float32, as all do that take no time to read (see `quant.dense`).
+    Small ones become float32, as all do that take no time to read (see `quant.dense`). With
+    ``dense.dtype`` float32 only layouts that round nothing are taken.
     """
     if not dense.kernels or dense.device.type != "cpu":
         return None
@@ -93,9 +98,10 @@ def fast_weight(rows: BlockRows, dense: DenseFormat) -> Weight | None:
         rows.write(small)
         return DenseWeight(small.matrix)
     sink: Int4Sink | BagSink
-    if can_int4() and fits_int4(rows.type):
+    exact = dense.dtype == torch.float32
+    if not exact and can_int4() and fits_int4(rows.type):
         sink = Int4Sink(rows.type, count, columns)
-    elif can_bag() and can_split(rows.type):
+    elif can_bag() and can_split(rows.type, exact=exact):
         sink = BagSink(rows.type, count, columns)
     else:
         return None

@@ -21,9 +21,3 @@ def refuse_unbuilt(spec: ModelSpec, plan: Plan) -> None:
         raise InvalidRequest(f"'{plan.model_id}' is GGUF, which cannot be run yet", hint=RUNS)
     if plan.format.kind == "diffusers":
         raise InvalidRequest(f"'{plan.model_id}' makes images, which cannot be run yet")
-    if spec.quant:
-        raise InvalidRequest(
-            f"quant is '{spec.quant}', a model cannot be quantised at load yet",
-            param="quant",
-            hint="leave quant out",
-        )

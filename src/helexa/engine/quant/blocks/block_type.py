@@ -9,6 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+LEAST_HALF = 2.0**-24
+"""The smallest positive number that float16 holds."""
+
 
 class Groups(NamedTuple):
     """Blocks taken apart: integers, and what each group of them shares.
@@ -95,6 +98,14 @@ def half_bytes(numbers: Tensor) -> Tensor:
 def to_half(numbers: Tensor) -> Tensor:
     """Numbers as float16 holds them, in float32: what `half` will read, and never infinite."""
     return numbers.clamp(-65504, 65504).half().float()
+
+
+def unit(largest: Tensor, steps: int) -> Tensor:
+    """What scales up to ``largest`` are to be whole multiples of, at most ``steps`` times it.
+
+    As float16 holds it, and not 0 where that is too coarse: fewer steps are better than none.
+    """
+    return to_half(largest / steps).clamp_min(LEAST_HALF)
 
 
 def spread(packed: Tensor, shifts: tuple[int, ...], mask: int) -> Tensor:

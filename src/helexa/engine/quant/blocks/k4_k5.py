@@ -19,6 +19,7 @@ from helexa.engine.quant.blocks.block_type import (
     half_bytes,
     spread,
     to_half,
+    unit,
 )
 from helexa.engine.quant.blocks.fit import fit_affine, halved_sum, quotient, solved
 
@@ -72,7 +73,7 @@ def quantise(x: Tensor, *, bits: int) -> Tensor:
     top = (1 << bits) - 1
     scale, offset = fit_affine(groups, top)
     offset = -offset
-    d, dmin = (to_half(part.amax(-1, keepdim=True) / TOP_SCALE) for part in (scale, offset))
+    d, dmin = (unit(part.amax(-1, keepdim=True), TOP_SCALE) for part in (scale, offset))
     sc, m = (
         quotient(part, unit).round_().clamp_(0, TOP_SCALE)
         for part, unit in ((scale, d), (offset, dmin))

@@ -18,6 +18,7 @@ from helexa.engine.quant.blocks.block_type import (
     half_bytes,
     spread,
     to_half,
+    unit,
 )
 from helexa.engine.quant.blocks.fit import fit_symmetric, halved_sum, quotient
 
@@ -43,12 +44,13 @@ def quantise(x: Tensor) -> Tensor:
     """
     groups = x.reshape(-1, 16, 16).permute(2, 0, 1).contiguous()  # [16, blocks, groups]
     scale = fit_symmetric(groups, LOW)
-    d = to_half(scale.abs().amax(-1, keepdim=True) / LARGEST_SCALE)
+    d = unit(scale.abs().amax(-1, keepdim=True), LARGEST_SCALE)
     sc = quotient(scale, d).round_().clamp_(-LARGEST_SCALE, LARGEST_SCALE)
     a = nearest(groups, d * sc) * sc
     squares, products = (halved_sum(halved_sum(a * v).T).unsqueeze(-1) for v in (a, groups))
     better = to_half(quotient(products, squares))
-    d = torch.where(better > 0, better, d)
+    gains = [2 * u * products - u * u * squares for u in (better, d)]
+    d = torch.where((better > 0) & (gains[0] > gains[1]), better, d)
     q = (nearest(groups, d * sc) - LOW).permute(1, 2, 0).to(torch.uint8).reshape(-1, 2, 4, 32)
     nibbles, pairs = q & 15, q >> 4
     low = nibbles[:, :, :2] | (nibbles[:, :, 2:] << 4)

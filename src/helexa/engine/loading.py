@@ -201,4 +201,5 @@ def resolve_numerics(
         linear=dense,
         fused_prefill="flash_attn" not in disabled,
         fused_decode="flash_decode" not in disabled,
+        fused_experts="moe_fused" not in disabled,
     )

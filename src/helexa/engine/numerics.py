@@ -20,7 +20,8 @@ class Numerics:
     `loading.with_room`). ``linear`` stores the matrices of attention, MLP and an untied output
     layer; ``plain`` those that are never quantised, embeddings among them. ``fused_prefill`` and
     ``fused_decode`` say whether attention uses torch's fused operator for several new tokens and
-    for one, or its written-out definition.
+    for one, or its written-out definition; ``fused_experts``, whether each expert is run once for
+    all of its tokens.
     """
 
     device: torch.device
@@ -30,6 +31,7 @@ class Numerics:
     linear: WeightFormat
     fused_prefill: bool = True
     fused_decode: bool = True
+    fused_experts: bool = True
 
     @property
     def narrow_cache(self) -> bool:

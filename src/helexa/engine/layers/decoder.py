@@ -11,6 +11,7 @@ from torch import nn
 from helexa.engine.layers.attention import Attention
 from helexa.engine.layers.kv_range import largest_key_or_value
 from helexa.engine.layers.mlp import GatedMLP
+from helexa.engine.layers.moe import MoE
 from helexa.engine.layers.norm import RMSNorm
 
 if TYPE_CHECKING:
@@ -26,19 +27,22 @@ LOADERS = 8
 
 
 class DecoderLayer(nn.Module):
-    """x += attention(norm(x)), then x += mlp(norm(x)).
+    """x += attention(norm(x)), then x += mlp(norm(x)); ``index`` is its place in the model.
 
+    The MLP is a mixture of experts in the layers that ``config.moe`` names.
     ``largest_key_or_value`` is known once loaded, and only where the cache's format depends on it.
     """
 
-    def __init__(self, config: ModelConfig, numerics: Numerics) -> None:
+    def __init__(self, config: ModelConfig, numerics: Numerics, index: int) -> None:
         super().__init__()
         self.config, self.numerics = config, numerics
         self.largest_key_or_value = 0.0
         self.input_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.attention = Attention(config, numerics)
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = GatedMLP(config, numerics)
+        moe = config.moe
+        sparse = moe is not None and index in moe.layers
+        self.mlp = MoE(config, numerics) if sparse else GatedMLP(config, numerics)
 
     def load(self, weights: Weights) -> None:
         """Fill the four parts from a layer's place in the checkpoint."""

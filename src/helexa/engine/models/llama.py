@@ -34,7 +34,7 @@ class Llama(Model):
         self.embed = Embedding(config.vocab_size, config.hidden_size, numerics)
         self.rotary = Rotary(config.rope, config.head_dim)
         self.layers = nn.ModuleList(
-            DecoderLayer(config, numerics) for _ in range(config.num_hidden_layers)
+            DecoderLayer(config, numerics, index) for index in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.head = None

@@ -12,6 +12,7 @@ from torch import nn
 from helexa.engine.batch import Batch, build_batch
 from helexa.engine.cache.kv import KVCache
 from helexa.engine.layers.embedding import Embedding
+from helexa.engine.layers.experts import Experts
 from helexa.engine.layers.linear import Linear
 
 if TYPE_CHECKING:
@@ -160,5 +161,5 @@ class Model(nn.Module, ABC):
     @property
     def nbytes(self) -> int:
         """Bytes its weights take in memory."""
-        owners = (m for m in self.modules() if isinstance(m, Linear | Embedding))
+        owners = (m for m in self.modules() if isinstance(m, Linear | Embedding | Experts))
         return sum(m.nbytes for m in owners) + sum(b.nbytes for b in self.buffers())

@@ -73,3 +73,23 @@ def experts_grouped(x: Tensor, chosen: Tensor, shares: Tensor, experts: Sequence
 def weighted_sum(pairs: Tensor, shares: Tensor) -> Tensor:
     """Σ_j shares[t, j] · pairs[t · k + j]: pairs [T · k, H], shares [T, k] → [T, H]."""
     return (pairs.view(*shares.shape, -1) * shares[..., None]).sum(1)
+
+
+def tile_plan(chosen: Tensor, experts: int, rows: int) -> tuple[Tensor, Tensor]:
+    """Who computes what, as a kernel asks: chosen [T, k] → order [P] and tiles [N, 3], int32.
+
+    Made on the device, without the host learning the choice. ``order`` has the pairs t · k + j
+    sorted by expert. A tile is (expert, first, end): up to ``rows`` places of the order, from
+    ``first`` and before ``end``, that belong to one expert. N is what the worst choice needs; of
+    the tiles that this one leaves over, first ≥ end.
+    """
+    flat = chosen.flatten()
+    order = flat.argsort(stable=True)
+    ids = torch.arange(experts + 1, device=flat.device, dtype=flat.dtype)
+    starts = torch.searchsorted(flat[order], ids)  # [E + 1], the last one P
+    needed = (starts.diff() + rows - 1) // rows
+    ends = needed.cumsum(0)  # the tiles of expert e are ends[e] - needed[e] … ends[e] - 1
+    tile = torch.arange(len(flat) // rows + min(experts, len(flat)), device=flat.device)
+    expert = torch.searchsorted(ends, tile, right=True).clamp_(max=experts - 1)
+    first = starts[expert] + (tile - ends[expert] + needed[expert]) * rows
+    return order.int(), torch.stack((expert, first, starts[expert + 1]), 1).int()

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 import triton
 import triton.language as tl
 
-from helexa.engine.kernels.experts import weighted_sum
+from helexa.engine.kernels.experts import tile_plan, weighted_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,32 +36,13 @@ def experts_on_device(
     (tokens, k), (experts, hidden, size) = chosen.shape, down.shape
     pairs = tokens * k
     rows = MANY_ROWS if 2 * pairs >= MANY_ROWS * experts else FEW_ROWS
-    order, tiles = plan(chosen, experts, rows)
+    order, tiles = tile_plan(chosen, experts, rows)
     middle, out = x.new_empty((pairs, size)), x.new_empty((pairs, hidden))
     grid = len(tiles), triton.cdiv(size, COLUMNS.value)
     gate_up_kernel[grid](x, gate_up, middle, order, tiles, (hidden, size, k, rows))
     grid = len(tiles), triton.cdiv(hidden, COLUMNS.value)
     down_kernel[grid](middle, down, out, order, tiles, (hidden, size, rows))
     return weighted_sum(out, shares)
-
-
-def plan(chosen: Tensor, experts: int, rows: int) -> tuple[Tensor, Tensor]:
-    """Who computes what: chosen [T, k] → order [P] and tiles [N, 3], int32, made on the device.
-
-    ``order`` has the pairs t · k + j sorted by expert. A tile is (expert, first, end): up to
-    ``rows`` places of the order, from ``first`` and before ``end``, that belong to one expert. N
-    is what the worst choice needs; the tiles that this one leaves over are empty.
-    """
-    flat = chosen.flatten()
-    order = flat.argsort(stable=True)
-    ids = torch.arange(experts + 1, device=flat.device, dtype=flat.dtype)
-    starts = torch.searchsorted(flat[order], ids)  # [E + 1], the last one P
-    needed = (starts.diff() + rows - 1) // rows
-    ends = needed.cumsum(0)  # the tiles of expert e are ends[e] - needed[e] … ends[e] - 1
-    tile = torch.arange(len(flat) // rows + min(experts, len(flat)), device=flat.device)
-    expert = torch.searchsorted(ends, tile, right=True).clamp_(max=experts - 1)
-    first = starts[expert] + (tile - ends[expert] + needed[expert]) * rows
-    return order.int(), torch.stack((expert, first, starts[expert + 1]), 1).int()
 
 
 @triton.jit

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
+
+    from helexa.engine.cache.state import LayerState, StateCache
+    from helexa.engine.hybrid_config import LayerType
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,11 +44,14 @@ class LayerCache:
 
 
 class KVCache:
-    """Keys and values of all layers, in ``num_blocks`` pages of ``block_size`` tokens.
+    """Keys and values of all attention layers, in ``num_blocks`` pages of ``block_size`` tokens.
 
     A token's slot is ``block * block_size + offset``. The memory is claimed here, once, and not
     initialised: a CPU page costs nothing until it is first written. A head's tokens are neighbours
     in memory, and its keys and values too, as a core of the CPU that attends for it reads them.
+
+    ``layers`` has what each layer of the model keeps, in their order: that of ``kinds``. Those that
+    keep a state instead have theirs in ``states``. Without kinds there are none of these.
     """
 
     def __init__(
@@ -55,13 +63,23 @@ class KVCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
+        *,
+        kinds: Sequence[LayerType] = (),
+        states: StateCache | None = None,
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
         shape = (num_layers, kv_heads, 2, num_blocks * block_size, head_dim)
         self.memory = torch.empty(shape, dtype=dtype, device=device)
         both = self.memory.transpose(1, 2)
-        self.layers = tuple(LayerCache(kv, *kv.transpose(1, 2)) for kv in both)
+        self.states = states
+        attention = iter([LayerCache(kv, *kv.transpose(1, 2)) for kv in both])
+        recurrent = iter(states.layers if states is not None else ())
+        self.layers: tuple[LayerCache | LayerState, ...] = (
+            tuple(next(attention if kind == "full_attention" else recurrent) for kind in kinds)
+            if kinds
+            else tuple(attention)
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -76,4 +94,10 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes of memory claimed."""
-        return self.memory.nbytes
+        return self.memory.nbytes + (self.states.nbytes if self.states is not None else 0)
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Give one page the keys and values of another."""
+        size = self.block_size
+        both = [self.memory[..., page * size : (page + 1) * size, :] for page in (source, target)]
+        both[1].copy_(both[0])

@@ -11,6 +11,7 @@ from torch import nn
 
 from helexa.engine.batch import Batch, build_batch
 from helexa.engine.cache.kv import KVCache
+from helexa.engine.cache.state import StateCache
 from helexa.engine.layers.embedding import Embedding
 from helexa.engine.layers.linear import Linear
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from helexa.engine.numerics import Numerics
 
 BLOCK_SIZE = 16
+NESTED = "language_model"
+"""Where checkpoints of models that also see keep the decoder."""
 
 
 class Model(nn.Module, ABC):
@@ -76,10 +79,11 @@ class Model(nn.Module, ABC):
         block_size: int = BLOCK_SIZE,
         *,
         tokens: int | None = None,
+        states: int = 1,
     ) -> KVCache:
         """A cache of ``num_blocks`` blocks of ``block_size`` tokens, or of room for ``tokens``.
 
-        Raises ValueError for no room, MemoryError or RuntimeError where there is not so much.
+        Recurrent layers get room for the ``states`` of so many sequences. Raises ValueError for no room, MemoryError or RuntimeError where there is not so much.
         """
         if num_blocks is None:
             if tokens is None:
@@ -87,15 +91,21 @@ class Model(nn.Module, ABC):
             num_blocks = -(-tokens // block_size)
         if num_blocks < 1:
             raise ValueError("a cache needs room for at least one token")
-        config = self.config
+        config, recurrent = self.config, None
+        if config.delta is not None:
+            linear = config.num_hidden_layers - config.num_attention_layers
+            dtype = self.numerics.activations
+            recurrent = StateCache(linear, states, config.delta, dtype, self.device)
         return KVCache(
-            config.num_hidden_layers,
+            config.num_attention_layers,
             num_blocks,
             block_size,
             config.num_key_value_heads,
             config.head_dim,
             self.numerics.cache,
             self.device,
+            kinds=config.layer_types,
+            states=recurrent,
         )
 
     @torch.inference_mode()
@@ -162,3 +172,9 @@ class Model(nn.Module, ABC):
         """Bytes its weights take in memory."""
         owners = (m for m in self.modules() if isinstance(m, Linear | Embedding))
         return sum(m.nbytes for m in owners) + sum(b.nbytes for b in self.buffers())
+
+
+def decoder_part(weights: Weights) -> Weights:
+    """The part of a checkpoint that has the embedding, the layers and the last norm."""
+    body = weights / "model"
+    return body / NESTED if f"{NESTED}.embed_tokens.weight" in body else body

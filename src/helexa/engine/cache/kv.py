@@ -50,8 +50,8 @@ class KVCache:
     initialised: a CPU page costs nothing until it is first written. A head's tokens are neighbours
     in memory, and its keys and values too, as a core of the CPU that attends for it reads them.
 
-    ``layers`` has what each layer of the model keeps, in their order: that of ``kinds``. Those that
-    keep a state instead have theirs in ``states``. Without kinds there are none of these.
+    ``layers`` has what each layer of the model keeps, in their order: that of ``kinds``. Some may
+    keep a state instead, in ``states``; ``attention`` are the others.
     """
 
     def __init__(
@@ -73,13 +73,10 @@ class KVCache:
         self.memory = torch.empty(shape, dtype=dtype, device=device)
         both = self.memory.transpose(1, 2)
         self.states = states
-        attention = iter([LayerCache(kv, *kv.transpose(1, 2)) for kv in both])
-        recurrent = iter(states.layers if states is not None else ())
-        self.layers: tuple[LayerCache | LayerState, ...] = (
-            tuple(next(attention if kind == "full_attention" else recurrent) for kind in kinds)
-            if kinds
-            else tuple(attention)
-        )
+        self.attention = tuple(LayerCache(kv, *kv.transpose(1, 2)) for kv in both)
+        self.layers: tuple[LayerCache | LayerState, ...] = self.attention
+        if states is not None:
+            self.layers = in_order(kinds, self.attention, states.layers)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,3 +98,11 @@ class KVCache:
         size = self.block_size
         both = [self.memory[..., page * size : (page + 1) * size, :] for page in (source, target)]
         both[1].copy_(both[0])
+
+
+def in_order(
+    kinds: Sequence[LayerType], attention: Sequence[LayerCache], states: Sequence[LayerState]
+) -> tuple[LayerCache | LayerState, ...]:
+    """What each layer keeps, from what those of either kind do."""
+    keys, recurrent = iter(attention), iter(states)
+    return tuple(next(keys) if kind == "full_attention" else next(recurrent) for kind in kinds)

@@ -45,10 +45,10 @@ class StateCache:
         device: torch.device,
     ) -> None:
         self.slots = slots
-        sizes = (num_layers, slots, shape.kernel - 1, shape.channels)
-        self.conv = torch.empty(sizes, dtype=dtype, device=device)
-        sizes = (num_layers, slots, shape.value_heads, shape.key_dim, shape.value_dim)
-        self.recurrent = torch.empty(sizes, dtype=torch.float32, device=device)
+        inputs = (num_layers, slots, shape.kernel - 1, shape.channels)
+        self.conv = torch.empty(inputs, dtype=dtype, device=device)
+        states = (num_layers, slots, shape.value_heads, shape.key_dim, shape.value_dim)
+        self.recurrent = torch.empty(states, dtype=torch.float32, device=device)
         self.layers = tuple(map(LayerState, self.conv, self.recurrent))
 
     @property

@@ -69,7 +69,7 @@ def chunked_delta_rule(
     outputs, last = [], state[0]
     for start, end, size in ((0, whole, CHUNK), (whole, length, length - whole)):
         if start < end:
-            part = [x[0, start:end].unflatten(0, (-1, size)) for x in (q, k, v, g, beta)]
+            part = [x[0, start:end].view(-1, size, *x.shape[2:]) for x in (q, k, v, g, beta)]
             out, last = _chunks(*(x.transpose(1, 2) for x in part), state=last)
             outputs.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs).unsqueeze(0), last.unsqueeze(0)
@@ -96,7 +96,7 @@ def _chunks(
     system = (weighed @ across).mul_(decay)
     wanted = torch.cat((v * beta.unsqueeze(-1), weighed * grown), -1)
     solved = torch.linalg.solve_triangular(system, wanted, upper=False, unitriangular=True)
-    fresh, known = solved.split((values, k.shape[-1]), -1)
+    fresh, known = torch.split(solved, [values, k.shape[-1]], -1)
     inside = (q @ across).mul_(decay)
     asked = q * grown
     kept = k * (total[..., -1:] - total).exp().unsqueeze(-1)

@@ -84,12 +84,12 @@ class Attention(nn.Module):
         return out
 
     def split(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The projected rows as queries and keys [T, H + G, D], values [T, G, D], gates [T, H, D]."""
+        """Projected rows: queries and keys [T, H + G, D], values [T, G, D], gates [T, H, D]."""
         dim, gate = self.head_dim, None
         if self.gated:
-            both, rest = y.split((2 * self.heads * dim, 2 * self.kv_heads * dim), -1)
-            queries, gate = both.view(len(y), self.heads, 2 * dim).split(dim, -1)
-            k, v = rest.view(len(y), -1, dim).split(self.kv_heads, 1)
+            both, rest = torch.split(y, [2 * self.heads * dim, 2 * self.kv_heads * dim], -1)
+            queries, gate = torch.split(both.view(len(y), self.heads, 2 * dim), dim, -1)
+            k, v = torch.split(rest.view(len(y), -1, dim), self.kv_heads, 1)
             return torch.cat((queries, k), 1), v, gate
         qk, v = y.view(len(y), -1, dim).tensor_split((self.heads + self.kv_heads,), 1)
         return qk, v, gate

@@ -20,6 +20,8 @@ from helexa.engine.layers.linear import Linear
 from helexa.engine.layers.norm import GatedRMSNorm
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from helexa.engine.batch import Batch
@@ -68,30 +70,40 @@ class GatedDelta(nn.Module):
 
     def load(self, weights: Weights) -> None:
         """Fill the projections, in whichever of the two layouts they are, and the rest."""
-        shape, hidden = self.delta, self.hidden
-        plain = replace(self.numerics, linear=self.numerics.plain)
+        shape = self.delta
         self.grouped = weights.has_below("in_proj_qkvz")
         self.grouped_gates = weights.has_below("in_proj_ba")
-        sizes, names = (shape.channels, shape.value_size), ("in_proj_qkv", "in_proj_z")
-        if self.grouped:
-            sizes, names = (sum(sizes),), ("in_proj_qkvz",)
-        self.inputs = Linear(hidden, *sizes, bias=False, numerics=self.numerics)
-        self.inputs.load(*(weights / name for name in names))
-        sizes, names = (shape.value_heads,) * 2, ("in_proj_b", "in_proj_a")
-        if self.grouped_gates:
-            sizes, names = (sum(sizes),), ("in_proj_ba",)
-        self.gates = Linear(hidden, *sizes, bias=False, numerics=plain)
-        self.gates.load(*(weights / name for name in names))
+        whole = shape.channels + shape.value_size
+        self.inputs = self.linear(
+            weights,
+            {"in_proj_qkvz": whole}
+            if self.grouped
+            else {"in_proj_qkv": shape.channels, "in_proj_z": shape.value_size},
+            self.numerics,
+        )
+        heads = shape.value_heads
+        self.gates = self.linear(
+            weights,
+            {"in_proj_ba": 2 * heads}
+            if self.grouped_gates
+            else {"in_proj_b": heads, "in_proj_a": heads},
+            replace(self.numerics, linear=self.numerics.plain),
+        )
         self.out.load(weights / "out_proj")
         self.norm.load(weights / "norm")
         kernel = (weights / "conv1d").tensor("weight", shape=(shape.channels, 1, shape.kernel))
         self.conv = kernel.squeeze(1).t().float().contiguous()
-        heads = (shape.value_heads,)
-        self.dt_bias = weights.tensor("dt_bias", shape=heads).float()
+        self.dt_bias = weights.tensor("dt_bias", shape=(heads,)).float()
         if "A" in weights:
-            self.rate = weights.tensor("A", shape=heads, dtype=torch.float32)
+            self.rate = weights.tensor("A", shape=(heads,), dtype=torch.float32)
         else:
-            self.rate = -weights.tensor("A_log", shape=heads, dtype=torch.float32).exp()
+            self.rate = -weights.tensor("A_log", shape=(heads,), dtype=torch.float32).exp()
+
+    def linear(self, weights: Weights, rows: Mapping[str, int], numerics: Numerics) -> Linear:
+        """A projection of the hidden states that consists of these."""
+        made = Linear(self.hidden, *rows.values(), bias=False, numerics=numerics)
+        made.load(*(weights / name for name in rows))
+        return made
 
     def forward(
         self, x: Tensor, batch: Batch, cache: LayerState, angles: tuple[Tensor, Tensor]
@@ -116,11 +128,11 @@ class GatedDelta(nn.Module):
         each = shape.value_heads // shape.key_heads
         y, gates = self.inputs(x), self.gates(x)
         if self.grouped:
-            sizes = (shape.key_dim, shape.key_dim, *(each * shape.value_dim,) * 2)
-            *parts, z = y.view(rows, shape.key_heads, -1).split(sizes, -1)
+            sizes = [shape.key_dim] * 2 + [each * shape.value_dim] * 2
+            *parts, z = torch.split(y.view(rows, shape.key_heads, -1), sizes, -1)
             y = torch.cat([part.reshape(rows, -1) for part in parts], -1)
         else:
-            y, z = y.split((shape.channels, shape.value_size), -1)
+            y, z = torch.split(y, [shape.channels, shape.value_size], -1)
         if self.grouped_gates:
             gates = gates.view(rows, shape.key_heads, 2, each).transpose(1, 2)
         b, a = gates.reshape(rows, 2, shape.value_heads).float().unbind(1)
@@ -155,12 +167,13 @@ class GatedDelta(nn.Module):
     def heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """qkv [..., C] → q, k [..., Hv, Dk], normalised, q scaled, and v [..., Hv, Dv], float32."""
         shape = self.delta
-        q, k, v = qkv.float().split((shape.key_size, shape.key_size, shape.value_size), -1)
-        q, k = (l2norm(part.unflatten(-1, (shape.key_heads, -1))) for part in (q, k))
+        sizes = [shape.key_size, shape.key_size, shape.value_size]
+        q, k, v = torch.split(qkv.float(), sizes, -1)
+        q, k = (l2norm(part.view(*part.shape[:-1], shape.key_heads, -1)) for part in (q, k))
         each = shape.value_heads // shape.key_heads
         q = repeat_heads(q * shape.key_dim**-0.5, each, tiled=shape.tiled)
         k = repeat_heads(k, each, tiled=shape.tiled)
-        return q, k, v.unflatten(-1, (shape.value_heads, -1))
+        return q, k, v.view(*v.shape[:-1], shape.value_heads, -1)
 
 
 def l2norm(x: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ class Model(nn.Module, ABC):
     ) -> KVCache:
         """A cache of ``num_blocks`` blocks of ``block_size`` tokens, or of room for ``tokens``.
 
-        Recurrent layers get room for the ``states`` of so many sequences. Raises ValueError for no room, MemoryError or RuntimeError where there is not so much.
+        Recurrent layers get room for the ``states`` of so many sequences. Raises ValueError for no
+        room, MemoryError or RuntimeError where there is not so much.
         """
         if num_blocks is None:
             if tokens is None:
@@ -166,6 +167,16 @@ class Model(nn.Module, ABC):
     def cache_dtype(self) -> torch.dtype:
         """The format of keys and values."""
         return self.numerics.cache
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of a token's keys and values."""
+        return self.config.kv_bytes_per_token(self.cache_dtype.itemsize)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of a sequence's recurrent state; 0 if the model has none."""
+        return self.config.state_bytes(self.numerics.activations.itemsize)
 
     @property
     def nbytes(self) -> int:

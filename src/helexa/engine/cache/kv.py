@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from helexa.engine.cache.state import LayerState, StateCache
-    from helexa.engine.hybrid_config import LayerType
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,8 +47,8 @@ class KVCache:
     initialised: a CPU page costs nothing until it is first written. A head's tokens are neighbours
     in memory, and its keys and values too, as a core of the CPU that attends for it reads them.
 
-    ``layers`` has what each layer of the model keeps, in their order: that of ``kinds``. Some may
-    keep a state instead, in ``states``; ``attention`` are the others.
+    ``layers`` has what each layer of the model keeps, in their order: those of ``attention``, and
+    between them the recurrent ones of ``states``, if there are any (see `join`).
     """
 
     def __init__(
@@ -63,20 +60,23 @@ class KVCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
-        *,
-        kinds: Sequence[LayerType] = (),
-        states: StateCache | None = None,
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
         shape = (num_layers, kv_heads, 2, num_blocks * block_size, head_dim)
         self.memory = torch.empty(shape, dtype=dtype, device=device)
         both = self.memory.transpose(1, 2)
-        self.states = states
+        self.states: StateCache | None = None
         self.attention = tuple(LayerCache(kv, *kv.transpose(1, 2)) for kv in both)
         self.layers: tuple[LayerCache | LayerState, ...] = self.attention
-        if states is not None:
-            self.layers = in_order(kinds, self.attention, states.layers)
+
+    def join(self, states: StateCache) -> None:
+        """Take the states of the recurrent layers in, each in its place among the layers."""
+        self.states = states
+        keys, recurrent = iter(self.attention), iter(states.layers)
+        self.layers = tuple(
+            next(keys) if kind == "full_attention" else next(recurrent) for kind in states.kinds
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -98,11 +98,3 @@ class KVCache:
         size = self.block_size
         both = [self.memory[..., page * size : (page + 1) * size, :] for page in (source, target)]
         both[1].copy_(both[0])
-
-
-def in_order(
-    kinds: Sequence[LayerType], attention: Sequence[LayerCache], states: Sequence[LayerState]
-) -> tuple[LayerCache | LayerState, ...]:
-    """What each layer keeps, from what those of either kind do."""
-    keys, recurrent = iter(attention), iter(states)
-    return tuple(next(keys) if kind == "full_attention" else next(recurrent) for kind in kinds)

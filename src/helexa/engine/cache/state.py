@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
-    from helexa.engine.hybrid_config import DeltaConfig
+    from helexa.engine.hybrid_config import DeltaConfig, LayerType
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,20 +33,22 @@ class LayerState:
 
 
 class StateCache:
-    """The states of ``num_layers`` layers for ``slots`` sequences, claimed here, not initialised.
+    """States for ``slots`` sequences of the linear layers of ``kinds``, claimed, not initialised.
 
     What a slot holds is undefined until a sequence begins there.
     """
 
     def __init__(
         self,
-        num_layers: int,
+        kinds: Sequence[LayerType],
         slots: int,
         shape: DeltaConfig,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
+        self.kinds = kinds
         self.slots = slots
+        num_layers = kinds.count("linear_attention")
         inputs = (num_layers, slots, shape.kernel - 1, shape.channels)
         self.conv = torch.empty(inputs, dtype=dtype, device=device)
         states = (num_layers, slots, shape.value_heads, shape.key_dim, shape.value_dim)

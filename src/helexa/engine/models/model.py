@@ -92,12 +92,8 @@ class Model(nn.Module, ABC):
             num_blocks = -(-tokens // block_size)
         if num_blocks < 1:
             raise ValueError("a cache needs room for at least one token")
-        config, recurrent = self.config, None
-        if config.delta is not None:
-            linear = config.num_hidden_layers - config.num_attention_layers
-            dtype = self.numerics.activations
-            recurrent = StateCache(linear, states, config.delta, dtype, self.device)
-        return KVCache(
+        config = self.config
+        cache = KVCache(
             config.num_attention_layers,
             num_blocks,
             block_size,
@@ -105,9 +101,11 @@ class Model(nn.Module, ABC):
             config.head_dim,
             self.numerics.cache,
             self.device,
-            kinds=config.layer_types,
-            states=recurrent,
         )
+        if config.delta is not None:
+            dtype, kinds = self.numerics.activations, config.layer_types
+            cache.join(StateCache(kinds, states, config.delta, dtype, self.device))
+        return cache
 
     @torch.inference_mode()
     def compute_logits(

@@ -206,4 +206,5 @@ def resolve_numerics(
         fused_decode="flash_decode" not in disabled,
         chunked_delta="gdn_chunked" not in disabled,
         fused_delta="gdn_fused" not in disabled,
+        fused_experts="moe_fused" not in disabled,
     )

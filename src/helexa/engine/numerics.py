@@ -21,7 +21,8 @@ class Numerics:
     layer; ``plain`` those that are never quantised, embeddings among them. ``fused_prefill`` and
     ``fused_decode`` say whether attention uses torch's fused operator for several new tokens and
     for one, or its written-out definition; ``chunked_delta`` and ``fused_delta`` whether the delta
-    rule takes the tokens of a prompt 64 at a time, and changes a single sequence's state in place.
+    rule takes the tokens of a prompt 64 at a time, and changes a single sequence's state in place;
+    ``fused_experts``, whether each expert is run once for all of its tokens.
     """
 
     device: torch.device
@@ -33,6 +34,7 @@ class Numerics:
     fused_decode: bool = True
     chunked_delta: bool = True
     fused_delta: bool = True
+    fused_experts: bool = True
 
     @property
     def narrow_cache(self) -> bool:

@@ -30,6 +30,8 @@ LENGTHS = (1, 63, 64, 65, 130, 700)
 LONG = {"max_position_embeddings": 1024}
 FAMILIES = (
     hybrid("qwen3_5", **LONG),
+    hybrid("qwen3_next", "qwen3_next", **LONG),
+    hybrid("qwen3_5_moe", "qwen3_5_moe", **LONG),
     hybrid("few-layers", **LONG, num_hidden_layers=4, linear_num_value_heads=2),
     hybrid("wide-kernel", **LONG, num_hidden_layers=4, linear_conv_kernel_dim=6),
     hybrid("tied", **LONG, num_hidden_layers=4, tie_word_embeddings=True),

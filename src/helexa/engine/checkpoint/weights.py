@@ -109,6 +109,11 @@ class Weights:
         self.check(name, shape)
         return self.counted(name, self.checkpoint.tensor(self.full(name)))
 
+    def entry(self, name: str, shape: Sequence[int], index: int) -> Tensor:
+        """One entry of the first axis of a tensor of ``shape``, as the checkpoint gives it."""
+        self.check(name, shape)
+        return self.counted(name, self.checkpoint.slice(self.full(name), 0, index, 1)[0])
+
     def stored(self, name: str, shape: Sequence[int] | None = None) -> Tensor:
         """What the file holds of a tensor of ``shape``: of a block format its blocks, as bytes."""
         self.check(name, shape)

@@ -12,6 +12,7 @@ from helexa.engine.layers.attention import Attention
 from helexa.engine.layers.delta import GatedDelta
 from helexa.engine.layers.kv_range import largest_key_or_value
 from helexa.engine.layers.mlp import GatedMLP
+from helexa.engine.layers.moe import MoE
 from helexa.engine.layers.norm import RMSNorm
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ LOADERS = 8
 
 
 class DecoderLayer(nn.Module):
-    """x += mixer(norm(x)), then x += mlp(norm(x)), where the mixer attends or keeps a state.
+    """x += mixer(norm(x)), then x += mlp(norm(x)); ``index`` is its place in the model.
 
-    ``largest_key_or_value`` is known once loaded, and only where the cache's format depends on it.
+    The mixer attends or keeps a state, by ``config.layer_types``; the MLP is a mixture of experts
+    in the layers that ``config.moe`` names. ``largest_key_or_value`` is known once loaded, and only
+    where the cache's format depends on it.
     """
 
     mixer: Attention | GatedDelta
@@ -43,7 +46,9 @@ class DecoderLayer(nn.Module):
         self.input_norm = decoder_norm(config)
         self.mixer = Attention(config, numerics) if self.attends else GatedDelta(config, numerics)
         self.mlp_norm = decoder_norm(config)
-        self.mlp = GatedMLP(config, numerics)
+        moe = config.moe
+        sparse = moe is not None and index in moe.layers
+        self.mlp = MoE(config, numerics) if sparse else GatedMLP(config, numerics)
 
     def load(self, weights: Weights) -> None:
         """Fill the four parts from a layer's place in the checkpoint."""

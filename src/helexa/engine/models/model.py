@@ -13,6 +13,7 @@ from helexa.engine.batch import Batch, build_batch
 from helexa.engine.cache.kv import KVCache
 from helexa.engine.cache.state import StateCache
 from helexa.engine.layers.embedding import Embedding
+from helexa.engine.layers.experts import Experts
 from helexa.engine.layers.linear import Linear
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ class Model(nn.Module, ABC):
     @property
     def nbytes(self) -> int:
         """Bytes its weights take in memory."""
-        owners = (m for m in self.modules() if isinstance(m, Linear | Embedding))
+        owners = (m for m in self.modules() if isinstance(m, Linear | Embedding | Experts))
         return sum(m.nbytes for m in owners) + sum(b.nbytes for b in self.buffers())
 
 

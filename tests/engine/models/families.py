@@ -14,10 +14,16 @@ from torch import Tensor
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5MoeForCausalLM,
+    Qwen3_5MoeTextConfig,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
 )
 
 from helexa.engine.batch import build_batch
@@ -27,6 +33,9 @@ CLASSES: dict[str, tuple[Any, Any]] = {
     "qwen3": (Qwen3Config, Qwen3ForCausalLM),
     "llama": (LlamaConfig, LlamaForCausalLM),
     "qwen3_moe": (Qwen3MoeConfig, Qwen3MoeForCausalLM),
+    "qwen3_next": (Qwen3NextConfig, Qwen3NextForCausalLM),
+    "qwen3_5": (Qwen3_5TextConfig, Qwen3_5ForCausalLM),
+    "qwen3_5_moe": (Qwen3_5MoeTextConfig, Qwen3_5MoeForCausalLM),
 }
 SHAPE = {
     "vocab_size": 512,
@@ -45,6 +54,24 @@ OF_KIND: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 32},
 }
 """What only some kinds have."""
+
+
+DELTA = {
+    "num_hidden_layers": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_conv_kernel_dim": 4,
+    "layer_types": None,
+}
+HYBRID_ROPE = {"partial_rotary_factor": 0.25, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
+EXPERTS = {
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}
 
 
 @dataclass(frozen=True)
@@ -111,13 +138,22 @@ class Family:
         model = model_class(config).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if "norm" in name or name.endswith("bias"):
+                if name.endswith("dt_bias"):
+                    parameter.add_(torch.randn_like(parameter))
+                elif "norm" in name or name.endswith("bias"):
                     parameter.add_(torch.randn_like(parameter) * 0.1)
         model.to(self.dtype)
         nbytes = sum(p.nbytes for p in model.parameters())
         limit = {"max_shard_size": nbytes // self.shards} if self.shards > 1 else {}
         model.save_pretrained(folder, **limit)
         return Reference(folder, model)
+
+
+def hybrid(name: str, kind: str = "qwen3_5", **fields: Any) -> Family:
+    """A family with layers of the gated delta rule, with experts if the kind has them."""
+    experts = {} if kind == "qwen3_5" else EXPERTS
+    rope = HYBRID_ROPE if kind != "qwen3_next" else {"partial_rotary_factor": 0.25}
+    return Family(name, kind, {**DELTA, **experts, **fields}, theta=1e7, rope=rope)
 
 
 def save_stacked(reference: Reference, folder: Path) -> Path:

@@ -55,7 +55,7 @@ def direction(model: Any) -> None:
 def tiled_heads(model: Any) -> None:
     """Query head h reads key head h mod G instead of ⌊h·G/H⌋."""
     for layer in model.layers:
-        weight = layer.attention.qkv.weight.tensor
+        weight = layer.mixer.qkv.weight.tensor
         heads = weight[:128].view(2, 2, 32, 64)
         weight[:128] = heads.transpose(0, 1).reshape(128, 64).clone()
 
@@ -66,7 +66,7 @@ def gate_and_up(model: Any) -> None:
 
 
 def last_layer(model: Any) -> None:
-    model.layers[1].attention.out.weight.tensor.zero_()
+    model.layers[1].mixer.out.weight.tensor.zero_()
 
 
 DAMAGE: list[Callable[[Any], None]] = [
@@ -188,6 +188,6 @@ def test_nan_is_noticed() -> None:
 def test_weights_of_the_file_stay_whole(reference: Reference, tmp_path: Path) -> None:
     """Damage done to a loaded model does not reach the file it came from."""
     model: Any = load_model(reference.folder, dtype="float32")
-    model.layers[0].attention.out.weight.tensor.zero_()
+    model.layers[0].mixer.out.weight.tensor.zero_()
     again = load_model(reference.folder, dtype="float32")
     assert worst(again.compute_logits(prompt(9)), reference.logits(prompt(9))) < TOLERANCE

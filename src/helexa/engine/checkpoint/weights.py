@@ -77,6 +77,11 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return self.full(name) in self.known
 
+    def has_below(self, name: str) -> bool:
+        """Whether there are tensors whose names begin with this one and a dot."""
+        start = self.full(name) + "."
+        return any(known.startswith(start) for known in self.known)
+
     def __iter__(self) -> Iterator[str]:
         """The names below the prefix, without it."""
         start = self.full("")

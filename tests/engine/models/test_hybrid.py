@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
 from helexa.engine.kernels import delta_rule
 from helexa.engine.layers.delta import GatedDelta
@@ -15,6 +17,7 @@ from helexa.engine.loading import load_model
 from helexa.engine.models.model import Model
 from helexa.engine.runner import Runner
 from tests.engine.models.families import (
+    SHAPE,
     Reference,
     cosine,
     hybrid,
@@ -125,6 +128,23 @@ def test_e044_a_state_that_is_put_back(kind: str, exact: Callable) -> None:
         rest.append(runner.run([(ids[100:], 100, range(10), True, 0)]))
     assert worst(rest[0], whole) < 1e-4
     assert torch.equal(rest[1], rest[0]) and torch.equal(rest[2], rest[0])
+
+
+def test_a_model_that_also_sees_is_loaded_for_text(tmp_path: Path) -> None:
+    """Its decoder is nested, in the config and in the names of the weights."""
+    family = hybrid("text", **LONG, num_hidden_layers=4)
+    rope = {"rope_type": "default", "rope_theta": 1e7, **family.rope}
+    text = {**SHAPE, **family.fields, "rope_parameters": rope}
+    sight = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48}
+    sight |= {"out_hidden_size": 64, "num_position_embeddings": 64}
+    config = Qwen3_5Config(text_config=text, vision_config=sight, tie_word_embeddings=False)
+    config.text_config._attn_implementation = "eager"
+    torch.manual_seed(92)
+    model = Qwen3_5ForConditionalGeneration(config).eval()
+    model.save_pretrained(tmp_path)
+    expected = Reference(tmp_path, model).logits(prompt(70))
+    ours = load_model(tmp_path, dtype="float32")
+    assert worst(ours.compute_logits(prompt(70)), expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("switch", ["gdn_chunked", "gdn_fused"])

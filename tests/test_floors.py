@@ -172,7 +172,7 @@ def within(module: str, package: str) -> bool:
 
 
 def expand(pattern: str) -> list[str]:
-    """The modules that a pattern names, without kernels that only machines with a GPU can import."""
+    """The modules that a pattern names, without kernels that only a GPU's host can import."""
     if not pattern.endswith(".*"):
         return [pattern]
     inside = (name for name in SOURCES if within(name, pattern.removesuffix(".*")))

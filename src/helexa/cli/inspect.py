@@ -56,6 +56,7 @@ class Report:
             "why_not": summary.why_not,
             "parameters": summary.parameters,
             "weight_bytes": summary.bytes,
+            "bits_per_weight": round(summary.bits_per_weight, 2),
             "weight_files": list(summary.files),
             "stored_dtypes": {dtype_name(name): n for name, n in summary.tensors.items()},
             "config": config_values(summary.config) if summary.config else None,
@@ -91,7 +92,7 @@ def inspect(
     infos = read_table(summary.folder).values()
     groups = grouped(sorted(infos, key=lambda info: by_number(info.name)), by_layer=not every)
     where = places(world.host_memory(), world.gpus())
-    sizes = needs(summary.config, summary.parameters, where) if summary.config else []
+    sizes = needs(summary.config, summary, where) if summary.config else []
     report = Report(summary, groups, sizes)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2, ensure_ascii=False))
@@ -115,7 +116,8 @@ def _summary(model: str, revision: str, cache_dir: Path | None) -> CheckpointSum
 def config_values(config: ModelConfig) -> dict[str, Any]:
     """A model's config as plain values, without the file it was read from."""
     values = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "raw"}
-    return values | {"rope": asdict(config.rope)}
+    quantised = config.quantization and asdict(config.quantization)
+    return values | {"rope": asdict(config.rope), "quantization": quantised}
 
 
 def _need_json(need: Need) -> dict[str, Any]:
@@ -141,6 +143,7 @@ def _print(report: Report, out: Console) -> None:
     out.print(f"{summary.id}  {summary.folder}", style="bold")
     out.print(
         f"{summary.model_type}, {count(summary.parameters)} parameters, {stored},"
+        f" {summary.bits_per_weight:.3g} bits per weight,"
         f" {size(summary.bytes)} in {len(summary.files)} file(s)"
     )
     if summary.config is None:
@@ -158,6 +161,8 @@ def _print_config(config: ModelConfig, out: Console) -> None:
     for name, value in config_values(config).items():
         if name == "rope":
             value = _changed(config.rope)
+        if name == "quantization" and config.quantization is not None:
+            value = config.quantization.described
         if value not in (None, ()):
             shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
             rows.append((name, shown))

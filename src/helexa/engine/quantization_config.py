@@ -70,6 +70,17 @@ class QuantizationConfig:
     skipped: tuple[str, ...] = ()
     schemes: tuple[Scheme, ...] = ()
 
+    @property
+    def described(self) -> str:
+        """In a few words: `gptq, 4 bits, groups of 128`."""
+        parts = [self.method, f"{self.bits} bits"]
+        if self.block is not None:
+            parts.append(f"blocks of {self.block[0]} × {self.block[1]}")
+        if self.group_size > 0:
+            parts.append(f"groups of {self.group_size}")
+        formats = dict.fromkeys(scheme.format for scheme in self.schemes)
+        return ", ".join([*parts, *formats])
+
     def scheme(self, module: str) -> Scheme | None:
         """What compressed-tensors does with a module: None for nothing.
 

@@ -213,7 +213,9 @@ def repacked(parts: Sequence[Groups], columns: int, rows: int, numerics: Numeric
         shift=first.shift + lift,
         order=None if order is None else order.to(device),
         groups=None if groups is None else groups.to(device),
-        table=None if wide or groups is not None else fast_table(scale, zero, first, lift, numerics),
+        table=None
+        if wide or groups is not None
+        else fast_table(scale, zero, first, lift, numerics),
         scratch=numerics.plain.scratch,
     )
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from helexa.engine.quantization_config import QuantizationConfig
 
 WORD_BITS = 32
-PLAIN_DTYPES = frozenset({"F32", "F16", "BF16"})
-QUANTISED_DTYPES = frozenset({"F8_E4M3", "I64", "I32", "I8", "U8"})
+PLAIN_DTYPES = ("F32", "F16", "BF16")
+QUANTISED_DTYPES = ("F8_E4M3", "I64", "I32", "I8", "U8")
 """What may occur beside the plain ones in a checkpoint that says how it is quantised."""
 PACKED = ("qweight", "weight_packed")
 BESIDE = frozenset(

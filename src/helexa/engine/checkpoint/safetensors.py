@@ -11,6 +11,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from helexa.engine.checkpoint.counting import PLAIN_DTYPES
 from helexa.engine.checkpoint.table import TensorInfo, read_table
 from helexa.errors import CheckpointError
 
@@ -21,13 +22,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PLAIN = ("F32", "F16", "BF16")
 DTYPES = {
     "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
     "I64": "int64", "I32": "int32", "I8": "int8", "U8": "uint8",
 }  # fmt: skip
-"""torch's names; those that are not PLAIN occur in quantised checkpoints."""
+"""torch's names; those that are not PLAIN_DTYPES occur in quantised checkpoints."""
 
 
 class SafetensorsFolder:
@@ -58,8 +58,8 @@ class SafetensorsFolder:
     def tensor(self, name: str) -> Tensor:
         """The whole of a plain tensor in its stored dtype and shape."""
         info = self.info(name)
-        if info.dtype not in PLAIN:
-            raise self.unreadable(info, PLAIN)
+        if info.dtype not in PLAIN_DTYPES:
+            raise self.unreadable(info, PLAIN_DTYPES)
         return self.stored(name)
 
     def stored(self, name: str) -> Tensor:

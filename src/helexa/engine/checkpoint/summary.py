@@ -85,7 +85,7 @@ def summarise(name: str, folder: Path) -> CheckpointSummary:
     model_type, config, why_not = judge(name, folder)
     table = read_table(folder)
     method = config.quantization if config is not None else None
-    loadable = PLAIN_DTYPES if method is None else PLAIN_DTYPES | QUANTISED_DTYPES
+    loadable = PLAIN_DTYPES if method is None else (*PLAIN_DTYPES, *QUANTISED_DTYPES)
     unread = sorted(info.name for info in table.values() if info.dtype not in loadable)
     if unread and why_not is None:
         why_not = f"tensor {unread[0]!r} has dtype {table[unread[0]].dtype}"

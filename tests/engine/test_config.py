@@ -116,7 +116,7 @@ def test_wrong_values_name_file_model_and_field(changes: dict[str, Any], field: 
         ({"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "layer_types"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "rope_type"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "rope_parameters"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
+        ({"quantization_config": {"quant_method": "hqq"}}, "quantization_config"),
     ],
     ids=repr,
 )

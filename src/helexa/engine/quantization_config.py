@@ -196,7 +196,7 @@ def read_compressed(section: Fields) -> QuantizationConfig:
         bits=max(scheme.bits for scheme in schemes),
         sym=all(scheme.symmetric for scheme in schemes),
         checkpoint_format=section.text("format", ""),
-        skipped=section.texts("ignore"),
+        skipped=patterns(section, "ignore"),
         schemes=schemes,
     )
 
@@ -221,7 +221,7 @@ def read_scheme(section: Fields, group: Fields) -> Scheme | None:
     if strategy not in ("tensor", "channel", "group", "block"):
         raise unsupported(weights, "strategy", "tensor, channel, group, block")
     return Scheme(
-        targets=group.texts("targets"),
+        targets=patterns(group, "targets"),
         format=format,
         bits=bits,
         kind=kind,
@@ -258,6 +258,17 @@ def group_size(section: Fields, name: str) -> int:
     if not size:
         raise section.wrong(name, "−1 or an integer of at least 1")
     return size
+
+
+def patterns(section: Fields, name: str) -> tuple[str, ...]:
+    """Names of modules and `re:` patterns, each of which can be used."""
+    found = section.texts(name)
+    for pattern in found:
+        try:
+            re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else "")
+        except re.error:
+            raise section.wrong(name, "names or patterns") from None
+    return found
 
 
 def pair(section: Fields, name: str) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 WORD_BITS = 32
 PLAIN_DTYPES = ("F32", "F16", "BF16")
-QUANTISED_DTYPES = ("F8_E4M3", "I64", "I32", "I8", "U8")
+QUANTISED_DTYPES = ("F8_E4M3", "F8_E8M0", "I64", "I32", "I8", "U8")
 """What may occur beside the plain ones in a checkpoint that says how it is quantised."""
 PACKED = ("qweight", "weight_packed")
 BESIDE = frozenset(

@@ -21,7 +21,8 @@ def unpack(words: Tensor, bits: int, count: int | None = None) -> Tensor:
     """
     most = words.shape[-1] * WORD // bits
     if bits in (4, 8) and sys.byteorder == "little":
-        found = words.contiguous().view(torch.uint8)
+        flat = words.reshape(-1).contiguous().view(torch.uint8)
+        found = flat.view(*words.shape[:-1], words.shape[-1] * WORD // 8)
         if bits == 4:
             found = torch.stack((found & 15, found >> 4), -1).flatten(-2)
         return found[..., :count]

@@ -1,9 +1,9 @@
 """FP8 checkpoints, as Qwen3's official ones are.
 
 `weight` float8 e4m3 [N, K] and, for blocks of `weight_block_size` numbers, `weight_scale_inv`
-[⌈N/b0⌉, ⌈K/b1⌉] in float32 or bfloat16; without blocks one `weight_scale` for the matrix or for
-each row. A weight is its float8 number · its scale. Activations are not quantised: the numbers that
-checkpoints keep for that are read over.
+[⌈N/b0⌉, ⌈K/b1⌉] in a plain format or as bare exponents (e8m0); without blocks one `weight_scale`
+for the matrix or for each row. A weight is its float8 number · its scale. Activations are not
+quantised: the numbers that checkpoints keep for that are read over.
 Source: https://huggingface.co/docs/transformers/main/quantization/finegrained_fp8
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from helexa.engine.numerics import Numerics
     from helexa.engine.quant.weight import Weight
 
-E4M3 = "F8_E4M3"
+E4M3, E8M0 = "F8_E4M3", "F8_E8M0"
 SCALES = ("weight_scale_inv", "weight_scale")
 OF_ACTIVATIONS = ("input_scale", "input_zero_point", "activation_scale")
 
@@ -59,14 +59,21 @@ def float8(place: Weights, shape: tuple[int, int], block: tuple[int, int] | None
     name = next((name for name in SCALES if name in place), SCALES[block is None])
     if block is not None:
         counts = tuple(-(-size // b) for size, b in zip(shape, block, strict=True))
-        return Scaled(place.full("weight"), tensor, place.take(name, counts), block)
+        return Scaled(place.full("weight"), tensor, scales(place, name, counts), block)
     scale = per_row(place, name, shape[0])
     return Scaled(place.full("weight"), tensor, scale, (1, shape[1]))
 
 
+def scales(place: Weights, name: str, shape: tuple[int, ...] | None) -> Tensor:
+    """Scales in any format of real numbers, as stored."""
+    if name in place and place.dtype_of(name) == E8M0:
+        return place.stored(name, shape).float()
+    return place.take(name, shape)
+
+
 def per_row(place: Weights, name: str, rows: int) -> Tensor:
     """Scales [rows, 1]: as stored, or one number for all rows."""
-    scale = place.take(name, None)
+    scale = scales(place, name, None)
     if scale.numel() not in (1, rows):
         raise CheckpointError(
             f"tensor {place.full(name)!r} has shape {list(scale.shape)}, not one number for the "

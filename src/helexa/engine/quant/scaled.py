@@ -119,7 +119,7 @@ def scaled_weight(parts: Sequence[Scaled], numerics: Numerics) -> Weight:
         [
             ScaledWeight(
                 joint([part.tensor for part in group]).to(device),
-                joint([part.scale.float() for part in group]).to(device),
+                torch.cat([part.scale.float() for part in group]).to(device),
                 group[0].block,
                 plain.scratch,
                 plain.kernels,
@@ -134,8 +134,7 @@ def fits_below(part: Scaled, above: Scaled) -> bool:
 
 
 def joint(parts: Sequence[Tensor]) -> Tensor:
-    """One below the other; a single one is shared. By their bytes, which all devices can copy."""
+    """float8 matrices one below the other, copied as bytes; a single one is shared."""
     if len(parts) == 1:
         return parts[0]
-    bytes = torch.cat([part.contiguous().view(torch.uint8) for part in parts])
-    return bytes.view(parts[0].dtype)
+    return torch.cat([part.view(torch.uint8) for part in parts]).view(parts[0].dtype)

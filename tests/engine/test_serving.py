@@ -44,7 +44,7 @@ def core_of(model: Model, size: PoolSize, **config: object) -> EngineCore:
     """A core with a pool of so many blocks."""
     settings = EngineConfig(block_size=4, **config)  # type: ignore[arg-type]  # any field
     spec = describe(model, size, settings, GenerationDefaults(), frozenset({END}))
-    runner = Runner(model, claim(model, size.num_blocks, settings.block_size))
+    runner = Runner(model, claim(model, size, settings))
     return EngineCore(runner, Sampler(spec.vocab_size), spec, settings)
 
 
@@ -166,5 +166,5 @@ def test_a_dedicated_host_keeps_all_the_prompts_it_is_told_to(model: Model) -> N
 
 def test_memory_that_the_machine_refuses_is_told(model: Model) -> None:
     with pytest.raises(CapacityError) as caught:
-        claim(model, 10**12, 16)
+        claim(model, PoolSize(10**12, 10**12, 10**9), EngineConfig())
     assert caught.value.required_mb > 10**9

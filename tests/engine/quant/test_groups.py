@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from helexa.engine.kernels.int4 import block_rows
+from helexa.engine.kernels.int4_groups import block_rows
 from helexa.engine.loading import resolve_numerics
 from helexa.engine.quant.groups import FEW, Groups, GroupWeight, group_weight
 from helexa.engine.quant.stack import StackedWeight

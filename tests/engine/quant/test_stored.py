@@ -74,6 +74,9 @@ def test_matrices_of_a_fused_layer(name: str, dtype: str, tmp_path: Path) -> Non
     expected = torch.cat([meant for _, meant in written])
     assert weight.shape == (232, 128)
     assert torch.equal(weight.matrix(), expected)
+    for part in getattr(weight, "parts", (weight,)):
+        assert torch.equal(part.rows(7, 40), part.matrix()[7:40])
+        assert part.rows(3, 3).shape == (0, 128)
     for rows in (0, 1, 3, 17, 40):
         x = torch.randn(rows, 128)
         ours, exact = weight.matmul(x), x @ expected.T

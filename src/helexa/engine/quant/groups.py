@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from helexa.engine.kernels.int4 import (
+from helexa.engine.kernels.int4_groups import (
     block_rows,
     group_of_operator,
     int4_product,
@@ -81,10 +81,10 @@ class GroupWeight:
     """A matrix [N, K] of integers with a scale for each group of inputs.
 
     Its rows are in B blocks of R, padded with zeros: ``codes`` is [B, K, R] uint8, or [B, K, R/2]
-    with two numbers in a byte (see `kernels.int4`); ``scale`` and ``zero`` are [G, B·R], a weight
-    being (code − zero − shift) · scale. ``order`` [K] says which input a column is, None: its own;
-    ``groups`` [K] which group a column is in, None: G equal ones. ``table`` lets the operator for 4
-    bits multiply.
+    with two numbers in a byte (see `kernels.int4_groups`); ``scale`` and ``zero`` are [G, B·R], a
+    weight being (code − zero − shift) · scale. ``order`` [K] says which input a column is, None:
+    its own; ``groups`` [K] which group a column is in, None: G equal ones. ``table`` lets the
+    operator for 4 bits multiply.
     """
 
     shape: tuple[int, int]
@@ -109,12 +109,19 @@ class GroupWeight:
 
     def matrix(self) -> Tensor:
         """The whole matrix [N, K], float32."""
-        rows, columns = self.shape
-        out = torch.empty(self.scale.shape[1], columns, device=self.codes.device)
-        for start, stop, tile in self.tiles(Scratch()):  # of its own: others may be multiplying
+        return self.rows(0, self.shape[0])
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows start … stop of the matrix, float32."""
+        size, columns = self.block_rows, self.shape[1]
+        first, last = start // size, -(-stop // size)
+        out = torch.empty((last - first) * size, columns, device=self.codes.device)
+        back = None if self.order is None else self.order.argsort()
+        memory = Scratch()  # of its own: others may be multiplying
+        for at, end, tile in self.tiles(memory, first, last):
             part = tile.transpose(1, 2).reshape(-1, columns)
-            out[start:stop] = part if self.order is None else part[:, self.order.argsort()]
-        return out[:rows]
+            out[at - first * size : end - first * size] = part if back is None else part[:, back]
+        return out[start - first * size : stop - first * size]
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] → [T, N] in x's dtype."""
@@ -131,16 +138,18 @@ class GroupWeight:
                 out[:, start:stop] = part.transpose(0, 1).flatten(1)
         return out[:, : self.shape[0]]
 
-    def tiles(self, scratch: Scratch) -> Iterator[tuple[int, int, Tensor]]:
-        """The weights, a few blocks at a time: first and last row, [b, K, R] float32.
+    def tiles(
+        self, scratch: Scratch, first: int = 0, last: int | None = None
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """Blocks first … last, a few at a time: their rows' start and stop, [b, K, R] float32.
 
         On a CPU a block at a time, each in the same working memory.
         """
         on_cpu = self.codes.device.type == "cpu"
         rows, columns = self.block_rows, self.shape[1]
         step = 1 if on_cpu else max(1, GPU_TILE // (rows * columns))
-        for first in range(0, len(self.codes), step):
-            part = self.codes[first : first + step]
+        for block in range(first, len(self.codes) if last is None else last, step):
+            part = self.codes[block:last][:step]
             shape = (len(part), columns, rows)
             if on_cpu:
                 tile = scratch.tile(columns, rows).view(shape)
@@ -151,7 +160,7 @@ class GroupWeight:
             else:
                 tile[..., : rows // 2].copy_(part & 15)
                 tile[..., rows // 2 :].copy_(part >> 4)
-            start, stop = first * rows, (first + len(part)) * rows
+            start, stop = block * rows, (block + len(part)) * rows
             self.scaled(tile, start, stop)
             yield start, stop, tile
 

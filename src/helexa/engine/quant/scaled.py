@@ -48,25 +48,33 @@ class ScaledWeight:
 
     def matrix(self) -> Tensor:
         """The whole matrix [N, K], float32."""
-        out = torch.empty(self.shape, device=self.tensor.device)
-        for start, stop, tile in self.tiles(Scratch()):  # of its own: others may be multiplying
-            out[start:stop] = tile
+        return self.rows(0, len(self.tensor))
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows start … stop of the matrix, float32."""
+        out = torch.empty(stop - start, self.tensor.shape[1], device=self.tensor.device)
+        memory = Scratch()  # of its own: others may be multiplying
+        for at, end, tile in self.tiles(memory, start, stop):
+            out[at - start : end - start] = tile
         return out
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] → [T, N] in x's dtype."""
         out = x.new_empty(len(x), len(self.tensor))
-        for start, stop, tile in self.tiles(self.scratch):
+        for start, stop, tile in self.tiles(self.scratch, 0, len(self.tensor)):
             torch.mm(x, tile.to(x.dtype).T, out=out[:, start:stop])
         return out
 
-    def tiles(self, scratch: Scratch) -> Iterator[tuple[int, int, Tensor]]:
-        """A few rows at a time: first, last, [n, K] float32; on a CPU in the same memory."""
-        rows, columns = self.shape
+    def tiles(self, scratch: Scratch, first: int, last: int) -> Iterator[tuple[int, int, Tensor]]:
+        """Rows first … last, a few at a time: start, stop, [n, K] float32.
+
+        On a CPU in the same working memory each time.
+        """
+        columns = self.tensor.shape[1]
         on_cpu = self.tensor.device.type == "cpu"
         step = max(1, (TILE_BYTES if on_cpu else GPU_TILE) // (4 * columns))
-        for start in range(0, rows, step):
-            stop = min(rows, start + step)
+        for start in range(first, last, step):
+            stop = min(last, start + step)
             if on_cpu:
                 tile = scratch.tile(stop - start, columns)
             else:

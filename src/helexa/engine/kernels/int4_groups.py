@@ -1,4 +1,4 @@
-"""Products with 4-bit matrices by torch's operator for CPUs, and the layout that it reads.
+"""Products with 4-bit matrices by torch's operator for CPUs, in a layout that can be expanded, too.
 
 The layout: blocks of R rows, the matrix transposed within each; a byte holds two rows of a block,
 r in its low and r + R/2 in its high half. R depends on the CPU's vectors, so torch is asked.
@@ -65,6 +65,6 @@ def int4_product(x: Tensor, packed: Tensor, table: Tensor) -> Tensor:
     groups, rows, _ = table.shape
     columns = packed.shape[1]
     out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
-        x.bfloat16(), packed.view(rows, columns // 2), columns // groups, table
+        x.bfloat16().contiguous(), packed.view(rows, columns // 2), columns // groups, table
     )
     return out.to(x.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helexa.engine.kernels.int4 import (
+from helexa.engine.kernels.int4_groups import (
     block_rows,
     group_of_operator,
     int4_product,

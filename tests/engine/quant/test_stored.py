@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from helexa.engine.checkpoint.summary import inspect_checkpoint
 from helexa.engine.loading import load_model, resolve_numerics
 from helexa.engine.quant.stored import load_matrix
-from tests.engine.models.families import Family, Reference, cosine, prompt, worst
+from tests.engine.models.families import CLASSES, Family, Reference, cosine, hybrid, prompt, worst
 from tests.engine.quant.writers import CASES, convert, place
 
 CPU = torch.device("cpu")
@@ -44,6 +45,19 @@ def test_logits_are_those_of_the_dequantised_model(
     assert cosine(quick.compute_logits(prompt(16)), expected[:16]) > 0.999
     plain = load_model(tmp_path, dtype="bfloat16", device="cpu", disabled=["quant_kernels"])
     assert cosine(plain.compute_logits(prompt(16)), expected[:16]) > 0.9999
+
+
+@pytest.mark.parametrize("name", ["fp8-ragged", "gptq-order", "awq", "packed-4-zeros", "int8"])
+@pytest.mark.parametrize("kind", ["qwen3_moe", "qwen3_next"])
+def test_experts_and_recurrent_layers(kind: str, name: str, tmp_path: Path) -> None:
+    family = Family(kind, kind, TWO_LAYERS) if kind == "qwen3_moe" else hybrid(kind, kind)
+    plain = family.save(tmp_path / "plain")
+    meant = convert(plain.folder, tmp_path / "quantised", CASES[name])
+    save_file(meant, plain.folder / "model.safetensors", {"format": "pt"})
+    model = CLASSES[kind][1].from_pretrained(plain.folder, attn_implementation="eager").eval()
+    expected = Reference(plain.folder, model).logits(prompt(40))
+    ours = load_model(tmp_path / "quantised", dtype="float32", device="cpu")
+    assert worst(ours.compute_logits(prompt(40)), expected) < 2e-4
 
 
 @pytest.mark.parametrize("name", CASES)

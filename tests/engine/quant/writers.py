@@ -296,6 +296,10 @@ CASES = {
 }
 
 
+LINEARS = ("_proj", "lm_head", "in_proj_qkvz", "in_proj_qkv", "in_proj_z")
+"""How the names of modules end that are quantised."""
+
+
 def convert(folder: Path, to: Path, case: Case) -> dict[str, Tensor]:
     """Write a plain float32 checkpoint in another format; → the tensors that it then means."""
     from safetensors.torch import load_file
@@ -306,7 +310,7 @@ def convert(folder: Path, to: Path, case: Case) -> dict[str, Tensor]:
     meant = dict(plain)
     for name, tensor in plain.items():
         module = name.removesuffix(".weight")
-        if module.endswith(("_proj", "lm_head")) and module not in case.plain:
+        if module.endswith(LINEARS) and module not in case.plain:
             parts, meant[name] = case.write(tensor)
             stored |= {f"{module}.{part}": value for part, value in parts.items()}
         else:

@@ -58,6 +58,7 @@ class Report:
             "parameters": summary.parameters,
             "active_parameters": active_parameters(summary),
             "weight_bytes": summary.bytes,
+            "bits_per_weight": round(summary.bits_per_weight, 2),
             "weight_files": list(summary.files),
             "stored_dtypes": {dtype_name(name): n for name, n in summary.tensors.items()},
             "config": config_values(summary.config) if summary.config else None,
@@ -93,7 +94,7 @@ def inspect(
     infos = read_table(summary.folder).values()
     groups = grouped(sorted(infos, key=lambda info: by_number(info.name)), by_layer=not every)
     where = places(world.host_memory(), world.gpus())
-    sizes = needs(summary.config, summary.parameters, where) if summary.config else []
+    sizes = needs(summary.config, summary, where) if summary.config else []
     report = Report(summary, groups, sizes)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2, ensure_ascii=False))
@@ -130,6 +131,8 @@ def plain(value: Any) -> Any:
     """A field's value in JSON's types, the fields of a nested config by name."""
     if is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, tuple):
+        return tuple(map(plain, value))
     return sorted(value) if isinstance(value, frozenset) else value
 
 
@@ -158,6 +161,7 @@ def _print(report: Report, out: Console) -> None:
     of_them = f" ({count(active)} active)" if active < summary.parameters else ""
     out.print(
         f"{summary.model_type}, {count(summary.parameters)} parameters{of_them}, {stored},"
+        f" {summary.bits_per_weight:.3g} bits per weight,"
         f" {size(summary.bytes)} in {len(summary.files)} file(s)"
     )
     if summary.config is None:
@@ -175,6 +179,8 @@ def _print_config(config: ModelConfig, out: Console) -> None:
     for name, value in config_values(config).items():
         if name == "rope":
             value = _changed(config.rope)
+        elif name == "quantization" and config.quantization is not None:
+            value = config.quantization.described
         elif name == "layer_types":
             value = tuple(f"{n} × {kind}" for kind, n in Counter(value).items())
         elif name == "moe" and value:

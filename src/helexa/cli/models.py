@@ -112,7 +112,7 @@ def _fitting(summary: CheckpointSummary, where: Sequence[Place]) -> tuple[str, .
     if summary.config is None:
         return ()
     dtype = "float32" if list(summary.tensors) == ["F32"] else "bfloat16"
-    fits = need(summary.config, summary.parameters, dtype, where).fits
+    fits = need(summary.config, summary, dtype, where).fits
     return tuple(fit.place.device for fit in fits if fit.context_tokens > 0)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from helexa.engine.checkpoint.cache import RepoCache, cache_root
+from helexa.engine.checkpoint.counting import PLAIN_DTYPES, QUANTISED_DTYPES, numbers, stays
 from helexa.engine.checkpoint.files import CONFIG
 from helexa.engine.checkpoint.reference import HubId, parse_reference
 from helexa.engine.checkpoint.resolve import on_disk
@@ -21,15 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-LOADABLE = frozenset({"F32", "F16", "BF16"})
-
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSummary:
     """The size and kind of a model; nothing of its weights was read.
 
     ``tensors`` maps a stored dtype to how many tensors have it, ``bytes`` is that of all tensors,
-    ``config`` is None unless it can be run, which ``why_not`` explains.
+    ``config`` is None unless it can be run, which ``why_not`` explains. ``quantised_*`` is what
+    stays in its format in memory.
     """
 
     id: str
@@ -41,10 +40,17 @@ class CheckpointSummary:
     files: tuple[str, ...]
     config: ModelConfig | None
     why_not: str | None
+    quantised_parameters: int = 0
+    quantised_bytes: int = 0
 
     @property
     def supported(self) -> bool:
         return self.why_not is None
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Scales and all that belongs to the weights included."""
+        return 8 * self.bytes / max(1, self.parameters)
 
 
 def inspect_checkpoint(
@@ -78,19 +84,24 @@ def summarise(name: str, folder: Path) -> CheckpointSummary:
     """The summary of one folder."""
     model_type, config, why_not = judge(name, folder)
     table = read_table(folder)
-    unread = sorted(info.name for info in table.values() if info.dtype not in LOADABLE)
+    method = config.quantization if config is not None else None
+    loadable = PLAIN_DTYPES if method is None else (*PLAIN_DTYPES, *QUANTISED_DTYPES)
+    unread = sorted(info.name for info in table.values() if info.dtype not in loadable)
     if unread and why_not is None:
         why_not = f"tensor {unread[0]!r} has dtype {table[unread[0]].dtype}"
+    kept = [info for info in table.values() if stays(info, method)]
     return CheckpointSummary(
         id=name,
         folder=folder,
         model_type=model_type,
-        parameters=sum(math.prod(info.shape) for info in table.values()),
+        parameters=sum(numbers(info, method) for info in table.values()),
         tensors=dict(Counter(info.dtype for info in table.values()).most_common()),
         bytes=sum(info.nbytes for info in table.values()),
         files=tuple(sorted({info.file for info in table.values()})),
         config=None if why_not else config,
         why_not=why_not,
+        quantised_parameters=sum(numbers(info, method) for info in kept),
+        quantised_bytes=sum(info.nbytes for info in kept),
     )
 
 

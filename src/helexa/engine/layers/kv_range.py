@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from helexa.engine.layers.norm import norm_weight
 from helexa.engine.quant.stack import matrix_rows
 from helexa.engine.quant.stored import recognised
 
@@ -33,8 +34,10 @@ def largest_key_or_value(weights: Weights, gain: Tensor, config: ModelConfig, qk
     the loaded layer, whose last two parts give keys and values.
     """
     if config.qk_norm:
-        longest = (weights / "k_norm").tensor("weight", shape=(config.head_dim,)).abs().max()
-        key = math.sqrt(config.head_dim) * longest.item()
+        norm = norm_weight(
+            weights / "k_norm", config.head_dim, zero_centred=config.zero_centred_norms
+        )
+        key = math.sqrt(config.head_dim) * norm.abs().max().item()
     else:
         key = math.sqrt(2) * largest_output(weights / "k_proj", qkv, -2, gain)
     factor = config.rope.attention_factor if config.rope.rope_type == "yarn" else 1.0

@@ -126,7 +126,10 @@ def test_packed_integers_come_back(rows: int, columns: int) -> None:
 def test_which_layout_is_taken(
     name: str, dense: DenseFormat, kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    type_, rows = BLOCK_TYPES[name], stored_rows(BLOCK_TYPES[name], [made(BLOCK_TYPES[name], 9)], 512)
+    type_, rows = (
+        BLOCK_TYPES[name],
+        stored_rows(BLOCK_TYPES[name], [made(BLOCK_TYPES[name], 9)], 512),
+    )
     small = fast_weight(rows, dense)
     assert isinstance(small, DenseWeight if dense.kernels else type(None))
     monkeypatch.setattr(weights, "SMALL_MATRIX", 0)

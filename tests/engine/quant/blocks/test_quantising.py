@@ -62,7 +62,9 @@ def test_no_worse_than_rounding_between_the_extremes(name: str) -> None:
     plain = gguf.quants.quantize(values.numpy(), GGMLQuantizationType[name])
     there = gguf.quants.dequantize(plain, GGMLQuantizationType[name])
     type = BLOCK_TYPES[name]
-    assert loss(type.matrix(type.rows(values)), values) < 0.97 * loss(torch.from_numpy(there), values)
+    assert loss(type.matrix(type.rows(values)), values) < 0.97 * loss(
+        torch.from_numpy(there), values
+    )
 
 
 @pytest.mark.parametrize("name", BOUNDS)

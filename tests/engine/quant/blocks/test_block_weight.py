@@ -126,16 +126,15 @@ def test_packed_integers_come_back(rows: int, columns: int) -> None:
 def test_which_layout_is_taken(
     name: str, dense: DenseFormat, kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    type_, rows = (
-        BLOCK_TYPES[name],
-        stored_rows(BLOCK_TYPES[name], [made(BLOCK_TYPES[name], 9)], 512),
-    )
+    block_type = BLOCK_TYPES[name]
+    blocks = made(block_type, 9)
+    rows = stored_rows(block_type, [blocks], 512)
     small = fast_weight(rows, dense)
     assert isinstance(small, DenseWeight if dense.kernels else type(None))
     monkeypatch.setattr(weights, "SMALL_MATRIX", 0)
     assert isinstance(fast_weight(rows, dense), kind)
     kept = kept_weight(rows, dense)
-    assert torch.equal(kept.matrix(), type_.matrix(made(type_, 9)))
+    assert torch.equal(kept.matrix(), block_type.matrix(blocks))
 
 
 @needs_bags

@@ -15,7 +15,7 @@ from torch import Tensor
 from helexa.engine.build import build_core
 from helexa.engine.config import EngineConfig
 from helexa.engine.kernels.bags import can_bag
-from helexa.engine.kernels.int4 import can_int4
+from helexa.engine.kernels.int4_groups import block_rows
 from helexa.engine.layers.linear import Linear
 from helexa.engine.loading import load_model
 from helexa.engine.models.model import Model
@@ -157,7 +157,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.skipif(not (can_int4() and can_bag()), reason="torch lacks the operators here")
+@pytest.mark.skipif(not (block_rows() and can_bag()), reason="torch lacks the operators here")
 @pytest.mark.parametrize(("quant", "bits"), [("q8_0", 8.6), ("q4_k", 5.0)])
 def test_loading_takes_the_quantised_weights_and_at_most_one_shard(
     large: Path, quant: str, bits: float

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from helexa.engine.kernels.bags import can_bag
-from helexa.engine.kernels.int4 import can_int4, pack_int4, unpack_int4
+from helexa.engine.kernels.int4_groups import block_rows
 from helexa.engine.kernels.matvec import Scratch
 from helexa.engine.quant.blocks import weight as weights
 from helexa.engine.quant.blocks.bags import BagSink, BagWeight
 from helexa.engine.quant.blocks.block_type import BlockType
-from helexa.engine.quant.blocks.int4 import Int4Sink, Int4Weight
+from helexa.engine.quant.blocks.int4 import Int4Sink, Int4Weight, int4_rows
 from helexa.engine.quant.blocks.rows import Sink, quantised_rows, stored_rows
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.quant.blocks.weight import BlockWeight, fast_weight, kept_weight
@@ -24,7 +24,7 @@ HALF = DenseFormat(torch.float16, CPU)
 EXACT = DenseFormat(torch.float32, CPU)
 TOKENS = [1, 2, 5, 13, 40]
 FOUR_BITS = ["Q4_0", "Q4_1", "Q4_K"]
-needs_int4 = pytest.mark.skipif(not can_int4(), reason="torch has no fast int4 operator here")
+needs_int4 = pytest.mark.skipif(block_rows() is None, reason="torch has no fast int4 operator here")
 needs_bags = pytest.mark.skipif(not can_bag(), reason="torch is built without FBGEMM")
 
 
@@ -97,19 +97,14 @@ def test_int4(name: str, rows: int) -> None:
     """As good as bfloat16 is: 2⁻⁹ for each of activations, scales and results."""
     type = BLOCK_TYPES[name]
     blocks = made(type, rows)
-    sink = Int4Sink(type, rows, 512)
+    size = int4_rows(type)
+    assert size is not None
+    sink = Int4Sink(type, rows, 512, size)
     written(sink, type, blocks)
     weight = sink.weight()
     assert isinstance(weight, Int4Weight)
     check(weight, type.matrix(blocks), 4e-3)
     assert torch.equal(weight.rows(3, 5), weight.matrix()[3:5])
-
-
-@needs_int4
-@pytest.mark.parametrize(("rows", "columns"), [(16, 32), (48, 96), (208, 256)])
-def test_packed_integers_come_back(rows: int, columns: int) -> None:
-    q = torch.randint(0, 16, (rows, columns), dtype=torch.uint8)
-    assert torch.equal(unpack_int4(pack_int4(q)), q)
 
 
 @pytest.mark.parametrize(

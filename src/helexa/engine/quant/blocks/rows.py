@@ -15,7 +15,7 @@ from helexa.engine.quant.blocks.block_type import BlockType
 PIECE_ELEMENTS = 2**18
 """Numbers of a piece, which in float32 is a megabyte: it stays in a core's cache."""
 PIECE_ROWS = 64
-"""Pieces begin at multiples of this (see `kernels.int4.TILE_ROWS`)."""
+"""Pieces begin at multiples of this (blocks of `kernels.int4_groups` fit in)."""
 LARGE = 2**24
 """Matrices of more numbers are made by several threads; smaller ones are loaded side by side."""
 

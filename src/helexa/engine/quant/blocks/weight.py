@@ -9,12 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from helexa.engine.kernels.bags import can_bag
-from helexa.engine.kernels.int4 import can_int4
 from helexa.engine.kernels.matvec import TILE_BYTES, Scratch
 from helexa.engine.memory import SMALL_MATRIX
 from helexa.engine.quant.blocks.bags import BagSink, can_split
 from helexa.engine.quant.blocks.block_type import BlockType
-from helexa.engine.quant.blocks.int4 import Int4Sink, fits_int4
+from helexa.engine.quant.blocks.int4 import Int4Sink, int4_rows
 from helexa.engine.quant.blocks.rows import BlockRows
 from helexa.engine.quant.dense import DenseFormat, DenseWeight
 from helexa.engine.quant.weight import Weight
@@ -99,8 +98,8 @@ def fast_weight(rows: BlockRows, dense: DenseFormat) -> Weight | None:
         return DenseWeight(small.matrix)
     sink: Int4Sink | BagSink
     exact = dense.dtype == torch.float32
-    if not exact and can_int4() and fits_int4(rows.type):
-        sink = Int4Sink(rows.type, count, columns)
+    if not exact and (size := int4_rows(rows.type)):
+        sink = Int4Sink(rows.type, count, columns, size)
     elif can_bag() and can_split(rows.type, exact=exact):
         sink = BagSink(rows.type, count, columns)
     else:

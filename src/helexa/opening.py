@@ -62,6 +62,7 @@ def open_model(
 
     checkpoint = open_checkpoint(
         source.model,
+        quant=config.quant,
         revision=source.revision,
         cache_dir=source.cache_dir,
         offline=source.offline,
@@ -108,7 +109,7 @@ def process_host(
     from helexa.engine.process.messages import Build
 
     nursery = Nursery(warm=False, builder=CHILD)
-    order = Build(str(checkpoint.folder), config)
+    order = Build(str(checkpoint.path), config)
     return ProcessHost(order, nursery, report=progress, at_close=nursery.close)
 
 

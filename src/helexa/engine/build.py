@@ -56,7 +56,7 @@ def build_core(
             return build_core(checkpoint, config, progress=progress, masks=masks)
         finally:
             checkpoint.close()
-    if config.quant is not None:
+    if config.quant is not None and model.quantisable:
         raise InvalidRequest(
             f"quant is {config.quant!r}, quantising at load is not supported yet",
             param="quant",

@@ -6,8 +6,6 @@ from helexa.errors import InvalidRequest
 from helexa.neuron.ids import ModelSpec
 from helexa.neuron.preflight import Plan
 
-RUNS = "load the safetensors version of this model"
-
 
 def refuse_unbuilt(spec: ModelSpec, plan: Plan) -> None:
     """Raises InvalidRequest, naming the key of the load that is at fault if there is one."""
@@ -17,11 +15,9 @@ def refuse_unbuilt(spec: ModelSpec, plan: Plan) -> None:
             param="tensor_parallel",
             hint="leave tensor_parallel out, or set it to 1",
         )
-    if plan.format.kind == "gguf":
-        raise InvalidRequest(f"'{plan.model_id}' is GGUF, which cannot be run yet", hint=RUNS)
     if plan.format.kind == "diffusers":
         raise InvalidRequest(f"'{plan.model_id}' makes images, which cannot be run yet")
-    if spec.quant:
+    if spec.quant and plan.format.kind != "gguf":
         raise InvalidRequest(
             f"quant is '{spec.quant}', a model cannot be quantised at load yet",
             param="quant",

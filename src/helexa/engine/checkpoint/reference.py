@@ -37,12 +37,13 @@ class LocalFolder:
 
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
-    """A single GGUF file."""
+    """A GGUF file, or any part of a split one; ``name`` is what people call the model."""
 
     path: Path
+    name: str | None = None
 
     def __str__(self) -> str:
-        return str(self.path)
+        return self.name or str(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def parse_reference(model: str | Path | Reference) -> Reference:
         path = Path(text).expanduser()
         if path.is_dir():
             return LocalFolder(path)
-        if path.suffix == ".gguf" and path.is_file():
+        if path.suffix.lower() == ".gguf" and path.is_file():
             return GGUFFile(path)
     except (OSError, RuntimeError) as error:  # too long a name, a link to itself, nobody's home
         raise invalid(text, f"cannot be looked up: {error}") from error

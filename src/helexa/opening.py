@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helexa.engine.checkpoint.files import Progress
-from helexa.engine.checkpoint.reference import Reference
+from helexa.engine.checkpoint.reference import Reference, Variant
 from helexa.engine.config import EngineConfig, ModelConfig
 from helexa.engine.host import Host, ThreadHost
 from helexa.engine.outputs import EngineFacts
@@ -61,8 +61,7 @@ def open_model(
     from helexa.engine.checkpoint.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(
-        source.model,
-        quant=config.quant,
+        Variant(source.model, config.quant),
         revision=source.revision,
         cache_dir=source.cache_dir,
         offline=source.offline,

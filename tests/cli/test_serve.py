@@ -135,8 +135,8 @@ def test_a_folder_is_served(disk: Path, where: str) -> None:
         ("empty", "'empty' holds no weights"),
         ("./nowhere", "'./nowhere' is no existing path"),
         ("/nowhere/at/all", "'/nowhere/at/all' is no existing folder"),
-        ("m.gguf", "m.gguf is a GGUF file"),
-        ("./m.gguf", "m.gguf is a GGUF file"),
+        ("m.gguf", "m.gguf is not a whole GGUF file"),
+        ("./m.gguf", "m.gguf is not a whole GGUF file"),
         ("models", "'models' holds no weights"),
     ],
 )

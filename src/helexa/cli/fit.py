@@ -58,7 +58,19 @@ def needs(config: ModelConfig, parameters: int, where: Sequence[Place]) -> list[
 
 def need(config: ModelConfig, parameters: int, dtype: str, where: Sequence[Place]) -> Need:
     """Weights and KV cache of a model in one dtype."""
-    weights, kv = parameters * DTYPE_BYTES[dtype], config.kv_bytes_per_token(DTYPE_BYTES[dtype])
+    return sized(config, dtype, parameters * DTYPE_BYTES[dtype], DTYPE_BYTES[dtype], where)
+
+
+def stored_need(config: ModelConfig, weight_bytes: int, where: Sequence[Place]) -> Need:
+    """The same of a model that stays in memory as it is stored, with a cache of 16 bits."""
+    return sized(config, "as stored", weight_bytes, DTYPE_BYTES["bfloat16"], where)
+
+
+def sized(
+    config: ModelConfig, dtype: str, weights: int, cache_bytes: int, where: Sequence[Place]
+) -> Need:
+    """What a model needs with ``weights`` bytes, and ``cache_bytes`` per number of its cache."""
+    kv = config.kv_bytes_per_token(cache_bytes)
     fits = tuple(
         Fit(place, context_that_fits(place, weights, kv, config.longest_sequence))
         for place in where

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from helexa.cli.fit import Need, needs, places
+from helexa.cli.fit import Need, needs, places, stored_need
 from helexa.cli.layout import TensorGroup, by_number, dtype_name, grouped
 from helexa.cli.options import (
     DEFAULT_MODEL,
@@ -26,7 +26,6 @@ from helexa.cli.services import services
 from helexa.cli.terminal import Column, console, count, show_rows, size
 from helexa.engine.checkpoint.reference import Builtin, HubId, parse_reference
 from helexa.engine.checkpoint.summary import CheckpointSummary, inspect_checkpoint
-from helexa.engine.checkpoint.table import read_table
 from helexa.engine.memory import SMALL_KV, SMALL_MATRIX
 from helexa.errors import PreflightError
 
@@ -51,11 +50,13 @@ class Report:
         return {
             "model": summary.id,
             "folder": str(summary.folder),
+            "file": summary.path.name if summary.path != summary.folder else None,
             "architecture": summary.model_type,
             "supported": summary.supported,
             "why_not": summary.why_not,
             "parameters": summary.parameters,
             "weight_bytes": summary.bytes,
+            "bits_per_weight": round(summary.bits_per_weight, 3),
             "weight_files": list(summary.files),
             "stored_dtypes": {dtype_name(name): n for name, n in summary.tensors.items()},
             "config": config_values(summary.config) if summary.config else None,
@@ -88,10 +89,13 @@ def inspect(
     """
     world = services(ctx)
     summary = _summary(model, revision, cache_dir)
-    infos = read_table(summary.folder).values()
-    groups = grouped(sorted(infos, key=lambda info: by_number(info.name)), by_layer=not every)
+    groups = grouped(
+        sorted(summary.infos, key=lambda info: by_number(info.name)), by_layer=not every
+    )
     where = places(world.host_memory(), world.gpus())
     sizes = needs(summary.config, summary.parameters, where) if summary.config else []
+    if summary.config and summary.packed:
+        sizes = [stored_need(summary.config, summary.bytes, where), *sizes]
     report = Report(summary, groups, sizes)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2, ensure_ascii=False))
@@ -138,10 +142,11 @@ def _need_json(need: Need) -> dict[str, Any]:
 def _print(report: Report, out: Console) -> None:
     summary = report.summary
     stored = ", ".join(map(dtype_name, summary.tensors))
-    out.print(f"{summary.id}  {summary.folder}", style="bold")
+    out.print(f"{summary.id}  {summary.path}", style="bold")
     out.print(
         f"{summary.model_type}, {count(summary.parameters)} parameters, {stored},"
-        f" {size(summary.bytes)} in {len(summary.files)} file(s)"
+        f" {size(summary.bytes)} in {len(summary.files)} file(s),"
+        f" {summary.bits_per_weight:.3g} bits per weight"
     )
     if summary.config is None:
         out.print(f"helexa cannot run it: {summary.why_not}", style="red")
@@ -181,6 +186,7 @@ def _changed(rope: RopeConfig) -> tuple[str, ...]:
 
 TENSOR_COLUMNS = (
     *map(Column, ("TENSOR", "SHAPE", "DTYPE")),
+    Column("BITS", number=True),
     Column("COUNT", number=True),
     Column("SIZE", number=True),
 )
@@ -192,6 +198,7 @@ def _print_tensors(groups: Sequence[TensorGroup], out: Console) -> None:
             group.name,
             " × ".join(map(str, group.shape)),
             group.dtype,
+            f"{group.bits_per_weight:.4g}",
             str(group.count),
             size(group.bytes),
         )

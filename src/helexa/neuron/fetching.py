@@ -18,7 +18,7 @@ from helexa.engine.checkpoint.resolve import is_gguf
 from helexa.engine.checkpoint.transfer import Cancelled
 from helexa.errors import EngineClosed, LoadError
 from helexa.http.response import cause_of
-from helexa.neuron.ids import ModelId, ModelSpec
+from helexa.neuron.ids import ModelId
 from helexa.neuron.listing import Contents, hub_id, local_folder
 from helexa.neuron.sources import BUILTIN, Source
 from helexa.neuron.threads import Threads
@@ -136,15 +136,16 @@ class LoadWatch:
 def fetch(
     id: ModelId,
     source: Source,
-    spec: ModelSpec,
+    revision: str,
     environ: Mapping[str, str],
     *,
     watch: LoadWatch,
     contents: Contents | None = None,
+    quant: str | None = None,
 ) -> Reference:
     """Where a model is on this machine; what its source has and this machine lacks is fetched.
 
-    Of ``spec`` the revision and, for GGUF, the quant count.
+    ``quant`` is a part of the name of one of several GGUF files.
     ``contents`` is what the source said of it, or the copy here where it said nothing; without, it
     is asked.
 
@@ -165,7 +166,7 @@ def fetch(
     )
     try:
         listing = None if contents is None else contents.listing
-        path = fetch_model(hub_id(id), spec.revision, access, listing, quant=spec.quant)
+        path = fetch_model(hub_id(id), revision, access, listing, quant=quant)
     except Cancelled as error:
         raise EngineClosed(f"fetching '{id}' was cancelled") from error
     return GGUFFile(path, str(id)) if is_gguf(path) else LocalFolder(path, str(id))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from helexa.engine.checkpoint.files import Progress
-    from helexa.engine.checkpoint.reference import Reference
+    from helexa.engine.checkpoint.reference import Named
 
 
 class Checkpoint(Protocol):
@@ -95,9 +95,8 @@ class SafetensorsCheckpoint:
 
 
 def open_checkpoint(
-    model: str | Path | Reference,
+    model: Named,
     *,
-    quant: str | None = None,
     revision: str = "main",
     cache_dir: str | Path | None = None,
     offline: bool = False,
@@ -107,14 +106,12 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Find ``model``, fetch what is missing of it, and open it; no weight is read yet.
 
-    ``quant`` is a part of the name of one of several GGUF files; other weights have it applied
-    when they are loaded. ``environ`` defaults to the process's. Raises PreflightError if it cannot
+    ``environ`` defaults to the process's. Raises PreflightError if it cannot
     be had, DownloadError if a transfer fails, UnsupportedModel or CheckpointError for what is
     found.
     """
     found = resolve_model(
         model,
-        quant=quant,
         revision=revision,
         cache_dir=cache_dir,
         offline=offline,

@@ -66,6 +66,18 @@ class HubId:
 Reference = Builtin | LocalFolder | GGUFFile | HubId
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A model and, where it is several GGUF files, a part of the name of the one that is meant."""
+
+    model: str | Path | Reference
+    quant: str | None = None
+
+
+Named = str | Path | Reference | Variant
+"""Everything that says which model is meant."""
+
+
 def parse_reference(model: str | Path | Reference) -> Reference:
     """Say what ``model`` names; what exists on disk wins over the same text as a hub id.
 

@@ -18,7 +18,9 @@ from helexa.engine.checkpoint.reference import (
     GGUFFile,
     HubId,
     LocalFolder,
+    Named,
     Reference,
+    Variant,
     parse_reference,
 )
 from helexa.engine.checkpoint.table import INDEX
@@ -48,9 +50,8 @@ def is_gguf(path: Path) -> bool:
 
 
 def resolve_model(
-    model: str | Path | Reference,
+    model: Named,
     *,
-    quant: str | None = None,
     revision: str = "main",
     cache_dir: str | Path | None = None,
     offline: bool = False,
@@ -60,7 +61,8 @@ def resolve_model(
 ) -> Found:
     """Where a model is, once it is here; arguments and errors as open_checkpoint's."""
     check_hub_options(revision, cache_dir, offline, token)
-    reference = parse_reference(model)
+    quant = model.quant if isinstance(model, Variant) else None
+    reference = parse_reference(model.model if isinstance(model, Variant) else model)
     path = on_disk(reference, quant)
     if path is None:
         from helexa.engine.checkpoint.hub import HubAccess, fetch_model  # an HTTP client: slow

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 import helexa
-from helexa.cli.serve import folder_name
+from helexa.cli.serve import model_name
 
 TIMEOUT_S = 60
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:1"}
@@ -151,7 +151,7 @@ def test_what_is_no_model_is_named(disk: Path, model: str, says: str) -> None:
 
 def test_the_name_of_a_folder_is_one_that_a_model_may_have() -> None:
     names = {"/a/b c:d": "b-c-d", "/": "model", "/a/..b": "..b", "/a/---": "model", "/x/ů": "model"}
-    assert {path: folder_name(Path(path)) for path in names} == names
+    assert {path: model_name(Path(path)) for path in names} == names
 
 
 def children_of(pid: int) -> list[int]:

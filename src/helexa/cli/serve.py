@@ -239,7 +239,9 @@ def _placed(model: str) -> Iterator[tuple[str, EngineSection]]:
 
 def model_name(path: Path) -> str:
     """What a folder or a GGUF file is called, in characters that a model's name may have."""
-    own = path.absolute().resolve().name if path.is_dir() else path.stem
+    from helexa.engine.checkpoint.resolve import is_gguf
+
+    own = path.stem if is_gguf(path) else path.absolute().resolve().name
     name = re.sub(r"[^0-9A-Za-z._-]+", "-", own)
     return name if name.strip(".-") else "model"
 

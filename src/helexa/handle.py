@@ -60,6 +60,7 @@ class Handle:
 
     device                cpu, cuda, cuda:N, or auto: the first GPU, else the CPU
     dtype                 float32, bfloat16, float16, or auto: what checkpoint and device suggest
+    quant                 part of the name of one of several GGUF files; None: the first of them
     max_batch             sequences that run at once; more wait their turn
     max_context           longest sequence in tokens, prompt and answer; None: the model's own limit
     kv_memory_mb          memory for the KV cache in MiB; None: room for max_batch sequences of
@@ -84,6 +85,7 @@ class Handle:
         *,
         device: str = "auto",
         dtype: str = "auto",
+        quant: str | None = None,
         max_batch: int = 8,
         max_context: int | None = None,
         kv_memory_mb: int | None = None,
@@ -118,6 +120,7 @@ class Handle:
         self._config = EngineConfig(
             device=device,
             dtype=dtype,
+            quant=quant,
             max_batch=max_batch,
             max_context=max_context,
             kv_memory_mb=kv_memory_mb,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from helexa.engine.memory import MIB, host_kv_ceiling_mb, kv_ceiling_mb
 
 if TYPE_CHECKING:
+    from helexa.engine.checkpoint.summary import CheckpointSummary
     from helexa.engine.config import ModelConfig
     from helexa.engine.hardware import Gpu, HostMemory
 
@@ -51,26 +52,18 @@ def places(host: HostMemory, cards: Sequence[Gpu]) -> tuple[Place, ...]:
     )
 
 
-def needs(config: ModelConfig, parameters: int, where: Sequence[Place]) -> list[Need]:
+def needs(config: ModelConfig, summary: CheckpointSummary, where: Sequence[Place]) -> list[Need]:
     """Weights and KV cache of a model in every dtype it can be loaded in."""
-    return [need(config, parameters, dtype, where) for dtype in DTYPE_BYTES]
+    return [need(config, summary, dtype, where) for dtype in DTYPE_BYTES]
 
 
-def need(config: ModelConfig, parameters: int, dtype: str, where: Sequence[Place]) -> Need:
-    """Weights and KV cache of a model in one dtype."""
-    return sized(config, dtype, parameters * DTYPE_BYTES[dtype], DTYPE_BYTES[dtype], where)
-
-
-def stored_need(config: ModelConfig, weight_bytes: int, where: Sequence[Place]) -> Need:
-    """The same of a model that stays in memory as it is stored, with a cache of 16 bits."""
-    return sized(config, "as stored", weight_bytes, DTYPE_BYTES["bfloat16"], where)
-
-
-def sized(
-    config: ModelConfig, dtype: str, weights: int, cache_bytes: int, where: Sequence[Place]
+def need(
+    config: ModelConfig, summary: CheckpointSummary, dtype: str, where: Sequence[Place]
 ) -> Need:
-    """What a model needs with ``weights`` bytes, and ``cache_bytes`` per number of its cache."""
-    kv = config.kv_bytes_per_token(cache_bytes)
+    """Weights and KV cache of a model in one dtype, in which it keeps what is not quantised."""
+    plain = summary.parameters - summary.quantised_parameters
+    weights = plain * DTYPE_BYTES[dtype] + summary.quantised_bytes
+    kv = config.kv_bytes_per_token(DTYPE_BYTES[dtype])
     fits = tuple(
         Fit(place, context_that_fits(place, weights, kv, config.longest_sequence))
         for place in where

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from helexa.cli.fit import Need, needs, places, stored_need
+from helexa.cli.fit import Need, needs, places
 from helexa.cli.layout import TensorGroup, by_number, dtype_name, grouped
 from helexa.cli.options import (
     DEFAULT_MODEL,
@@ -56,7 +56,7 @@ class Report:
             "why_not": summary.why_not,
             "parameters": summary.parameters,
             "weight_bytes": summary.bytes,
-            "bits_per_weight": round(summary.bits_per_weight, 3),
+            "bits_per_weight": round(summary.bits_per_weight, 2),
             "weight_files": list(summary.files),
             "stored_dtypes": {dtype_name(name): n for name, n in summary.tensors.items()},
             "config": config_values(summary.config) if summary.config else None,
@@ -93,9 +93,7 @@ def inspect(
         sorted(summary.infos, key=lambda info: by_number(info.name)), by_layer=not every
     )
     where = places(world.host_memory(), world.gpus())
-    sizes = needs(summary.config, summary.parameters, where) if summary.config else []
-    if summary.config and summary.packed:
-        sizes = [stored_need(summary.config, summary.bytes, where), *sizes]
+    sizes = needs(summary.config, summary, where) if summary.config else []
     report = Report(summary, groups, sizes)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2, ensure_ascii=False))
@@ -145,8 +143,8 @@ def _print(report: Report, out: Console) -> None:
     out.print(f"{summary.id}  {summary.path}", style="bold")
     out.print(
         f"{summary.model_type}, {count(summary.parameters)} parameters, {stored},"
-        f" {size(summary.bytes)} in {len(summary.files)} file(s),"
-        f" {summary.bits_per_weight:.3g} bits per weight"
+        f" {summary.bits_per_weight:.3g} bits per weight,"
+        f" {size(summary.bytes)} in {len(summary.files)} file(s)"
     )
     if summary.config is None:
         out.print(f"helexa cannot run it: {summary.why_not}", style="red")

@@ -27,6 +27,7 @@ class LoadOptions:
 
     device: str = "auto"
     dtype: str = "auto"
+    quant: str | None = None
     max_context: int | None = None
     kv_memory_mb: int | None = None
     offline: bool = False
@@ -74,6 +75,7 @@ _LOAD = (
     click.option(
         "--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16."
     ),
+    click.option("--quant", help="Which of several GGUF files, by part of its name."),
     click.option("--max-context", type=int, help="Longest prompt plus answer, in tokens."),
     click.option("--kv-memory-mb", type=int, help="Memory for the KV cache, in MiB."),
     offline_option,

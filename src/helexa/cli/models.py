@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from helexa.cli.fit import Place, need, places, stored_need
+from helexa.cli.fit import Place, need, places
 from helexa.cli.layout import dtype_name
 from helexa.cli.options import DEFAULT_MODEL, cache_dir_option, debug_option, json_option
 from helexa.cli.services import services
@@ -111,11 +111,8 @@ def _fitting(summary: CheckpointSummary, where: Sequence[Place]) -> tuple[str, .
     """The devices with room for it in its own dtype (16 bit if it has several)."""
     if summary.config is None:
         return ()
-    if summary.packed:
-        fits = stored_need(summary.config, summary.bytes, where).fits
-    else:
-        dtype = "float32" if list(summary.tensors) == ["F32"] else "bfloat16"
-        fits = need(summary.config, summary.parameters, dtype, where).fits
+    dtype = "float32" if list(summary.tensors) == ["F32"] else "bfloat16"
+    fits = need(summary.config, summary, dtype, where).fits
     return tuple(fit.place.device for fit in fits if fit.context_tokens > 0)
 
 

@@ -36,7 +36,8 @@ class CheckpointSummary:
 
     ``path`` is its folder or GGUF file. ``tensors`` maps a stored dtype to how many tensors have
     it, ``bytes`` is that of all tensors, ``infos`` are they, under the names they are stored by.
-    ``config`` is None unless it can be run, which ``why_not`` explains.
+    ``config`` is None unless it can be run, which ``why_not`` explains. ``quantised_*`` is what
+    stays in its format in memory.
     """
 
     id: str
@@ -49,6 +50,8 @@ class CheckpointSummary:
     infos: tuple[TensorInfo, ...] = field(repr=False)
     config: ModelConfig | None
     why_not: str | None
+    quantised_parameters: int = 0
+    quantised_bytes: int = 0
 
     @property
     def supported(self) -> bool:
@@ -61,13 +64,8 @@ class CheckpointSummary:
 
     @property
     def bits_per_weight(self) -> float:
-        """How many bits a number takes in the mean."""
-        return 8 * self.bytes / self.parameters if self.parameters else 0.0
-
-    @property
-    def packed(self) -> bool:
-        """Whether it is stored in fewer bits than any plain format, and stays so in memory."""
-        return not self.tensors.keys() <= LOADABLE
+        """Scales and all that belongs to the weights included."""
+        return 8 * self.bytes / max(1, self.parameters)
 
 
 def inspect_checkpoint(
@@ -117,6 +115,7 @@ def summary_of(
     unread = sorted(info.name for info in table.values() if info.dtype not in loadable)
     if unread and why_not is None:
         why_not = f"tensor {unread[0]!r} has dtype {table[unread[0]].dtype}"
+    kept = [info for info in table.values() if info.dtype not in LOADABLE]
     return CheckpointSummary(
         id=name,
         path=path,
@@ -128,6 +127,8 @@ def summary_of(
         infos=tuple(table.values()),
         config=None if why_not else config,
         why_not=why_not,
+        quantised_parameters=sum(math.prod(info.shape) for info in kept),
+        quantised_bytes=sum(info.nbytes for info in kept),
     )
 
 

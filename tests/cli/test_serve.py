@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 import helexa
 from helexa.cli.serve import model_name
+from tests.engine.checkpoint.gguf_files import plain, write_gguf
 
 TIMEOUT_S = 60
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:1"}
@@ -127,6 +129,17 @@ def test_a_folder_is_served(disk: Path, where: str) -> None:
         assert process.wait(TIMEOUT_S) == 0
     assert list(temporary.iterdir()) == []
     assert (disk / "models/my model/config.json").exists()
+
+
+def test_a_gguf_file_is_served(disk: Path) -> None:
+    write_gguf(TINY, disk / "tiny-F16.gguf", plain(np.float16), tokenizer=True)
+    with started("serve", "tiny-F16.gguf", "-p", "0", cwd=disk, **NO_HUB) as process:
+        server = told(process)
+        assert server.id == "folder:local/tiny-F16"
+        answer = server.post("/v1/chat/completions")
+        assert "tiny" in answer.json()["choices"][0]["message"]["content"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 0
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def show_cache(model: Model, ids: list[int]) -> None:
     logits = model.compute_logits(ids[half:], cache, context=half)
     difference = (logits - model.compute_logits(ids)[half:]).abs().max().item()
 
-    keys = cache.layers[0].k[: len(ids)]  # [tokens, heads, head_dim], rotated to their positions
+    keys = cache.attention[0].k[: len(ids)]  # [tokens, heads, head_dim], rotated to their positions
     print(f"cache: {cache.num_blocks} pages of {cache.block_size}, {cache.nbytes / 2**20:.2f} MiB")
     print("  keys of the first layer:", list(keys.shape), keys.dtype)
     print("  their lengths:", [round(n, 1) for n in keys.norm(dim=-1)[:4, 0].tolist()], "…")

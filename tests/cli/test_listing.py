@@ -13,6 +13,7 @@ import gguf
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from safetensors.numpy import load_file, save_file
 
 import helexa
 from helexa.cli.main import cli
@@ -210,6 +211,45 @@ def test_a_gguf_file_in_blocks_is_inspected(run: Run, checkpoint: Write, tmp_pat
     assert not found["supported"]
     assert found["why_not"] == "tensor 'odd' has dtype IQ2_XXS"
     assert "8.5" in run("inspect", str(path)).stdout
+
+
+def as_experts(folder: Path) -> Path:
+    """Turn the config and the tensors of a model into those of a mixture of 4 experts."""
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 1}
+    config |= {"moe_intermediate_size": 16, "mlp_only_layers": [4]}
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "model.safetensors")
+    found = {}
+    for name, tensor in tensors.items():
+        if ".mlp." not in name or ".layers.4." in name:
+            found[name] = tensor
+            continue
+        found |= {name.replace(".mlp.", f".mlp.experts.{e}."): tensor for e in range(4)}
+    gates = {f"model.layers.{i}.mlp.gate.weight": (4, 8) for i in range(12) if i != 4}
+    found |= {name: np.zeros(shape, np.float32) for name, shape in gates.items()}
+    save_file(found, folder / "model.safetensors")
+    return folder
+
+
+def test_a_mixture_of_experts_is_inspected(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    folder = as_experts(checkpoint(tmp_path / "m"))
+    done = run("inspect", str(folder), "--json")
+    assert done.exit_code == 0
+    found = json.loads(done.stdout)
+    expert = 3 * 8 * 16
+    assert found["parameters"] == FLOATS + 11 * (3 * expert + 4 * 8)
+    assert found["active_parameters"] == FLOATS + 11 * 4 * 8
+    moe = found["config"]["moe"]
+    assert (moe["experts"], moe["top_k"], moe["size"], moe["shared_size"]) == (4, 1, 16, 0)
+    assert moe["layers"] == [0, 1, 2, 3, *range(5, 12)]
+    groups = {group["name"]: group["count"] for group in found["tensors"]}
+    assert groups["model.layers.*.mlp.experts.*.up_proj.weight"] == 11 * 4
+    told = run("inspect", str(folder)).stdout
+    assert "experts 4, top_k 1, size 16" in told
+    assert "layers 0-3 5-11" in told
+    assert "active)" in told
+    assert "12 × full_attention" in told
 
 
 def test_a_model_we_cannot_run_is_inspected_all_the_same(run: Run, cache: Path) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from helexa.engine.batch import Part
+from helexa.engine.cache.copies import Copy
 from helexa.engine.config import EngineConfig
 from helexa.engine.core import EngineCore
 from helexa.engine.intake import CoreSpec
@@ -34,12 +36,12 @@ class PagedRunner:
         self.model_s = 0.0005  # half a reading of the clock below
         self.sick: set[int] = set()  # a sequence with one of these tokens gets NaN
 
-    def run(self, parts: Sequence[tuple[Sequence[int], int, Sequence[int], bool]]) -> Tensor:
+    def run(self, parts: Sequence[Part]) -> Tensor:
         if self.faults:
             raise self.faults.pop(0)
-        self.steps.append([(len(tokens), context) for tokens, context, _, _ in parts])
+        self.steps.append([(len(part.tokens), part.context) for part in parts])
         written: set[int] = set()
-        for tokens, context, blocks, _ in parts:
+        for tokens, context, blocks, _, _ in parts:
             for position, token in enumerate(tokens, context):
                 slot = self.slot(blocks, position)
                 assert slot not in written, "two sequences write to one slot"
@@ -48,10 +50,13 @@ class PagedRunner:
                 self.store[slot] = hash((before, token, position)) % PRIME
         rows = [
             self.logits(tokens, blocks, context + len(tokens))
-            for tokens, context, blocks, wanted in parts
+            for tokens, context, blocks, wanted, _ in parts
             if wanted
         ]
         return torch.stack(rows) if rows else torch.empty(0, VOCAB)
+
+    def copy(self, copies: Sequence[Copy]) -> None:
+        raise AssertionError("pages are shared here, not copied")
 
     def slot(self, blocks: Sequence[int], position: int) -> int:
         return blocks[position // self.block_size] * self.block_size + position % self.block_size

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from helexa.engine.config import SUPPORTED, EngineConfig, ModelConfig, RopeConfig, switches
+from helexa.engine.moe_config import MoEConfig
 from helexa.errors import CheckpointError, InvalidRequest, UnsupportedModel
 
 REQUIRED = {
@@ -105,6 +106,77 @@ def test_E037_kv_bytes_per_token() -> None:
 def test_wrong_values_name_file_model_and_field(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(CheckpointError, match=f"config.json of 'org/name'.*`{field}"):
         read(**changes)
+
+
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
+def test_E007_a_hybrid_of_48_layers() -> None:
+    config = read("qwen3_next", num_hidden_layers=48, intermediate_size=None, **EXPERTS)
+    full = [i for i, kind in enumerate(config.layer_types) if kind == "full_attention"]
+    assert (len(full), full[0], full[-1]) == (12, 3, 47)
+    assert config.gated_attention
+    assert config.zero_centred_norms
+    assert config.moe is not None
+    assert config.moe.layers == set(range(48))
+    assert (config.moe.norm_topk_prob, config.intermediate_size) == (True, 0)
+    assert (config.head_dim, config.rope.partial_rotary_factor) == (256, 0.25)
+
+
+def test_E008_layers_of_experts() -> None:
+    config = read(
+        "qwen3_moe", num_hidden_layers=6, decoder_sparse_step=2, mlp_only_layers=[3], **EXPERTS
+    )
+    assert config.moe is not None
+    assert config.moe.layers == {1, 5}
+    assert config.intermediate_size == 96
+    whole = read("qwen3_moe", decoder_sparse_step=0, **EXPERTS)
+    assert whole.moe is not None
+    assert not whole.moe.layers
+
+
+def test_a_mixture_of_experts_and_its_defaults() -> None:
+    config = read("qwen3_moe", intermediate_size=None, **EXPERTS)
+    assert config.moe == MoEConfig(
+        experts=8, top_k=2, size=32, shared_size=0, norm_topk_prob=False, layers=frozenset(range(3))
+    )
+    assert (config.head_dim, config.qk_norm, config.gated_attention) == (16, True, False)
+    named = {"num_local_experts": 8, "norm_topk_prob": True, "shared_expert_intermediate_size": 7}
+    other = read("qwen3_moe", **{**EXPERTS, **named, "num_experts": None}).moe
+    assert other is not None
+    assert (other.experts, other.norm_topk_prob, other.shared_size) == (8, True, 7)
+    always = read("qwen3_5_moe", **EXPERTS, norm_topk_prob=False).moe
+    assert always is not None
+    assert always.norm_topk_prob
+    assert read("qwen3", **EXPERTS).moe is None
+    assert read("qwen3_moe").moe is None
+
+
+def test_parameters_that_a_token_does_not_meet() -> None:
+    moe = read("qwen3_moe", **EXPERTS, mlp_only_layers=[0]).moe
+    assert moe is not None
+    assert moe.idle_parameters(64) == 2 * (8 - 2) * 3 * 32 * 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"num_experts": -1}, "num_experts"),
+        ({"num_experts_per_tok": None}, "num_experts_per_tok"),
+        ({"num_experts_per_tok": 0}, "num_experts_per_tok"),
+        ({"num_experts_per_tok": 9}, "num_experts_per_tok"),
+        ({"moe_intermediate_size": 0}, "moe_intermediate_size"),
+        ({"norm_topk_prob": 1}, "norm_topk_prob"),
+        ({"decoder_sparse_step": -1}, "decoder_sparse_step"),
+        ({"mlp_only_layers": 3}, "mlp_only_layers"),
+        ({"mlp_only_layers": ["3"]}, "mlp_only_layers"),
+        ({"mlp_only_layers": [0], "intermediate_size": None}, "intermediate_size"),
+    ],
+    ids=repr,
+)
+def test_wrong_fields_of_experts_are_named(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(CheckpointError, match=f"`{field}`"):
+        read("qwen3_moe", **{**EXPERTS, **changes})
 
 
 @pytest.mark.parametrize(

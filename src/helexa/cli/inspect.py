@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ class Report:
             "supported": summary.supported,
             "why_not": summary.why_not,
             "parameters": summary.parameters,
+            "active_parameters": active_parameters(summary),
             "weight_bytes": summary.bytes,
             "bits_per_weight": round(summary.bits_per_weight, 2),
             "weight_files": list(summary.files),
@@ -114,10 +116,23 @@ def _summary(model: str, revision: str, cache_dir: Path | None) -> CheckpointSum
         ) from error
 
 
+def active_parameters(summary: CheckpointSummary) -> int:
+    """Of a model's numbers, how many a token meets; fewer than all with a mixture of experts."""
+    config = summary.config
+    idle = config.moe.idle_parameters(config.hidden_size) if config and config.moe else 0
+    return summary.parameters - idle
+
+
 def config_values(config: ModelConfig) -> dict[str, Any]:
     """A model's config as plain values, without the file it was read from."""
-    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "raw"}
-    return values | {"rope": asdict(config.rope)}
+    return {f.name: plain(getattr(config, f.name)) for f in fields(config) if f.name != "raw"}
+
+
+def plain(value: Any) -> Any:
+    """A field's value in JSON's types, the fields of a nested config by name."""
+    if is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    return sorted(value) if isinstance(value, frozenset) else value
 
 
 def _need_json(need: Need) -> dict[str, Any]:
@@ -141,8 +156,10 @@ def _print(report: Report, out: Console) -> None:
     summary = report.summary
     stored = ", ".join(map(dtype_name, summary.tensors))
     out.print(f"{summary.id}  {summary.path}", style="bold")
+    active = active_parameters(summary)
+    of_them = f" ({count(active)} active)" if active < summary.parameters else ""
     out.print(
-        f"{summary.model_type}, {count(summary.parameters)} parameters, {stored},"
+        f"{summary.model_type}, {count(summary.parameters)} parameters{of_them}, {stored},"
         f" {summary.bits_per_weight:.3g} bits per weight,"
         f" {size(summary.bytes)} in {len(summary.files)} file(s)"
     )
@@ -161,12 +178,29 @@ def _print_config(config: ModelConfig, out: Console) -> None:
     for name, value in config_values(config).items():
         if name == "rope":
             value = _changed(config.rope)
+        elif name == "layer_types":
+            value = tuple(f"{n} × {kind}" for kind, n in Counter(value).items())
+        elif name == "moe" and value:
+            value |= {"layers": _ranges(value["layers"])}
+        if isinstance(value, dict):
+            value = tuple(f"{field} {part}" for field, part in value.items())
         if value not in (None, ()):
             shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
             rows.append((name, shown))
     out.print("\nCONFIG", style="bold")
     width = max(len(name) for name, _ in rows)
     out.file.write("".join(f"{name:<{width}}  {value}\n" for name, value in rows))
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Numbers in order, in short: 0-3 5 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return " ".join("-".join(map(str, run)) for run in runs)
 
 
 def _changed(rope: RopeConfig) -> tuple[str, ...]:

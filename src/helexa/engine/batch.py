@@ -17,13 +17,15 @@ class Part(NamedTuple):
     """One sequence's share of a step, as the scheduler states it.
 
     ``tokens`` are new, ``context`` tokens are in the cache before them, and ``blocks`` (the block
-    table) has room for both. ``want_logits``: whether the last position is to be sampled.
+    table) has room for both. ``want_logits``: whether the last position is to be sampled. ``state``
+    is its slot in a `StateCache`, if the model has one.
     """
 
     tokens: Sequence[int]
     context: int
     blocks: Sequence[int]
     want_logits: bool
+    state: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +35,7 @@ class Span:
     Its new tokens are the rows ``start`` to ``start + length`` of the batch and follow ``context``
     cached ones. ``slots`` says where all ``context + length`` tokens lie in the cache: a slice if
     the blocks are consecutive (read through a view), else an index [context + length] (gathered).
+    ``state`` is the slot of its recurrent state.
     """
 
     start: int
@@ -40,6 +43,7 @@ class Span:
     context: int
     blocks: Sequence[int]
     slots: slice | Tensor
+    state: int = 0
 
     @property
     def rows(self) -> slice:
@@ -53,7 +57,8 @@ class Batch:
 
     token_ids [T] and positions [T] are int64, as is logit_rows [R]: the rows whose logits are
     wanted, in the order of the spans. ``slots`` says where the tokens' keys and values go in the
-    cache: a slice if they are neighbours, else an index [T].
+    cache: a slice if they are neighbours, else an index [T]. ``steps`` are the spans of a single
+    token, by row and by state, None if there are none; ``fresh_states`` those that begin anew.
     """
 
     token_ids: Tensor
@@ -61,10 +66,12 @@ class Batch:
     slots: slice | Tensor
     spans: tuple[Span, ...]
     logit_rows: Tensor
+    steps: tuple[slice | Tensor, slice | Tensor] | None = None
+    fresh_states: tuple[int, ...] = ()
 
 
 def build_batch(
-    parts: Sequence[tuple[Sequence[int], int, Sequence[int], bool]],
+    parts: Sequence[Part | tuple[Sequence[int], int, Sequence[int], bool]],
     block_size: int,
     device: torch.device,
 ) -> Batch:
@@ -77,14 +84,14 @@ def build_batch(
     slots: list[int] = []
     spans: list[Span] = []
     wanted: list[int] = []
-    for tokens, context, blocks, want_logits in parts:
+    for tokens, context, blocks, want_logits, state in (Part(*part) for part in parts):
         total = context + len(tokens)
         table = list(blocks[: -(-total // block_size)])
         if not tokens or len(table) * block_size < total:
             raise ValueError(f"{len(tokens)} tokens after {context} do not fit blocks {table}")
         new = range(context, total)
         where = cache_slots(table, total, block_size, device)
-        spans.append(Span(len(ids), len(tokens), context, table, where))
+        spans.append(Span(len(ids), len(tokens), context, table, where, state))
         ids.extend(tokens)
         positions.extend(new)
         slots.extend(table[i // block_size] * block_size + i % block_size for i in new)
@@ -92,7 +99,26 @@ def build_batch(
             wanted.append(len(ids) - 1)
     flat = torch.tensor([ids, positions], dtype=torch.int64).to(device)
     rows = torch.tensor(wanted, dtype=torch.int64).to(device)
-    return Batch(flat[0], flat[1], neighbours_or_index(slots, device), tuple(spans), rows)
+    return Batch(
+        flat[0],
+        flat[1],
+        neighbours_or_index(slots, device),
+        tuple(spans),
+        rows,
+        steps=single_steps(spans, device),
+        fresh_states=tuple(span.state for span in spans if not span.context),
+    )
+
+
+def single_steps(
+    spans: Sequence[Span], device: torch.device
+) -> tuple[slice | Tensor, slice | Tensor] | None:
+    """The rows and the state slots of spans that have one token each; None if there are none."""
+    single = [span for span in spans if span.length == 1]
+    if not single:
+        return None
+    rows = neighbours_or_index([span.start for span in single], device)
+    return rows, neighbours_or_index([span.state for span in single], device)
 
 
 def neighbours_or_index(slots: list[int], device: torch.device) -> slice | Tensor:

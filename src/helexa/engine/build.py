@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,10 +13,11 @@ from helexa.engine.cache.kv import KVCache
 from helexa.engine.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from helexa.engine.checkpoint.files import Progress
 from helexa.engine.config import EngineConfig
-from helexa.engine.core import EngineCore, reuses
-from helexa.engine.end_tokens import end_token_ids
+from helexa.engine.core import EngineCore
+from helexa.engine.end_tokens import end_token_ids, header_token_ids
 from helexa.engine.hardware import host_memory
 from helexa.engine.intake import CoreSpec
+from helexa.engine.keeping import reuses
 from helexa.engine.loading import load_model
 from helexa.engine.masks import MaskFactory
 from helexa.engine.memory import (
@@ -71,8 +73,10 @@ def build_core(
     )
     defaults = GenerationDefaults.from_json(model.generation_config)
     size = plan_pool(loaded, config)
-    cache = claim(loaded, size.num_blocks, config.block_size)
+    cache = claim(loaded, size, config)
     spec = describe(loaded, size, config, defaults, end_token_ids(model, defaults))
+    if size.snapshots:
+        spec = replace(spec, header_ids=header_token_ids(model))
     return EngineCore(Runner(loaded, cache), Sampler(spec.vocab_size), spec, config, masks=masks)
 
 
@@ -82,14 +86,14 @@ def plan_pool(model: Model, config: EngineConfig) -> PoolSize:
     Raises CapacityError if there is not room for a single page, unless the device is dedicated:
     its owner is told by a budget of 0.
     """
-    kv = model.config.kv_bytes_per_token(model.cache_dtype.itemsize)
+    kv, state_bytes = model.kv_bytes_per_token, model.state_bytes
     prefix_cache_mb = config.prefix_cache_mb if reuses(config) else 0
     lengths = (model.config.longest_sequence, config.kv_context_tokens, config.max_context)
     budget_mb = kv_budget_mb(
         kv,
         min(length for length in lengths if length is not None),
         max_batch=config.max_batch,
-        ceiling_mb=_ceiling_mb(model.device, prefix_cache_mb, config),
+        ceiling_mb=_ceiling_mb(model, prefix_cache_mb, config),
         explicit_mb=config.kv_memory_mb,
     )
     if not config.dedicated and budget_mb * MIB < kv * config.block_size:
@@ -108,19 +112,23 @@ def plan_pool(model: Model, config: EngineConfig) -> PoolSize:
         budget_mb=budget_mb,
         prefix_cache_mb=prefix_cache_mb,
         max_batch=config.max_batch,
+        state_bytes=state_bytes,
+        max_snapshots=config.max_entries,
     )
 
 
-def claim(model: Model, num_blocks: int, block_size: int) -> KVCache:
-    """The memory of the pool. Raises CapacityError if the device refuses it."""
+def claim(model: Model, size: PoolSize, config: EngineConfig) -> KVCache:
+    """The memory of the pool, and of the states. Raises CapacityError if the device refuses it."""
+    states = config.max_batch + size.snapshots
     try:
         with refusals_as_memory_errors():
-            return model.new_cache(num_blocks, block_size)
+            return model.new_cache(size.num_blocks, config.block_size, states=states)
     except (torch.OutOfMemoryError, MemoryError) as error:
-        kv = model.config.kv_bytes_per_token(model.cache_dtype.itemsize)
+        pages = size.num_blocks * config.block_size * model.kv_bytes_per_token
+        wanted_mb = (pages + states * model.state_bytes) // MIB
         raise CapacityError(
-            f"the device refused {num_blocks * block_size * kv // MIB} MiB for the KV cache",
-            required_mb=num_blocks * block_size * kv // MIB,
+            f"the device refused {wanted_mb} MiB for the KV cache",
+            required_mb=wanted_mb,
             budget_mb=0,
             hint="set kv_memory_mb, prefix_cache_mb or max_batch to less",
         ) from error
@@ -134,7 +142,7 @@ def describe(
     ends: frozenset[int],
 ) -> CoreSpec:
     """What a core needs to know about its model."""
-    kv = model.config.kv_bytes_per_token(model.cache_dtype.itemsize)
+    kv = model.kv_bytes_per_token
     capacity = size.budget_blocks * config.block_size
     longest = model.config.longest_sequence
     facts = EngineFacts(
@@ -158,23 +166,28 @@ def describe(
         defaults=defaults,
         end_token_ids=ends,
         facts=facts,
+        state_bytes=model.state_bytes,
+        snapshots=size.snapshots,
     )
 
 
-def _ceiling_mb(device: torch.device, prefix_cache_mb: int, config: EngineConfig) -> int:
+def _ceiling_mb(model: Model, prefix_cache_mb: int, config: EngineConfig) -> int:
     """The most the KV cache may take of what is free on the device of a loaded model.
 
-    Of host memory a quarter counts as free, unless the size was asked for or it is dedicated.
+    The states of running sequences come first. Of host memory a quarter counts as free, unless the
+    size was asked for or it is dedicated.
     """
     reserves = {
         "prefix_cache_mb": prefix_cache_mb,
         "headroom_mb": config.headroom_mb,
         "floor_mb": config.floor_mb,
     }
-    if device.type == "cuda":
+    states_mb = config.max_batch * model.state_bytes // MIB
+    if model.device.type == "cuda":
         torch.cuda.empty_cache()
-        return kv_ceiling_mb(torch.cuda.mem_get_info(device)[0] // MIB, **reserves)
-    available_mb = host_memory().available_bytes // MIB
+        free_mb = torch.cuda.mem_get_info(model.device)[0] // MIB
+        return kv_ceiling_mb(free_mb - states_mb, **reserves)
+    available_mb = host_memory().available_bytes // MIB - states_mb
     if config.dedicated:
         return kv_ceiling_mb(available_mb, **reserves)
     share = HOST_SHARE if config.kv_memory_mb is None else 1

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from helexa.engine.allocation import refusals_as_memory_errors, unused_mb
-from helexa.engine.cache.blocks import BlockPool
-from helexa.engine.cache.pages import Pages
+from helexa.engine.batch import Part as Work
+from helexa.engine.cache.copies import Copy
+from helexa.engine.cache.state_pages import StatePages
 from helexa.engine.config import EngineConfig
 from helexa.engine.faults import device_failed, own_error, ran_out
 from helexa.engine.intake import CoreSpec, Intake
+from helexa.engine.keeping import keeper
 from helexa.engine.logit_changes import allowing
 from helexa.engine.masks import MaskFactory
 from helexa.engine.memory import MIB, kv_reservation_mb
@@ -44,8 +46,12 @@ class StepRunner(Protocol):
         """How long the model alone took in the last run, in seconds."""
         ...
 
-    def run(self, parts: Sequence[tuple[Sequence[int], int, Sequence[int], bool]]) -> Tensor:
-        """(new tokens, tokens before them, block table, whether logits are wanted) → [R, V]."""
+    def run(self, parts: Sequence[Work]) -> Tensor:
+        """Compute these tokens: logits [R, V] of those that want them."""
+        ...
+
+    def copy(self, copies: Sequence[Copy]) -> None:
+        """Copy pages and states, one after the other."""
         ...
 
 
@@ -79,9 +85,7 @@ class EngineCore:
         self._sampler = sampler
         self._clock = clock
         self._intake = Intake(spec, config, masks)
-        self._pages = Pages(
-            BlockPool(spec.num_blocks, config.block_size), spec.budget_blocks, reuse=reuses(config)
-        )
+        self._pages = keeper(spec, config)
         self._scheduler = Scheduler(
             self._pages,
             max_batch=1 if "batching" in config.disabled else config.max_batch,
@@ -200,14 +204,17 @@ class EngineCore:
     def _execute(self, parts: list[Part], sampling: list[Row]) -> list[Sampled]:
         """Run the model and draw a token for each row of ``sampling``."""
         work = [
-            (
+            Work(
                 seq.tokens[seq.computed : seq.computed + count],
                 seq.computed,
                 seq.blocks,
                 count == seq.remaining,
+                seq.state,
             )
             for seq, count in parts
         ]
+        if copies := self._pages.take_copies():
+            self._runner.copy(copies)
         rows = [self._sample_row(seq) for seq in sampling]
         logits = self._runner.run(work)
         refused = self._constrain(sampling, rows)  # while an accelerator computes the logits
@@ -311,11 +318,15 @@ class EngineCore:
 
         Nothing has been committed then, so the rest is run again from where it was: keys and values
         are written beyond what counts as computed, and masks are told only of tokens that were
-        drawn. A lack of memory is due to the step's prompts, or in a step without any to its
-        youngest row; the third without a request that came to its end between them is the device's.
-        Anything else is due to the prompts too, and when it comes again to all of the step.
+        drawn. Only recurrent states may have gone on: such rows start over. A lack of memory is due
+        to the step's prompts, or in a step without any to its youngest row; the third without a
+        request that came to its end between them is the device's. Anything else is due to the
+        prompts too, and when it comes again to all of the step.
         """
         prompts = [seq for seq, _ in parts if seq.prefilling]
+        if isinstance(self._pages, StatePages):
+            self._pages.distrust()
+            self._scheduler.restart()
         if ran_out(cause):
             self._ooms += 1
             if self._ooms >= OOM_LIMIT:
@@ -373,13 +384,3 @@ def _finish_reason(seq: Row) -> FinishReason | None:
     if seq.mask is not None and seq.mask.is_terminated:
         return "length" if seq.mask.is_cut else "stop"
     return "length" if len(seq.generated) >= seq.max_new else None
-
-
-def reuses(config: EngineConfig) -> bool:
-    """Whether the prefix cache is on: not turned off, and none of its limits is 0."""
-    return bool(
-        config.prefix_cache
-        and config.prefix_cache_mb
-        and config.max_entries
-        and "prefix_cache" not in config.disabled
-    )

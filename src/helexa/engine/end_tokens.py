@@ -10,6 +10,7 @@ from typing import Any, Final
 from helexa.engine.checkpoint.checkpoint import Checkpoint
 from helexa.engine.params import GenerationDefaults
 
+HEADER: Final = "<|im_start|>"
 END_MARKERS: Final = frozenset({"<|im_end|>", "<|endoftext|>", "<|eot_id|>"})
 
 
@@ -31,6 +32,15 @@ def end_token_ids(checkpoint: Checkpoint, defaults: GenerationDefaults) -> froze
     found = {known[text] for text in (*END_MARKERS, eos) if text in known}
     ids = found.union(defaults.eos_token_ids, checkpoint.config.eos_token_ids)
     return frozenset(id for id in ids if 0 <= id < checkpoint.config.vocab_size)
+
+
+def header_token_ids(checkpoint: Checkpoint) -> frozenset[int]:
+    """The ids that open a message of a chat: `<|im_start|>`, or else every special token."""
+    files = checkpoint.tokenizer_files()
+    known = {text: id for id, text in _added(_read(files.tokenizer_json))}
+    if HEADER in known:
+        return frozenset({known[HEADER]})
+    return frozenset(known.values())
 
 
 def _listed(settings: Mapping[str, Any]) -> Iterator[tuple[int, str]]:

@@ -26,7 +26,8 @@ class CoreSpec:
 
     ``longest_tokens`` is the longest sequence of the model, ``block_bytes`` the size of one page
     over all layers, ``end_token_ids`` what ends an answer. Sequences may hold ``budget_blocks`` of
-    the ``num_blocks`` together.
+    the ``num_blocks`` together. A recurrent model has ``state_bytes`` per sequence, and room for
+    ``snapshots`` of them; prompts that begin alike part after one of ``header_ids``.
     """
 
     vocab_size: int
@@ -37,6 +38,9 @@ class CoreSpec:
     defaults: GenerationDefaults
     end_token_ids: frozenset[int]
     facts: EngineFacts
+    state_bytes: int = 0
+    snapshots: int = 0
+    header_ids: frozenset[int] = frozenset()
 
 
 class Intake:
@@ -85,6 +89,8 @@ class Intake:
             max_new=min(params.max_tokens, room),
             ends=self._ends(params),
         )
+        if self.spec.snapshots:
+            seq.cuts = stable_cuts(request.token_ids, self.spec.header_ids)
         seq.mask = self._mask(request, seq)
         return seq
 
@@ -142,3 +148,15 @@ class Intake:
     def _ends(self, params: SamplingParams) -> frozenset[int]:
         asked = frozenset(params.stop_token_ids)
         return asked if params.ignore_eos else asked | self.spec.end_token_ids
+
+
+def stable_cuts(prompt: tuple[int, ...], header_ids: frozenset[int]) -> tuple[int, ...]:
+    """Where prompts that go on from this one, or begin as it does, will still be equal to it.
+
+    That is behind the token that opens its last message, since the text after that may be cut into
+    other tokens once something follows, and behind the one that opens its second, for other
+    conversations under the same instructions.
+    """
+    headers = [at + 1 for at, token in enumerate(prompt) if token in header_ids]
+    known = {*headers[1:2], *headers[-1:]}
+    return tuple(sorted(cut for cut in known if cut < len(prompt)))

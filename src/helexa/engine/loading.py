@@ -15,6 +15,7 @@ from helexa.engine.checkpoint.weights import Weights
 from helexa.engine.config import DTYPES, EngineConfig, switches
 from helexa.engine.layers.decoder import DecoderLayer
 from helexa.engine.memory import SMALL_KV
+from helexa.engine.models.model import decoder_part
 from helexa.engine.models.registry import MODELS
 from helexa.engine.numerics import Numerics
 from helexa.engine.quant.dense import FLOAT16_MAX, DenseFormat
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from helexa.engine.config import ModelConfig
     from helexa.engine.models.model import Model
 
-EMBEDDING = "model.embed_tokens.weight"
+EMBEDDING = "embed_tokens.weight"
+UNSEEN = ("model.visual.*", "visual.*")
+"""A vision tower's tensors: models are loaded for text."""
 
 
 class HubOptions(TypedDict, total=False):
@@ -73,14 +76,14 @@ def load_model(
             checkpoint.close()
     where = resolve_device(device)
     check_sizes(model)
-    stored = model.info(EMBEDDING).dtype
+    stored = decoder_part(Weights(model)).dtype_of(EMBEDDING)
     numerics = resolve_numerics(dtype, where, stored in ("F16", "BF16"), disabled)
     if dtype == "auto":
         numerics = with_exact_cache(numerics, model.config)
     built = MODELS[model.config.model_type](model.config, numerics)
     weights = Weights(model, dtype=numerics.activations, device=where, progress=progress)
     built.load(weights)
-    weights.finish()
+    weights.finish(UNSEEN)
     built.numerics = with_room(numerics, built.modules())
     built.num_parameters = sum(math.prod(model.info(n).shape) for n in weights.ledger.taken)
     return built.to(where).eval()
@@ -110,9 +113,9 @@ def check_sizes(model: Checkpoint) -> None:
     Raises CheckpointError as filling the model would.
     """
     config = model.config
-    weights = Weights(model, dtype=None, device="cpu")
-    weights.take(EMBEDDING, (config.vocab_size, config.hidden_size))
-    model.info(f"model.layers.{config.num_hidden_layers - 1}.input_layernorm.weight")
+    body = decoder_part(Weights(model))
+    body.check(EMBEDDING, (config.vocab_size, config.hidden_size))
+    body.check(f"layers.{config.num_hidden_layers - 1}.input_layernorm.weight", None)
 
 
 def _check_source(model: object, given: HubOptions) -> None:
@@ -201,4 +204,7 @@ def resolve_numerics(
         linear=dense,
         fused_prefill="flash_attn" not in disabled,
         fused_decode="flash_decode" not in disabled,
+        chunked_delta="gdn_chunked" not in disabled,
+        fused_delta="gdn_fused" not in disabled,
+        fused_experts="moe_fused" not in disabled,
     )

@@ -54,11 +54,13 @@ class PoolSize:
     """The pool of pages: how many blocks, and how many of them sequences may hold.
 
     ``budget_mb`` is what those are promised in whole MiB; they may hold a little more.
+    ``snapshots`` is how many states are kept beside those of running sequences.
     """
 
     num_blocks: int
     budget_blocks: int
     budget_mb: int
+    snapshots: int = 0
 
 
 def kv_ceiling_mb(
@@ -120,18 +122,28 @@ def modest_prefix_cache_mb(prefix_cache_mb: int, budget_mb: int) -> int:
 
 
 def pool_size(
-    kv: int, block_size: int, *, budget_mb: int, prefix_cache_mb: int, max_batch: int
+    kv: int,
+    block_size: int,
+    *,
+    budget_mb: int,
+    prefix_cache_mb: int,
+    max_batch: int,
+    state_bytes: int = 0,
+    max_snapshots: int = 0,
 ) -> PoolSize:
     """The pool for a budget: what sequences may hold, plus what keeps idle pages.
 
     Sequences get one MiB per row on top of the budget, and whole blocks: a claim is rounded down
     to whole MiB, and a page may be half full. So whatever was promised can run, side by side. Idle
-    pages get ``prefix_cache_mb``, and nothing where there is no budget.
+    pages get ``prefix_cache_mb``, and nothing where there is no budget. Of a recurrent model's,
+    snapshots of ``state_bytes`` each get their part first.
     """
     block_bytes = kv * block_size
     budget_blocks = -(-(budget_mb + max_batch) * MIB // block_bytes)
-    idle_blocks = prefix_cache_mb * MIB // block_bytes if budget_mb else 0
-    return PoolSize(budget_blocks + idle_blocks, budget_blocks, budget_mb)
+    idle_bytes = prefix_cache_mb * MIB if budget_mb else 0
+    snapshots = min(max_snapshots, idle_bytes // state_bytes) if state_bytes else 0
+    idle_blocks = (idle_bytes - snapshots * state_bytes) // block_bytes
+    return PoolSize(budget_blocks + idle_blocks, budget_blocks, budget_mb, snapshots)
 
 
 def kv_reservation_mb(kv: int, prompt_tokens: int, max_new_tokens: int) -> int:

@@ -27,6 +27,13 @@ class MoEConfig:
     norm_topk_prob: bool
     layers: frozenset[int]
 
+    def idle_parameters(self, hidden_size: int) -> int:
+        """How many numbers of the model a token does not meet: those of experts it did not choose.
+
+        An expert is three matrices of ``size`` by ``hidden_size``.
+        """
+        return len(self.layers) * (self.experts - self.top_k) * 3 * self.size * hidden_size
+
 
 def read_moe(config: Fields, model_type: str, num_layers: int) -> MoEConfig | None:
     """The experts of a model; None if it has none. Raises CheckpointError for a wrong field."""

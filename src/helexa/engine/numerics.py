@@ -20,7 +20,9 @@ class Numerics:
     `loading.with_room`). ``linear`` stores the matrices of attention, MLP and an untied output
     layer; ``plain`` those that are never quantised, embeddings among them. ``fused_prefill`` and
     ``fused_decode`` say whether attention uses torch's fused operator for several new tokens and
-    for one, or its written-out definition.
+    for one, or its written-out definition; ``chunked_delta`` and ``fused_delta`` whether the delta
+    rule takes the tokens of a prompt 64 at a time, and changes a single sequence's state in place;
+    ``fused_experts``, whether each expert is run once for all of its tokens.
     """
 
     device: torch.device
@@ -30,6 +32,9 @@ class Numerics:
     linear: WeightFormat
     fused_prefill: bool = True
     fused_decode: bool = True
+    chunked_delta: bool = True
+    fused_delta: bool = True
+    fused_experts: bool = True
 
     @property
     def narrow_cache(self) -> bool:

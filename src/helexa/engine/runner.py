@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from helexa.engine.allocation import refusals_as_memory_errors
-from helexa.engine.batch import build_batch
+from helexa.engine.batch import Part, build_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
+    from helexa.engine.cache.copies import Copy
     from helexa.engine.cache.kv import KVCache
     from helexa.engine.models.model import Model
 
@@ -35,7 +36,7 @@ class Runner:
         self._clock = clock
 
     @torch.inference_mode()
-    def run(self, parts: Sequence[tuple[Sequence[int], int, Sequence[int], bool]]) -> Tensor:
+    def run(self, parts: Sequence[Part | tuple[Sequence[int], int, Sequence[int], bool]]) -> Tensor:
         """Execute one step (see `batch.Part`): → logits [R, V] float32.
 
         One row for the last position of each part that wants logits, in order; R may be 0. Raises
@@ -48,3 +49,13 @@ class Runner:
             logits = self.model.logits(hidden.index_select(0, batch.logit_rows))
             self.model_s = self._clock() - begin
         return logits
+
+    @torch.inference_mode()
+    def copy(self, copies: Sequence[Copy]) -> None:
+        """Give pages and states the contents of others, one after the other."""
+        states = self.cache.states
+        for what, source, target in copies:
+            if what == "page":
+                self.cache.copy_page(source, target)
+            elif states is not None:
+                states.copy(source, target)

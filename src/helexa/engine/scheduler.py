@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from helexa.engine.cache.pages import Pages
+from helexa.engine.cache.state_pages import StatePages
 from helexa.engine.sequence import Sequence
 
 
@@ -33,7 +34,7 @@ class Scheduler:
     another: it finishes, so all do.
     """
 
-    def __init__(self, pages: Pages, *, max_batch: int, chunk_tokens: int) -> None:
+    def __init__(self, pages: Pages | StatePages, *, max_batch: int, chunk_tokens: int) -> None:
         self.pages = pages
         self.max_batch = max_batch
         self.chunk_tokens = chunk_tokens
@@ -82,6 +83,11 @@ class Scheduler:
             if not seq.remaining:
                 seq.prefilling = False
 
+    def restart(self) -> None:
+        """Have every running sequence computed anew: what a failed step left is not trusted."""
+        while self.running:
+            self._preempt(self.running.pop())
+
     def _rows(self) -> list[Part]:
         """One token for each row that is past its prompt, oldest first."""
         parts: list[Part] = []
@@ -113,7 +119,7 @@ class Scheduler:
         self, seq: Sequence, budget: int, parts: list[Part], pending: set[tuple[int, bytes]]
     ) -> int:
         """Plan as much of a prompt as the budget allows; note the page it is about to fill."""
-        count = min(budget, seq.remaining)
+        count = min(budget, seq.until_cut)
         parts.append(Part(seq, count))
         if seq.computed % self._page_tokens + count >= self._page_tokens:
             page = self.pages.next_page(seq)

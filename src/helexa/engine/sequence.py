@@ -21,9 +21,10 @@ class Sequence:
     anywhere: the next draw depends on the seed and ``len(generated)`` alone; ``first_index`` is
     that of the first token drawn here. ``tokens`` is prompt and generated tokens together; keys and
     values of the first ``computed`` are in the cache, in ``blocks``, of which the first ``indexed``
-    pages are the prefix tree's. ``runs`` counts the times it was given pages: once, and once more
-    after each preemption. ``mask`` says what may come next, None that anything may; it knows
-    nothing of pages, so a preemption leaves it as it is.
+    pages are the prefix tree's. A recurrent model keeps its ``state`` in that slot, and others may
+    go on from where it stood after the first ``cuts`` tokens. ``runs`` counts the times it was
+    given pages: once, and once more after each preemption. ``mask`` says what may come next, None
+    that anything may; it knows nothing of pages, so a preemption leaves it as it is.
     """
 
     id: int
@@ -35,12 +36,14 @@ class Sequence:
     ends: frozenset[int]
     first_index: int = 0
     cacheable: bool = True
+    cuts: tuple[int, ...] = ()
     mask: TokenMask | None = None
     submitted_s: float = 0.0
 
     blocks: list[int] = field(default_factory=list)
     computed: int = 0
     indexed: int = 0
+    state: int = 0
     prefilling: bool = True
     runs: int = 0
     cached_tokens: int = 0
@@ -75,6 +78,12 @@ class Sequence:
     def remaining(self) -> int:
         """Tokens whose keys and values are still to be computed."""
         return len(self.tokens) - self.computed
+
+    @property
+    def until_cut(self) -> int:
+        """Tokens to be computed up to the next cut, or up to the end."""
+        ends = (cut for cut in self.cuts if cut > self.computed)
+        return min(ends, default=len(self.tokens)) - self.computed
 
     @property
     def most_tokens(self) -> int:

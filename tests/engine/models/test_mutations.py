@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ def direction(model: Any) -> None:
 def tiled_heads(model: Any) -> None:
     """Query head h reads key head h mod G instead of ⌊h·G/H⌋."""
     for layer in model.layers:
-        weight = layer.attention.qkv.weight.tensor
+        weight = layer.mixer.qkv.weight.tensor
         heads = weight[:128].view(2, 2, 32, 64)
         weight[:128] = heads.transpose(0, 1).reshape(128, 64).clone()
 
@@ -64,7 +66,7 @@ def gate_and_up(model: Any) -> None:
 
 
 def last_layer(model: Any) -> None:
-    model.layers[1].attention.out.weight.tensor.zero_()
+    model.layers[1].mixer.out.weight.tensor.zero_()
 
 
 DAMAGE: list[Callable[[Any], None]] = [
@@ -85,6 +87,63 @@ def test_damage_is_noticed(
     expected = reference.logits(prompt(96))
     assert worst(model.compute_logits(prompt(96)), expected) < TOLERANCE
     damage(model)
+    assert worst(model.compute_logits(prompt(96)), expected) > 10 * TOLERANCE
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["raw", "renormalised"])
+def sparse(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """A mixture of experts."""
+    fields = {"num_hidden_layers": 2, "norm_topk_prob": request.param}
+    return Family("moe", "qwen3_moe", fields, seed=93).save(tmp_path_factory.mktemp("moe"))
+
+
+def select_before_softmax(moe: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    scores, chosen = torch.nn.functional.linear(x, moe.router).topk(moe.top_k, -1)
+    return chosen, scores.softmax(-1)
+
+
+def toggle_renormalising(moe: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    moe.renormalise = not moe.renormalise
+    routed: tuple[Tensor, Tensor] = type(moe).route(moe, x)
+    moe.renormalise = not moe.renormalise
+    return routed
+
+
+def least_likely(moe: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    chosen, shares = type(moe).route(moe, x)
+    return moe.count - 1 - chosen, shares
+
+
+def shares_in_reverse(moe: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    chosen, shares = type(moe).route(moe, x)
+    return chosen, shares.flip(-1)
+
+
+ROUTES = [select_before_softmax, toggle_renormalising, least_likely, shares_in_reverse]
+
+
+@pytest.mark.parametrize("damage", ROUTES, ids=lambda damage: damage.__name__)
+def test_a_wrong_route_is_noticed(damage: Callable[..., Any], sparse: Reference) -> None:
+    model: Any = load_model(sparse.folder, dtype="float32")
+    expected = sparse.logits(prompt(96))
+    assert worst(model.compute_logits(prompt(96)), expected) < TOLERANCE
+    moe = model.layers[1].mlp
+    moe.route = partial(damage, moe)
+    difference = worst(model.compute_logits(prompt(96)), expected)
+    if damage is select_before_softmax and moe.renormalise:
+        assert difference < TOLERANCE  # the one case in which it is the same
+    else:
+        assert difference > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("place", ["gate_up", "down"])
+def test_exchanged_experts_are_noticed(place: str, sparse: Reference) -> None:
+    model: Any = load_model(sparse.folder, dtype="float32")
+    experts = model.layers[0].mlp.experts
+    one, other = experts.experts[0], experts.experts[1]
+    mixed = replace(one, **{place: getattr(other, place)})
+    experts.experts = (mixed, *experts.experts[1:])
+    expected = sparse.logits(prompt(96))
     assert worst(model.compute_logits(prompt(96)), expected) > 10 * TOLERANCE
 
 
@@ -129,6 +188,6 @@ def test_nan_is_noticed() -> None:
 def test_weights_of_the_file_stay_whole(reference: Reference, tmp_path: Path) -> None:
     """Damage done to a loaded model does not reach the file it came from."""
     model: Any = load_model(reference.folder, dtype="float32")
-    model.layers[0].attention.out.weight.tensor.zero_()
+    model.layers[0].mixer.out.weight.tensor.zero_()
     again = load_model(reference.folder, dtype="float32")
     assert worst(again.compute_logits(prompt(9)), reference.logits(prompt(9))) < TOLERANCE

@@ -10,6 +10,8 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from helexa.engine.cache.state import LayerState, StateCache
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerCache:
@@ -39,11 +41,14 @@ class LayerCache:
 
 
 class KVCache:
-    """Keys and values of all layers, in ``num_blocks`` pages of ``block_size`` tokens.
+    """Keys and values of all attention layers, in ``num_blocks`` pages of ``block_size`` tokens.
 
     A token's slot is ``block * block_size + offset``. The memory is claimed here, once, and not
     initialised: a CPU page costs nothing until it is first written. A head's tokens are neighbours
     in memory, and its keys and values too, as a core of the CPU that attends for it reads them.
+
+    ``layers`` has what each layer of the model keeps, in their order: those of ``attention``, and
+    between them the recurrent ones of ``states``, if there are any (see `join`).
     """
 
     def __init__(
@@ -61,7 +66,17 @@ class KVCache:
         shape = (num_layers, kv_heads, 2, num_blocks * block_size, head_dim)
         self.memory = torch.empty(shape, dtype=dtype, device=device)
         both = self.memory.transpose(1, 2)
-        self.layers = tuple(LayerCache(kv, *kv.transpose(1, 2)) for kv in both)
+        self.states: StateCache | None = None
+        self.attention = tuple(LayerCache(kv, *kv.transpose(1, 2)) for kv in both)
+        self.layers: tuple[LayerCache | LayerState, ...] = self.attention
+
+    def join(self, states: StateCache) -> None:
+        """Take the states of the recurrent layers in, each in its place among the layers."""
+        self.states = states
+        keys, recurrent = iter(self.attention), iter(states.layers)
+        self.layers = tuple(
+            next(keys) if kind == "full_attention" else next(recurrent) for kind in states.kinds
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -76,4 +91,10 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes of memory claimed."""
-        return self.memory.nbytes
+        return self.memory.nbytes + (self.states.nbytes if self.states is not None else 0)
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Give one page the keys and values of another."""
+        size = self.block_size
+        both = [self.memory[..., page * size : (page + 1) * size, :] for page in (source, target)]
+        both[1].copy_(both[0])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from helexa.engine.cache.blocks import BlockPool
-from helexa.engine.cache.history import TOKEN_BYTES, PromptHistory
+from helexa.engine.cache.copies import Copy
+from helexa.engine.cache.lookups import Lookups
 from helexa.engine.cache.prefix import ROOT, PrefixTree
 from helexa.engine.outputs import CacheReport, PrefixStats
 from helexa.engine.sequence import Sequence
@@ -21,12 +22,9 @@ class Pages:
     def __init__(self, pool: BlockPool, budget_blocks: int, *, reuse: bool = True) -> None:
         self.pool = pool
         self.tree = PrefixTree(pool)
-        self.history = PromptHistory()
+        self.lookups = Lookups(pool.block_size, on=reuse)
         self.budget_blocks = min(budget_blocks, pool.num_blocks)
-        self.reuse = reuse
         self._size = pool.block_size
-        self._lookups = self._hits = self._hit_tokens = self._prompt_tokens = 0
-        self._last_miss: CacheReport | None = None
 
     @property
     def available(self) -> int:
@@ -35,18 +33,15 @@ class Pages:
 
     def stats(self) -> PrefixStats:
         """Totals since the start."""
-        return PrefixStats(
-            lookups=self._lookups,
-            hits=self._hits,
-            hit_tokens=self._hit_tokens,
-            prompt_tokens=self._prompt_tokens,
-            evicted_blocks=self.tree.evicted_blocks,
-            last_miss=self._last_miss,
-        )
+        return self.lookups.stats(self.tree.evicted_blocks)
+
+    def take_copies(self) -> list[Copy]:
+        """What is to be copied before the next step: pages are only shared."""
+        return []
 
     def next_page(self, seq: Sequence) -> tuple[int, bytes] | None:
         """What the tree will know once a sequence's current page is full: (parent, its tokens)."""
-        if not (self.reuse and seq.cacheable):
+        if not self.lookups.concerns(seq):
             return None
         parent = seq.blocks[seq.indexed - 1] if seq.indexed else ROOT
         return parent, seq.page(seq.indexed, self._size)
@@ -61,7 +56,7 @@ class Pages:
         self.pool.retain(known)
         wanted = self._blocks_for(len(seq.tokens)) - len(known)
         waits = self.available < wanted + reserve
-        if not waits and pending and self.reuse and seq.cacheable:
+        if not waits and pending and self.lookups.concerns(seq):
             parent = known[-1] if known else ROOT
             page = seq.page(len(known), self._size)
             waits = (parent, page) in pending and (len(known) + 1) * self._size < len(seq.tokens)
@@ -73,7 +68,7 @@ class Pages:
         seq.computed = len(known) * self._size
         seq.runs += 1
         if seq.runs == 1:
-            self._look_up(seq)
+            self.lookups.started(seq)
         self._extend(seq, wanted)
         return True
 
@@ -93,7 +88,7 @@ class Pages:
         """
         seq.computed += count
         full = seq.computed // self._size
-        if full == seq.indexed or not (self.reuse and seq.cacheable):
+        if full == seq.indexed or not self.lookups.concerns(seq):
             return False
         blocks = seq.blocks
         for index in range(seq.indexed, full):
@@ -114,34 +109,17 @@ class Pages:
 
     def remember(self, seq: Sequence) -> None:
         """Note as much of a prompt as was computed, if that was not all: nobody reports of it."""
-        if self.reuse and seq.cacheable and 0 < seq.computed < seq.prompt_tokens:
-            self.history.record(seq.prompt_bytes()[: seq.computed * TOKEN_BYTES])
+        self.lookups.remember(seq)
 
     def report(self, seq: Sequence) -> CacheReport:
         """What the cache did for a prompt that has just been computed; remembers the prompt."""
-        off = not (self.reuse and seq.cacheable)
-        report = CacheReport(0, "off") if off else _judge(seq, self._size)
-        if not off:
-            self.history.record(seq.prompt_bytes())
-            self._lookups += 1
-            self._hits += report.cached_tokens > 0
-            self._hit_tokens += report.cached_tokens
-            self._prompt_tokens += seq.prompt_tokens
-            if report.reason != "hit":
-                self._last_miss = report
-        return report
+        return self.lookups.report(seq)
 
     def _match(self, seq: Sequence) -> list[int]:
-        if not (self.reuse and seq.cacheable):
+        if not self.lookups.concerns(seq):
             return []
         usable = (len(seq.tokens) - 1) // self._size  # the last token is always computed
         return self.tree.match(seq.page(index, self._size) for index in range(usable))
-
-    def _look_up(self, seq: Sequence) -> None:
-        """Note what a sequence found when it first ran."""
-        if self.reuse and seq.cacheable:
-            seq.cached_tokens = min(seq.computed, seq.prompt_tokens - 1)
-            seq.nearest = self.history.nearest(seq.prompt_bytes())
 
     def _extend(self, seq: Sequence, count: int) -> None:
         missing = count - self.pool.free_count
@@ -153,22 +131,3 @@ class Pages:
 
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self._size)
-
-
-def _judge(seq: Sequence, page_size: int) -> CacheReport:
-    """Why a prompt reused as much as it did; the meanings stand with CacheReport."""
-    nearest, cached = seq.nearest, seq.cached_tokens
-    if nearest is None:
-        return CacheReport(cached, "hit" if cached else "new")
-    longest = seq.prompt_tokens - 1
-    shared = min(nearest.common_tokens, longest) // page_size * page_size
-    lost = min(nearest.length_tokens, longest) - cached
-    parted = nearest.common_tokens < min(nearest.length_tokens, seq.prompt_tokens)
-    at = nearest.common_tokens if parted else None
-    if not cached and not shared:
-        return CacheReport(0, "new", at, nearest.length_tokens)
-    if cached < shared:
-        return CacheReport(cached, "evicted", at, nearest.length_tokens)
-    if lost < 2 * page_size:
-        return CacheReport(cached, "hit", at, nearest.length_tokens)
-    return CacheReport(cached, "diverged", at, nearest.length_tokens)

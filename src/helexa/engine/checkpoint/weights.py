@@ -77,6 +77,11 @@ class Weights:
     def __contains__(self, name: str) -> bool:
         return self.full(name) in self.known
 
+    def has_below(self, name: str) -> bool:
+        """Whether there are tensors whose names begin with this one and a dot."""
+        start = self.full(name) + "."
+        return any(known.startswith(start) for known in self.known)
+
     def __iter__(self) -> Iterator[str]:
         """The names below the prefix, without it."""
         start = self.full("")
@@ -103,6 +108,11 @@ class Weights:
         """The tensor as the checkpoint gives it, checked and counted."""
         self.check(name, shape)
         return self.counted(name, self.checkpoint.tensor(self.full(name)))
+
+    def entry(self, name: str, shape: Sequence[int], index: int) -> Tensor:
+        """One entry of the first axis of a tensor of ``shape``, as the checkpoint gives it."""
+        self.check(name, shape)
+        return self.counted(name, self.checkpoint.slice(self.full(name), 0, index, 1)[0])
 
     def stored(self, name: str, shape: Sequence[int] | None = None) -> Tensor:
         """What the file holds of a tensor of ``shape``: of a block format its blocks, as bytes."""

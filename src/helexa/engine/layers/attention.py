@@ -11,6 +11,7 @@ from helexa.engine.kernels.attention import attention, attention_definition
 from helexa.engine.kernels.rms_norm import norm_constants, rms_norm
 from helexa.engine.kernels.rope import rotate
 from helexa.engine.layers.linear import Linear
+from helexa.engine.layers.norm import norm_weight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +27,7 @@ class Attention(nn.Module):
     """Causal attention with RoPE, H query heads on G key/value heads of D dims.
 
     Eats `q_proj`, `k_proj`, `v_proj`, `o_proj`, and `q_norm`, `k_norm` where the family has them.
+    In a ``gated`` one, `q_proj` gives each head a query and a gate for its output, D numbers each.
     """
 
     gain: Tensor | None
@@ -39,9 +41,11 @@ class Attention(nn.Module):
         self.qk_norm = config.qk_norm
         self.prefill = attention if numerics.fused_prefill else attention_definition
         self.decode = attention if numerics.fused_decode else attention_definition
+        self.gated, self.zero_centred = config.gated_attention, config.zero_centred_norms
         wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
         hidden, bias = config.hidden_size, config.attention_bias
-        self.qkv = Linear(hidden, wide, narrow, narrow, bias=bias, numerics=numerics)
+        queries = 2 * wide if self.gated else wide
+        self.qkv = Linear(hidden, queries, narrow, narrow, bias=bias, numerics=numerics)
         self.out = Linear(wide, hidden, bias=bias, numerics=numerics)
         self.register_buffer("gain", None)
         self.register_buffer("floor", None)
@@ -51,8 +55,10 @@ class Attention(nn.Module):
         self.qkv.load(*(weights / f"{name}_proj" for name in "qkv"))
         self.out.load(weights / "o_proj")
         if self.qk_norm:
-            q = (weights / "q_norm").tensor("weight", shape=(self.head_dim,))
-            k = (weights / "k_norm").tensor("weight", shape=(self.head_dim,))
+            q, k = (
+                norm_weight(weights / name, self.head_dim, zero_centred=self.zero_centred)
+                for name in ("q_norm", "k_norm")
+            )
             both = torch.cat((q.expand(self.heads, -1), k.expand(self.kv_heads, -1)))
             self.gain, self.floor = norm_constants(both, self.eps)
 
@@ -60,8 +66,7 @@ class Attention(nn.Module):
         self, x: Tensor, batch: Batch, cache: LayerCache, angles: tuple[Tensor, Tensor]
     ) -> Tensor:
         """x [T, hidden] → [T, hidden]; the new keys and values go to ``cache``."""
-        qkv = self.qkv(x).view(-1, self.heads + 2 * self.kv_heads, self.head_dim)
-        qk, v = qkv.tensor_split((self.heads + self.kv_heads,), 1)
+        qk, v, gate = self.split(self.qkv(x))
         if self.gain is not None and self.floor is not None:
             qk = rms_norm(qk, self.gain, self.floor)
         q, k = rotate(qk, *angles).tensor_split((self.heads,), 1)
@@ -73,5 +78,18 @@ class Attention(nn.Module):
             for span in batch.spans
         ]
         rows = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+        if gate is not None:
+            rows = rows * gate.float().sigmoid_().to(rows.dtype)
         out: Tensor = self.out(rows.view(len(x), -1))
         return out
+
+    def split(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Projected rows: queries and keys [T, H + G, D], values [T, G, D], gates [T, H, D]."""
+        dim, gate = self.head_dim, None
+        if self.gated:
+            both, rest = torch.split(y, [2 * self.heads * dim, 2 * self.kv_heads * dim], -1)
+            queries, gate = torch.split(both.view(len(y), self.heads, 2 * dim), dim, -1)
+            k, v = torch.split(rest.view(len(y), -1, dim), self.kv_heads, 1)
+            return torch.cat((queries, k), 1), v, gate
+        qk, v = y.view(len(y), -1, dim).tensor_split((self.heads + self.kv_heads,), 1)
+        return qk, v, gate

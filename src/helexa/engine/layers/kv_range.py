@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from helexa.engine.layers.norm import norm_weight
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -25,8 +27,10 @@ def largest_key_or_value(weights: Weights, gain: Tensor, config: ModelConfig) ->
     """
     bias = config.attention_bias
     if config.qk_norm:
-        longest = (weights / "k_norm").tensor("weight", shape=(config.head_dim,)).abs().max()
-        key = math.sqrt(config.head_dim) * longest.item()
+        norm = norm_weight(
+            weights / "k_norm", config.head_dim, zero_centred=config.zero_centred_norms
+        )
+        key = math.sqrt(config.head_dim) * norm.abs().max().item()
     else:
         key = math.sqrt(2) * largest_output(weights / "k_proj", gain, bias=bias)
     factor = config.rope.attention_factor if config.rope.rope_type == "yarn" else 1.0

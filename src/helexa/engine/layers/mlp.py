@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 
 class GatedMLP(nn.Module):
-    """down(silu(gate(x)) · up(x)); eats `gate_proj`, `up_proj` and `down_proj`."""
+    """down(silu(gate(x)) · up(x)); eats `gate_proj`, `up_proj` and `down_proj`.
 
-    def __init__(self, config: ModelConfig, numerics: Numerics) -> None:
+    ``size`` is `intermediate_size` by default.
+    """
+
+    def __init__(self, config: ModelConfig, numerics: Numerics, size: int | None = None) -> None:
         super().__init__()
-        hidden, size, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        hidden, bias = config.hidden_size, config.mlp_bias
+        size = size or config.intermediate_size
         self.gate_up = Linear(hidden, size, size, bias=bias, numerics=numerics)
         self.down = Linear(size, hidden, bias=bias, numerics=numerics)
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from helexa.engine.layers.decoder import DecoderLayer, load_layers
+from helexa.engine.layers.decoder import DecoderLayer, decoder_norm, load_layers
 from helexa.engine.layers.embedding import Embedding
 from helexa.engine.layers.linear import Linear
-from helexa.engine.layers.norm import RMSNorm
 from helexa.engine.layers.rope import Rotary
-from helexa.engine.models.model import Model
+from helexa.engine.models.model import Model, decoder_part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,14 +33,14 @@ class Llama(Model):
         self.embed = Embedding(config.vocab_size, config.hidden_size, numerics)
         self.rotary = Rotary(config.rope, config.head_dim)
         self.layers = nn.ModuleList(
-            DecoderLayer(config, numerics) for _ in range(config.num_hidden_layers)
+            DecoderLayer(config, numerics, index) for index in range(config.num_hidden_layers)
         )
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = decoder_norm(config)
         self.head = None
 
     def load(self, weights: Weights) -> None:
         """Fill every module from the checkpoint, by its Hugging Face names."""
-        body, config = weights / "model", self.config
+        body, config = decoder_part(weights), self.config
         tied = weights.checkpoint.tied
         self.embed.load(body / "embed_tokens", tied=tied)
         load_layers(self.layers, body / "layers")

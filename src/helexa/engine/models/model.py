@@ -11,7 +11,9 @@ from torch import nn
 
 from helexa.engine.batch import Batch, build_batch
 from helexa.engine.cache.kv import KVCache
+from helexa.engine.cache.state import StateCache
 from helexa.engine.layers.embedding import Embedding
+from helexa.engine.layers.experts import Experts
 from helexa.engine.layers.linear import Linear
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from helexa.engine.numerics import Numerics
 
 BLOCK_SIZE = 16
+NESTED = "language_model"
+"""Where checkpoints of models that also see keep the decoder."""
 
 
 class Model(nn.Module, ABC):
@@ -76,10 +80,12 @@ class Model(nn.Module, ABC):
         block_size: int = BLOCK_SIZE,
         *,
         tokens: int | None = None,
+        states: int = 1,
     ) -> KVCache:
         """A cache of ``num_blocks`` blocks of ``block_size`` tokens, or of room for ``tokens``.
 
-        Raises ValueError for no room, MemoryError or RuntimeError where there is not so much.
+        Recurrent layers get room for the ``states`` of so many sequences. Raises ValueError for no
+        room, MemoryError or RuntimeError where there is not so much.
         """
         if num_blocks is None:
             if tokens is None:
@@ -88,8 +94,8 @@ class Model(nn.Module, ABC):
         if num_blocks < 1:
             raise ValueError("a cache needs room for at least one token")
         config = self.config
-        return KVCache(
-            config.num_hidden_layers,
+        cache = KVCache(
+            config.num_attention_layers,
             num_blocks,
             block_size,
             config.num_key_value_heads,
@@ -97,6 +103,10 @@ class Model(nn.Module, ABC):
             self.numerics.cache,
             self.device,
         )
+        if config.delta is not None:
+            dtype, kinds = self.numerics.activations, config.layer_types
+            cache.join(StateCache(kinds, states, config.delta, dtype, self.device))
+        return cache
 
     @torch.inference_mode()
     def compute_logits(
@@ -158,7 +168,23 @@ class Model(nn.Module, ABC):
         return self.numerics.cache
 
     @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of a token's keys and values."""
+        return self.config.kv_bytes_per_token(self.cache_dtype.itemsize)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of a sequence's recurrent state; 0 if the model has none."""
+        return self.config.state_bytes(self.numerics.activations.itemsize)
+
+    @property
     def nbytes(self) -> int:
         """Bytes its weights take in memory."""
-        owners = (m for m in self.modules() if isinstance(m, Linear | Embedding))
+        owners = (m for m in self.modules() if isinstance(m, Linear | Embedding | Experts))
         return sum(m.nbytes for m in owners) + sum(b.nbytes for b in self.buffers())
+
+
+def decoder_part(weights: Weights) -> Weights:
+    """The part of a checkpoint that has the embedding, the layers and the last norm."""
+    body = weights / "model"
+    return body / NESTED if f"{NESTED}.embed_tokens.weight" in body else body

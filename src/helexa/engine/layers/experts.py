@@ -1,0 +1,98 @@
+"""The experts of one layer: their weights, and the operator that runs them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import nn
+
+from helexa.engine.kernels.experts import Expert, experts_definition, experts_grouped
+from helexa.engine.quant.dense import DenseFormat
+from helexa.engine.quant.dense_stack import DenseStack
+from helexa.engine.quant.stored import load_matrix
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from helexa.engine.checkpoint.weights import Weights
+    from helexa.engine.numerics import Numerics
+    from helexa.engine.quant.weight import Weight, WeightFormat
+
+
+class Stacks(NamedTuple):
+    """All experts' matrices: gate_up [E, 2I, H], down [E, H, I]."""
+
+    gate_up: Tensor
+    down: Tensor
+
+
+class Experts(nn.Module):
+    """``count`` gated MLPs of ``size`` on activations of ``hidden``.
+
+    Eats either `{e}.gate_proj`, `{e}.up_proj` and `{e}.down_proj` of each expert, in any format, or
+    the tensors `gate_up_proj` [count, 2 · size, hidden] and `down_proj` [count, hidden, size]. On a
+    GPU plain matrices are kept in such tensors either way.
+    """
+
+    def __init__(self, hidden: int, size: int, count: int, numerics: Numerics) -> None:
+        super().__init__()
+        self.hidden, self.size, self.count = hidden, size, count
+        self.numerics = numerics
+        self.run = experts_grouped if numerics.fused_experts else experts_definition
+        self.experts: tuple[Expert, ...] = ()
+        self.stacks: Stacks | None = None
+
+    def load(self, weights: Weights) -> None:
+        """Take one expert after the other, so that none is held twice for longer than itself."""
+        formats = self.formats()
+        take = self.take_stacked if "gate_up_proj" in weights else self.take_single
+        self.experts = tuple(
+            Expert(*take(weights, expert, formats)) for expert in range(self.count)
+        )
+        whole = [format.whole for format in formats if isinstance(format, DenseStack)]
+        if len(whole) == 2 and whole[0] is not None and whole[1] is not None:
+            self.stacks = Stacks(whole[0], whole[1])
+
+    def formats(self) -> tuple[WeightFormat, WeightFormat]:
+        """Those of gate_up and of down."""
+        linear, numerics = self.numerics.linear, self.numerics
+        on_device = numerics.fused_experts and numerics.device.type == "cuda"
+        if on_device and isinstance(linear, DenseFormat) and find_spec("triton"):
+            return DenseStack(self.count, linear), DenseStack(self.count, linear)
+        return linear, linear
+
+    def take_stacked(
+        self, weights: Weights, expert: int, formats: tuple[WeightFormat, WeightFormat]
+    ) -> tuple[Weight, Weight]:
+        """An expert's gate_up and down from the tensors of all."""
+        hidden, size = self.hidden, self.size
+        shapes = (self.count, 2 * size, hidden), (self.count, hidden, size)
+        up = formats[0].make([weights.entry("gate_up_proj", shapes[0], expert)])
+        return up, formats[1].make([weights.entry("down_proj", shapes[1], expert)])
+
+    def take_single(
+        self, weights: Weights, expert: int, formats: tuple[WeightFormat, WeightFormat]
+    ) -> tuple[Weight, Weight]:
+        """An expert's gate_up and down from its own matrices."""
+        place, sizes = weights / expert, (self.size, self.size)
+        up, down = (replace(self.numerics, linear=format) for format in formats)
+        gate_up = load_matrix([place / "gate_proj", place / "up_proj"], sizes, self.hidden, up)
+        return gate_up, load_matrix([place / "down_proj"], (self.hidden,), self.size, down)
+
+    def forward(self, x: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
+        """x [T, hidden], chosen [T, k] expert numbers, shares [T, k] → [T, hidden]."""
+        if self.stacks is None:
+            return self.run(x, chosen, shares, self.experts)
+        from helexa.engine.kernels.experts_triton import experts_on_device  # only GPUs have triton
+
+        return experts_on_device(x, chosen, shares, *self.stacks)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes their matrices take in memory."""
+        return sum(expert.nbytes for expert in self.experts)
+
+    def extra_repr(self) -> str:
+        return f"{self.count} of {self.hidden} → {self.size} → {self.hidden}"

@@ -1,0 +1,185 @@
+"""Ways of running the chosen experts, against the sum written out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from helexa.engine.kernels.experts import (
+    Expert,
+    experts_definition,
+    experts_grouped,
+    tile_plan,
+)
+from helexa.engine.loading import resolve_numerics
+from helexa.engine.quant.dense import DenseWeight
+from helexa.engine.quant.dense_stack import DenseStack
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":  # before any test: triton looks when it is first imported
+    os.environ["TRITON_INTERPRET"] = "1"
+EPSILON = {torch.float32: 2**-20, torch.float16: 2**-9, torch.bfloat16: 2**-6}
+
+
+def draw(
+    tokens: int, hidden: int, size: int, experts: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Activations [T, H], gate_up [E, 2I, H] and down [E, H, I]."""
+    generator = torch.Generator().manual_seed(tokens + hidden + size + experts)
+    shapes = (tokens, hidden), (experts, 2 * size, hidden), (experts, hidden, size)
+    drawn = (torch.randn(shape, generator=generator) for shape in shapes)
+    x, gate_up, down = (tensor.to(DEVICE, dtype) for tensor in drawn)
+    return x, gate_up / hidden**0.5, down / size**0.5
+
+
+def choose(tokens: int, experts: int, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Experts and shares, [T, k] each, as a router gives them."""
+    generator = torch.Generator().manual_seed(tokens)
+    odds = torch.randn((tokens, experts), generator=generator).softmax(-1)
+    shares, chosen = odds.topk(k, -1)
+    return chosen.to(DEVICE), shares.to(DEVICE, dtype)
+
+
+def separate(gate_up: Tensor, down: Tensor) -> list[Expert]:
+    pairs = zip(gate_up, down, strict=True)
+    return [Expert(DenseWeight(first), DenseWeight(second)) for first, second in pairs]
+
+
+def close(ours: Tensor, expected: Tensor) -> bool:
+    scale = expected.abs().amax().float()
+    error = (ours.float() - expected.float()).abs().amax()
+    return ours.dtype == expected.dtype and bool(error <= EPSILON[ours.dtype] * scale)
+
+
+@pytest.mark.parametrize("dtype", EPSILON, ids=str)
+@pytest.mark.parametrize("tokens", [1, 2, 33])
+@pytest.mark.parametrize(("experts", "k"), [(1, 1), (7, 3), (5, 5), (300, 2)])
+def test_grouping_changes_nothing(experts: int, k: int, tokens: int, dtype: torch.dtype) -> None:
+    x, gate_up, down = draw(tokens, 24, 9, experts, dtype)
+    run, chosen = separate(gate_up, down), choose(tokens, experts, k, dtype)
+    assert close(experts_grouped(x, *chosen, run), experts_definition(x, *chosen, run))
+
+
+@pytest.mark.parametrize("only", [0, 4])
+def test_one_expert_may_get_all_and_others_none(only: int) -> None:
+    x, gate_up, down = draw(19, 16, 8, 5, torch.float32)
+    chosen = torch.full((19, 1), only, device=DEVICE)
+    shares = torch.linspace(-1, 1, 19, device=DEVICE)[:, None]
+    run = separate(gate_up, down)
+    ours = experts_grouped(x, chosen, shares, run)
+    assert close(ours, shares * run[only](x))
+    assert close(ours, experts_definition(x, chosen, shares, run))
+
+
+def test_only_the_chosen_experts_run() -> None:
+    """A matrix that nobody chose is not read."""
+
+    class Unread:
+        nbytes, shape = 0, (0, 0)
+
+        def matrix(self) -> Tensor:
+            raise AssertionError("read")
+
+        def matmul(self, x: Tensor) -> Tensor:
+            raise AssertionError("read")
+
+    x, gate_up, down = draw(3, 16, 8, 4, torch.float32)
+    run = separate(gate_up, down)
+    run[1] = Expert(Unread(), Unread())
+    chosen = torch.tensor([[3, 0], [2, 3], [0, 2]], device=DEVICE)
+    for rows in (1, 3):
+        out = experts_grouped(x[:rows], chosen[:rows], torch.ones(rows, 2, device=DEVICE), run)
+        assert out.isfinite().all()
+
+
+CHOICES = st.integers(1, 9).flatmap(
+    lambda experts: st.tuples(
+        st.just(experts),
+        st.integers(1, experts).flatmap(
+            lambda k: st.lists(
+                st.permutations(range(experts)).map(lambda order: order[:k]),
+                min_size=1,
+                max_size=40,
+            )
+        ),
+    )
+)
+
+
+@given(CHOICES, st.sampled_from([1, 2, 16]))
+def test_tiles_hold_every_pair_once_under_its_expert(
+    drawn: tuple[int, list[list[int]]], rows: int
+) -> None:
+    experts, choice = drawn
+    chosen = torch.tensor(choice, device=DEVICE)
+    order, tiles = tile_plan(chosen, experts, rows)
+    seen: list[int] = []
+    for expert, first, end in tiles.tolist():
+        pairs = order[first : min(end, first + rows)].tolist() if first < end else []
+        assert {int(chosen.flatten()[pair]) for pair in pairs} <= {expert}
+        seen += pairs
+    assert sorted(seen) == list(range(chosen.numel()))
+
+
+def test_a_stack_keeps_what_was_made_in_one_tensor() -> None:
+    plain = resolve_numerics("float32", torch.device("cpu"), False).plain
+    stack = DenseStack(2, plain)
+    parts = [torch.randn(3, 5).half(), torch.randn(2, 5).half()]
+    first = stack.make(parts)
+    assert stack.whole is None
+    second = stack.make([torch.ones(5, 5)])
+    assert stack.whole is not None
+    assert torch.equal(stack.whole[0], torch.cat(parts).float())
+    assert torch.equal(stack.whole, torch.stack((first.matrix(), second.matrix())))
+
+
+@pytest.fixture(scope="module")
+def on_device() -> Callable[..., Tensor]:
+    """The kernels, on a GPU, or interpreted on a CPU."""
+    pytest.importorskip("triton", reason="triton comes with torch builds for GPUs only")
+    from helexa.engine.kernels.experts_triton import experts_on_device
+
+    return experts_on_device
+
+
+SIZES = [(1, 64, 32, 16, 4), (3, 96, 40, 6, 2), (2, 33, 7, 3, 3), (130, 64, 72, 4, 2)]
+
+
+@pytest.mark.parametrize("dtype", EPSILON, ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_the_kernels_match(size: tuple[int, ...], dtype: torch.dtype, on_device: Any) -> None:
+    if DEVICE == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("triton's interpreter multiplies the bits of bfloat16, not its values")
+    tokens, hidden, middle, experts, k = size
+    x, gate_up, down = draw(tokens, hidden, middle, experts, dtype)
+    chosen = choose(tokens, experts, k, dtype)
+    expected = experts_definition(x, *chosen, separate(gate_up, down))
+    assert close(on_device(x, *chosen, gate_up, down), expected)
+
+
+@pytest.mark.parametrize("only", [0, 4])
+def test_the_kernels_take_any_choice(only: int, on_device: Any) -> None:
+    x, gate_up, down = draw(70, 40, 24, 5, torch.float32)
+    chosen = torch.full((70, 1), only, device=DEVICE)
+    shares = torch.linspace(-1, 1, 70, device=DEVICE)[:, None]
+    expected = shares * separate(gate_up, down)[only](x)
+    assert close(on_device(x, chosen, shares, gate_up, down), expected)
+
+
+@pytest.mark.gpu
+def test_the_host_does_not_wait_for_the_choice(on_device: Any) -> None:
+    x, gate_up, down = draw(9, 64, 32, 16, torch.bfloat16)
+    chosen, shares = choose(9, 16, 4, torch.bfloat16)
+    on_device(x, chosen, shares, gate_up, down)  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        on_device(x, chosen, shares, gate_up, down)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

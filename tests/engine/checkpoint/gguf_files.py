@@ -17,8 +17,15 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.engine.checkpoint import gguf_hybrids as hybrids
+
 Array = NDArray[Any]
-ARCHITECTURES = {"llama": "llama", "qwen3": "qwen3", "qwen3_moe": "qwen3moe"}
+ARCHITECTURES = {
+    "llama": "llama",
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3moe",
+    **hybrids.ARCHITECTURES,
+}
 OUTSIDE = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -37,6 +44,10 @@ IN_LAYER = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
     "mlp.gate": "ffn_gate_inp",
+}
+STACKED = {
+    "mlp.experts.gate_up_proj": "ffn_gate_up_exps.weight",
+    "mlp.experts.down_proj": "ffn_down_exps.weight",
 }
 Quantise = Callable[[str, Array], tuple[Array, gguf.GGMLQuantizationType | None]]
 
@@ -86,12 +97,19 @@ def converted(config: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[s
     """The tensors under GGUF's names, in its order."""
     found: dict[str, Array] = {}
     experts: dict[str, dict[int, Array]] = {}
-    for name, values in tensors.items():
+    for name, stored in tensors.items():
+        values = hybrids.converted(name, stored, config) if hybrids.is_hybrid(config) else stored
         module, _, kind = name.rpartition(".")
         if module in OUTSIDE:
             found[f"{OUTSIDE[module]}.{kind}"] = values
             continue
         layer, inner = module.removeprefix("model.layers.").split(".", 1)
+        if hybrids.is_hybrid(config) and f"{inner}.{kind}" in hybrids.NAMES:
+            found[f"blk.{layer}.{hybrids.NAMES[f'{inner}.{kind}']}"] = values
+            continue
+        if f"{inner}.{kind}" in STACKED:
+            found[f"blk.{layer}.{STACKED[f'{inner}.{kind}']}"] = values
+            continue
         parts = inner.split(".")
         if "experts" in parts:
             to = f"blk.{layer}.ffn_{parts[3].removesuffix('_proj')}_exps.weight"
@@ -115,7 +133,7 @@ def write_config(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_feed_forward_length(config.get("intermediate_size", 0))
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_key_length(head_dim_of(config))
@@ -123,14 +141,18 @@ def write_config(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     rope = config.get("rope_parameters") or config
     writer.add_rope_freq_base(rope["rope_theta"])
-    writer.add_rope_dimension_count(head_dim_of(config))
+    part = rope.get("partial_rotary_factor", 1.0)
+    writer.add_rope_dimension_count(int(head_dim_of(config) * part))
+    if hybrids.is_hybrid(config):
+        hybrids.write_hybrid(writer, config)
     if rope.get("rope_type") in ("linear", "yarn"):
         writer.add_rope_scaling_type(gguf.RopeScalingType(rope["rope_type"]))
         writer.add_rope_scaling_factor(rope["factor"])
     if rope.get("rope_type") == "yarn":
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-    if config.get("num_experts"):
-        writer.add_expert_count(config["num_experts"])
+    experts = config.get("num_experts") or config.get("num_local_experts")
+    if experts:
+        writer.add_expert_count(experts)
         writer.add_expert_used_count(config["num_experts_per_tok"])
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
 
@@ -184,10 +206,12 @@ def write_gguf(
     tokenizer: bool = False,
     extra: Mapping[str, Array] | None = None,
     split_tensors: int = 0,
+    fused: bool = False,
 ) -> Path:
     """The checkpoint of a folder as GGUF; returns the file, the first part of a split one.
 
-    ``extra`` are tensors written beside those of the model.
+    ``extra`` are tensors written beside those of the model. ``fused`` leaves the inputs of
+    qwen3_next's linear layers in one matrix, as older converters did.
     """
     config = json.loads((folder / "config.json").read_text("utf-8"))
     writer = gguf.GGUFWriter(
@@ -200,7 +224,10 @@ def write_gguf(
     more = dict(extra or {})
     if rope.get("rope_type") == "llama3":
         more["rope_freqs.weight"] = llama3_divisors(rope, head_dim_of(config))
-    for name, values in {**converted(config, tensors_of(folder)), **more}.items():
+    tensors = converted(config, tensors_of(folder))
+    if not fused:
+        tensors = hybrids.split_inputs(config, tensors)
+    for name, values in {**tensors, **more}.items():
         data, kind = turn(name, values)
         writer.add_tensor(name, data, raw_dtype=kind)
     return finish(writer, to)

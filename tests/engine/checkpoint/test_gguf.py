@@ -30,7 +30,7 @@ from tests.engine.checkpoint.gguf_files import (
     tensors_of,
     write_gguf,
 )
-from tests.engine.models.families import Family, Reference, prompt, worst
+from tests.engine.models.families import Family, Reference, hybrid, prompt, worst
 
 SMALL = {"num_hidden_layers": 2}
 LLAMA3 = {
@@ -50,6 +50,12 @@ FAMILIES = (
     Family("linear", "llama", fields=SMALL, rope={"rope_type": "linear", "factor": 4.0}),
     Family("yarn", fields=SMALL, rope=YARN),
     Family("tied", fields={**SMALL, "tie_word_embeddings": True}),
+    Family("moe", "qwen3_moe", {**SMALL, "norm_topk_prob": True}),
+    Family("half-moe", "qwen3_moe", {**SMALL, "norm_topk_prob": True}, dtype=torch.float16),
+    hybrid("qwen35"),
+    hybrid("qwen35-4-key-heads", linear_num_key_heads=4),
+    hybrid("qwen35moe", "qwen3_5_moe"),
+    hybrid("qwen3next", "qwen3_next"),
     Family("biased", "llama", fields={**SMALL, "attention_bias": True, "mlp_bias": True}),
 )
 BY_NAME = {family.name: family for family in FAMILIES}
@@ -86,6 +92,16 @@ def test_e030_logits_are_those_of_the_safetensors_twin(made: Made, name: str) ->
     if BY_NAME[name].dtype == torch.float32:
         assert worst(model.compute_logits(ids), reference.logits(ids)) <= 1e-3
     assert model.num_parameters == twin.num_parameters
+
+
+def test_e030_inputs_of_qwen3next_may_be_in_one_matrix(made: Made, tmp_path: Path) -> None:
+    reference, path = made("qwen3next")
+    older = write_gguf(reference.folder, tmp_path / "m.gguf", plain(np.float32), fused=True)
+    names = [set(open_checkpoint(at).names()) for at in (path, older)]
+    assert any(name.endswith("in_proj_qkvz.weight") for name in names[1] - names[0])
+    ids = prompt(130)
+    ours = load_model(older, dtype="float32").compute_logits(ids)
+    assert worst(ours, reference.logits(ids)) <= 1e-3
 
 
 def test_values_are_views_of_the_file(made: Made, qwen3: Checkpoint) -> None:

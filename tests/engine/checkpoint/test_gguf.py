@@ -269,6 +269,27 @@ def test_the_tokenizer_of_the_repository_it_was_made_from(tmp_path: Path, made: 
     there = original / "snapshots/c2/tokenizer.json"
     there.write_text("{}")
     assert open_checkpoint(path).tokenizer_files().tokenizer_json == there
+    assert open_checkpoint(path).generation_config is None
+    (snapshot / "generation_config.json").write_text("{}")
+    assert open_checkpoint(path).generation_config == "{}"
     (snapshot / "tokenizer.json").write_text("{}")
     assert open_checkpoint(path).tokenizer_files().tokenizer_json == snapshot / "tokenizer.json"
     assert json.loads(there.read_text()) == {}
+
+
+KINDS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_values_of_blocks_are_those_of_the_package(made: Made, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("helexa.engine.quant.blocks.types", reason="reads blocks, is not built yet")
+    kind = gguf.GGMLQuantizationType[name]
+    for family in ("llama", "moe"):
+        folder = made(family)[0].folder
+        path = write_gguf(folder, tmp_path / f"{family}.gguf", quantised(kind))
+        checkpoint = open_checkpoint(path)
+        for tensor, values in tensors_of(folder).items():
+            if values.ndim == 2:
+                assert checkpoint.info(tensor).dtype == name
+                expected = gguf.dequantize(gguf.quantize(values, kind), kind)
+                assert np.array_equal(checkpoint.tensor(tensor).numpy(), expected)

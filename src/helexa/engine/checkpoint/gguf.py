@@ -10,10 +10,10 @@ import struct
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
-from helexa.engine.checkpoint.files import GENERATION_CONFIG, read_text
+from helexa.engine.checkpoint.files import GENERATION_CONFIG
 from helexa.engine.checkpoint.gguf_config import gguf_config, read_architecture
 from helexa.engine.checkpoint.gguf_file import check_types, read_gguf
-from helexa.engine.checkpoint.gguf_folder import tokenizer_files
+from helexa.engine.checkpoint.gguf_folder import text_around, tokenizer_files
 from helexa.engine.checkpoint.gguf_names import ROPE_DIVISORS, tensor_places
 from helexa.engine.checkpoint.gguf_types import READABLE
 from helexa.engine.checkpoint.maps import Maps
@@ -61,7 +61,7 @@ class GGUFCheckpoint:
             self.config.num_hidden_layers,
             heads if architecture in PERMUTED else None,
         )
-        self.generation_config = read_text(path.parent / GENERATION_CONFIG)
+        self.generation_config = text_around(path, GENERATION_CONFIG)
 
     @property
     def tied(self) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from helexa.engine.checkpoint.cache import REPO_PREFIX, RepoCache
-from helexa.engine.checkpoint.files import TokenizerFiles, reading
+from helexa.engine.checkpoint.files import TokenizerFiles, read_text, reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +39,14 @@ def tokenizer_files(path: Path, metadata: Mapping[str, Any]) -> TokenizerFiles:
         files = replace(files, tokenizer_json=found)
     own = {name: value for name, value in metadata.items() if name.startswith("tokenizer.")}
     return replace(files, gguf=own)
+
+
+def text_around(path: Path, name: str) -> str | None:
+    """The text of a file beside a GGUF file, else of its repository, None if there is none."""
+    snapshot = snapshot_of(path)
+    places = path.parent, *([] if snapshot is None else [snapshot])
+    texts = (read_text(folder / name) for folder in places)
+    return next((text for text in texts if text is not None), None)
 
 
 def completed(files: TokenizerFiles, others: TokenizerFiles) -> TokenizerFiles:

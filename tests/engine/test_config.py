@@ -188,7 +188,7 @@ def test_wrong_fields_of_experts_are_named(changes: dict[str, Any], field: str) 
         ({"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "layer_types"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "rope_type"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "rope_parameters"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
+        ({"quantization_config": {"quant_method": "hqq"}}, "quantization_config"),
     ],
     ids=repr,
 )

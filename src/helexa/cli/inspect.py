@@ -132,6 +132,8 @@ def plain(value: Any) -> Any:
     """A field's value in JSON's types, the fields of a nested config by name."""
     if is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, tuple):
+        return tuple(map(plain, value))
     return sorted(value) if isinstance(value, frozenset) else value
 
 
@@ -178,6 +180,8 @@ def _print_config(config: ModelConfig, out: Console) -> None:
     for name, value in config_values(config).items():
         if name == "rope":
             value = _changed(config.rope)
+        elif name == "quantization" and config.quantization is not None:
+            value = config.quantization.described
         elif name == "layer_types":
             value = tuple(f"{n} × {kind}" for kind, n in Counter(value).items())
         elif name == "moe" and value:

@@ -20,6 +20,7 @@ from helexa.engine.hybrid_config import (
 )
 from helexa.engine.memory import ACTIVATION_HEADROOM_MB, FLOOR_MB
 from helexa.engine.moe_config import MoEConfig, read_moe
+from helexa.engine.quantization_config import QuantizationConfig, read_quantization
 from helexa.engine.rope_config import RopeConfig, read_rope
 from helexa.errors import CheckpointError, InvalidRequest, UnsupportedModel
 
@@ -67,7 +68,8 @@ class ModelConfig:
     Sizes are element counts, lengths are tokens. ``qk_norm``, ``gated_attention`` (each head's
     query comes with a gate for its output) and ``zero_centred_norms`` (they multiply by 1 + weight)
     follow from the family; ``intermediate_size`` is 0 where no layer has a dense MLP.
-    ``torch_dtype`` is the format the checkpoint claims to be in; ``raw`` is the whole file.
+    ``quantization`` says how matrices are stored, None: plainly; ``torch_dtype`` is the format the
+    checkpoint claims to be in; ``raw`` is the whole file.
     """
 
     def __deepcopy__(self, memo: object) -> ModelConfig:
@@ -97,6 +99,7 @@ class ModelConfig:
     torch_dtype: str | None
     eos_token_ids: tuple[int, ...]
     bos_token_id: int | None
+    quantization: QuantizationConfig | None = None
     raw: Mapping[str, Any] = field(repr=False, compare=False)
 
     @property
@@ -198,12 +201,6 @@ def refuse_unsupported(config: Fields) -> None:
         raise UnsupportedModel(
             f"{config.place}: unsupported `hidden_act` {activation!r}", hint="supported: silu"
         )
-    if config.get("quantization_config"):
-        method = config.section("quantization_config").get("quant_method")
-        raise UnsupportedModel(
-            f"{config.place}: unsupported `quantization_config` (quant_method {method!r})",
-            hint="load the unquantised checkpoint of this model",
-        )
     if config.get("attn_output_gate") is False:
         raise UnsupportedModel(
             f"{config.place}: `attn_output_gate` is false", hint="supported: gated attention"
@@ -261,6 +258,7 @@ def read_decoder(config: Fields, model_type: str) -> ModelConfig:
         torch_dtype=config.text("dtype", config.text("torch_dtype", "")) or None,
         eos_token_ids=config.token_ids("eos_token_id"),
         bos_token_id=bos[0] if bos else None,
+        quantization=read_quantization(config),
         raw=MappingProxyType(dict(config.values)),
     )
 

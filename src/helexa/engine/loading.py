@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import torch
 
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
+from helexa.engine.checkpoint.counting import numbers
 from helexa.engine.checkpoint.weights import Weights
 from helexa.engine.config import DTYPES, EngineConfig, switches
 from helexa.engine.layers.decoder import DecoderLayer
@@ -85,7 +85,8 @@ def load_model(
     built.load(weights)
     weights.finish(UNSEEN)
     built.numerics = with_room(numerics, built.modules())
-    built.num_parameters = sum(math.prod(model.info(n).shape) for n in weights.ledger.taken)
+    method = model.config.quantization
+    built.num_parameters = sum(numbers(model.info(n), method) for n in weights.ledger.taken)
     return built.to(where).eval()
 
 

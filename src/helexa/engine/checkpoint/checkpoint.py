@@ -70,7 +70,9 @@ class SafetensorsCheckpoint:
     @property
     def tied(self) -> bool:
         """Whether the output projection is the embedding table."""
-        return self.config.tie_word_embeddings or "lm_head.weight" not in self.weights.table
+        return self.config.tie_word_embeddings or not any(
+            name.startswith("lm_head.") for name in self.weights.table
+        )
 
     def names(self) -> Iterable[str]:
         return self.weights.table.keys()
@@ -85,7 +87,7 @@ class SafetensorsCheckpoint:
         return self.weights.slice(name, dim, start, length)
 
     def stored(self, name: str) -> Tensor:
-        return self.weights.tensor(name)
+        return self.weights.stored(name)
 
     def tokenizer_files(self) -> TokenizerFiles:
         return self.files

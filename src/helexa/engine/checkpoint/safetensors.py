@@ -7,17 +7,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from helexa.engine.checkpoint.counting import PLAIN_DTYPES
 from helexa.engine.checkpoint.maps import Maps
 from helexa.engine.checkpoint.table import TensorInfo, read_table
 from helexa.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     import torch
     from torch import Tensor
 
-DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+DTYPES = {
+    "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+    "I64": "int64", "I32": "int32", "I8": "int8", "U8": "uint8",
+}  # fmt: skip
+"""torch's names; those that are not PLAIN_DTYPES occur in quantised checkpoints."""
 
 
 class SafetensorsFolder:
@@ -42,7 +49,14 @@ class SafetensorsFolder:
             ) from None
 
     def tensor(self, name: str) -> Tensor:
-        """The whole tensor in its stored dtype and shape."""
+        """The whole of a plain tensor in its stored dtype and shape."""
+        info = self.info(name)
+        if info.dtype not in PLAIN_DTYPES:
+            raise self.unreadable(info, PLAIN_DTYPES)
+        return self.stored(name)
+
+    def stored(self, name: str) -> Tensor:
+        """The whole tensor in its stored dtype and shape, which may be part of another's format."""
         import torch
 
         info = self.info(name)
@@ -62,12 +76,16 @@ class SafetensorsFolder:
         import torch
 
         if info.dtype not in DTYPES:
-            raise CheckpointError(
-                f"tensor {info.name!r} in {self.folder / info.file} has dtype {info.dtype}",
-                hint=f"supported: {', '.join(DTYPES)}",
-            )
+            raise self.unreadable(info, DTYPES)
         found: torch.dtype = getattr(torch, DTYPES[info.dtype])
         return found
+
+    def unreadable(self, info: TensorInfo, supported: Iterable[str]) -> CheckpointError:
+        """The error for a dtype that cannot be had."""
+        return CheckpointError(
+            f"tensor {info.name!r} in {self.folder / info.file} has dtype {info.dtype}",
+            hint=f"supported: {', '.join(supported)}",
+        )
 
     def close(self) -> None:
         """Forget the maps; each is unmapped with the last tensor that views it."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from helexa.engine.checkpoint.cache import RepoCache, cache_root
+from helexa.engine.checkpoint.counting import PLAIN_DTYPES, QUANTISED_DTYPES, numbers, stays
 from helexa.engine.checkpoint.files import CONFIG
 from helexa.engine.checkpoint.gguf_config import gguf_config
 from helexa.engine.checkpoint.gguf_file import read_gguf
@@ -23,8 +23,6 @@ from helexa.errors import PreflightError, UnsupportedModel
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
-
-LOADABLE = frozenset({"F32", "F16", "BF16"})
 
 Judgement = tuple[str, ModelConfig | None, str | None]
 """A model's type, its config, or why it cannot be run."""
@@ -100,7 +98,10 @@ def summarise(name: str, path: Path) -> CheckpointSummary:
     path = path if is_gguf(path) else in_folder(path, name, None)
     if is_gguf(path):
         return summary_of(name, path, judge_gguf(path), read_gguf(path).tensors, READABLE.keys())
-    return summary_of(name, path, judge(name, path), read_table(path), LOADABLE)
+    judged = judge(name, path)
+    quantised = judged[1] is not None and judged[1].quantization is not None
+    loadable = (*PLAIN_DTYPES, *QUANTISED_DTYPES) if quantised else PLAIN_DTYPES
+    return summary_of(name, path, judged, read_table(path), loadable)
 
 
 def summary_of(
@@ -112,22 +113,25 @@ def summary_of(
 ) -> CheckpointSummary:
     """The summary of a model that has these tensors."""
     model_type, config, why_not = judged
+    method = config.quantization if config is not None else None
     unread = sorted(info.name for info in table.values() if info.dtype not in loadable)
     if unread and why_not is None:
         why_not = f"tensor {unread[0]!r} has dtype {table[unread[0]].dtype}"
-    kept = [info for info in table.values() if info.dtype not in LOADABLE]
+    kept = [
+        info for info in table.values() if info.dtype not in PLAIN_DTYPES or stays(info, method)
+    ]
     return CheckpointSummary(
         id=name,
         path=path,
         model_type=model_type,
-        parameters=sum(math.prod(info.shape) for info in table.values()),
+        parameters=sum(numbers(info, method) for info in table.values()),
         tensors=dict(Counter(info.dtype for info in table.values()).most_common()),
         bytes=sum(info.nbytes for info in table.values()),
         files=tuple(sorted({info.file for info in table.values()})),
         infos=tuple(table.values()),
         config=None if why_not else config,
         why_not=why_not,
-        quantised_parameters=sum(math.prod(info.shape) for info in kept),
+        quantised_parameters=sum(numbers(info, method) for info in kept),
         quantised_bytes=sum(info.nbytes for info in kept),
     )
 

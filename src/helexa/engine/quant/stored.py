@@ -5,6 +5,10 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
+from helexa.engine.quant.awq import AwqFormat
+from helexa.engine.quant.compressed import CompressedFormat
+from helexa.engine.quant.fp8 import Fp8Format
+from helexa.engine.quant.gptq import GptqFormat
 from helexa.engine.quant.stack import stack
 
 if TYPE_CHECKING:
@@ -32,7 +36,7 @@ class StoredFormat(Protocol):
         ...
 
 
-FORMATS: tuple[StoredFormat, ...] = ()
+FORMATS: tuple[StoredFormat, ...] = (AwqFormat(), CompressedFormat(), Fp8Format(), GptqFormat())
 """All but plain ones. The first that recognises a place has it."""
 
 

@@ -1,0 +1,148 @@
+"""FP8 weights with a scale per block, row or matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from helexa.engine.kernels.fp8 import REBIASED, has_nan, shifted
+from helexa.engine.kernels.matvec import TILE_BYTES, Scratch
+from helexa.engine.quant.stack import stack
+from helexa.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from helexa.engine.numerics import Numerics
+    from helexa.engine.quant.weight import Weight
+
+GPU_TILE = 2**28
+"""Bytes that are expanded at once on a GPU."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScaledWeight:
+    """A float8 matrix [N, K] times scales [⌈N/rows⌉, ⌈K/columns⌉], ``block`` being (rows, columns).
+
+    ``kernels`` False leaves widening to torch's conversion.
+    """
+
+    tensor: Tensor
+    scale: Tensor
+    block: tuple[int, int]
+    scratch: Scratch
+    kernels: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.tensor.shape
+        return rows, columns
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.nbytes + self.scale.nbytes
+
+    def matrix(self) -> Tensor:
+        """The whole matrix [N, K], float32."""
+        return self.rows(0, len(self.tensor))
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows start … stop of the matrix, float32."""
+        out = torch.empty(stop - start, self.tensor.shape[1], device=self.tensor.device)
+        memory = Scratch()  # of its own: others may be multiplying
+        for at, end, tile in self.tiles(memory, start, stop):
+            out[at - start : end - start] = tile
+        return out
+
+    def matmul(self, x: Tensor) -> Tensor:
+        """x @ Wᵀ, x [T, K] → [T, N] in x's dtype."""
+        out = x.new_empty(len(x), len(self.tensor))
+        for start, stop, tile in self.tiles(self.scratch, 0, len(self.tensor)):
+            torch.mm(x, tile.to(x.dtype).T, out=out[:, start:stop])
+        return out
+
+    def tiles(self, scratch: Scratch, first: int, last: int) -> Iterator[tuple[int, int, Tensor]]:
+        """Rows first … last, a few at a time: start, stop, [n, K] float32.
+
+        On a CPU in the same working memory each time.
+        """
+        columns = self.tensor.shape[1]
+        on_cpu = self.tensor.device.type == "cpu"
+        step = max(1, (TILE_BYTES if on_cpu else GPU_TILE) // (4 * columns))
+        for start in range(first, last, step):
+            stop = min(last, start + step)
+            if on_cpu:
+                tile = scratch.tile(stop - start, columns)
+            else:
+                tile = torch.empty((stop - start, columns), device=self.tensor.device)
+            part = self.tensor[start:stop]
+            quick = self.kernels and on_cpu
+            tile.copy_(shifted(part) if quick else part)
+            self.scaled(tile, start, stop, REBIASED if quick else 1.0)
+            yield start, stop, tile
+
+    def scaled(self, tile: Tensor, start: int, stop: int, factor: float) -> None:
+        """Multiply rows start … stop by their scales and a power of two, in place."""
+        tall, wide = self.block
+        rows = torch.arange(start, stop, device=tile.device) // tall
+        scale = self.scale.index_select(0, rows) * factor  # [n, C]
+        columns = tile.shape[1]
+        if scale.shape[1] * wide == columns:
+            tile.view(len(tile), -1, wide).mul_(scale[:, :, None])
+        else:
+            tile.mul_(scale.repeat_interleave(wide, 1)[:, :columns])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scaled:
+    """A stored float8 matrix, its scales and the block that each is for; ``name`` in messages."""
+
+    name: str
+    tensor: Tensor
+    scale: Tensor
+    block: tuple[int, int]
+
+
+def scaled_weight(parts: Sequence[Scaled], numerics: Numerics) -> Weight:
+    """Stored matrices [N_i, K] as one weight; those whose blocks do not fit stay by themselves.
+
+    Raises CheckpointError for a matrix that is not of numbers.
+    """
+    joined: list[list[Scaled]] = []
+    for part in parts:
+        if has_nan(part.tensor):
+            raise CheckpointError(
+                f"tensor {part.name!r} holds NaN", hint="fetch the model again, or another one"
+            )
+        if joined and fits_below(part, joined[-1][-1]):
+            joined[-1].append(part)
+        else:
+            joined.append([part])
+    device, plain = numerics.device, numerics.plain
+    return stack(
+        [
+            ScaledWeight(
+                joint([part.tensor for part in group]).to(device),
+                torch.cat([part.scale.float() for part in group]).to(device),
+                group[0].block,
+                plain.scratch,
+                plain.kernels,
+            )
+            for group in joined
+        ]
+    )
+
+
+def fits_below(part: Scaled, above: Scaled) -> bool:
+    return part.block == above.block and len(above.tensor) % above.block[0] == 0
+
+
+def joint(parts: Sequence[Tensor]) -> Tensor:
+    """float8 matrices one below the other, copied as bytes; a single one is shared."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([part.view(torch.uint8) for part in parts]).view(parts[0].dtype)

@@ -1,0 +1,104 @@
+"""FP8: every code, every shape of blocks, and what transformers writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import FineGrainedFP8Config
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize, Fp8Quantize
+
+from helexa.engine.loading import resolve_numerics
+from helexa.engine.quant.scaled import Scaled, ScaledWeight, scaled_weight
+from helexa.engine.quant.stack import StackedWeight
+from helexa.engine.quant.stored import load_matrix
+from helexa.errors import CheckpointError
+from tests.engine.quant.writers import FP8, float8, place
+
+CPU = torch.device("cpu")
+EXACT = resolve_numerics("float32", CPU, False)
+PLAIN = resolve_numerics("float32", CPU, False, ["quant_kernels"])
+
+
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 40),
+    block=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+)
+def test_ragged_blocks(rows: int, columns: int, block: tuple[int, int]) -> None:
+    tensors, meant = float8(torch.randn(rows, columns), block)
+    part = Scaled("m", tensors["weight"], tensors["weight_scale_inv"], block)
+    for numerics in (EXACT, PLAIN):
+        weight = scaled_weight([part], numerics)
+        assert torch.equal(weight.matrix(), meant)
+        x = torch.randn(3, columns)
+        torch.testing.assert_close(weight.matmul(x), x @ meant.T, atol=1e-4, rtol=1e-4)
+
+
+def test_parts_whose_blocks_end_with_them_are_one() -> None:
+    made = [float8(torch.randn(rows, 64), (32, 32)) for rows in (64, 32, 20, 64)]
+    parts = [Scaled("m", t["weight"], t["weight_scale_inv"], (32, 32)) for t, _ in made]
+    weight = scaled_weight(parts, EXACT)
+    assert isinstance(weight, StackedWeight)
+    assert [part.shape[0] for part in weight.parts] == [116, 64]
+    assert torch.equal(weight.matrix(), torch.cat([meant for _, meant in made]))
+    assert isinstance(scaled_weight(parts[:3], EXACT), ScaledWeight)
+    assert weight.nbytes == 180 * 64 + 4 * (4 + 2) * 2
+
+
+@pytest.mark.parametrize("scales", ["float", "ue8m0"])
+def test_a_matrix_that_transformers_wrote_is_what_it_reads(scales: str, tmp_path: Path) -> None:
+    config = FineGrainedFP8Config(weight_block_size=(32, 64), scale_fmt=scales)
+    library = SimpleNamespace(quantization_config=config)
+    matrix = torch.randn(96, 128)
+    written = Fp8Quantize(library).convert({"m.weight": matrix})
+    meant = Fp8Dequantize(library).convert(
+        {"weight": written["m.weight"], "weight_scale_inv": written["m.weight_scale_inv"]}
+    )
+    root = place(tmp_path, {**FP8, "weight_block_size": [32, 64]}, m=modules(written))
+    ours = load_matrix([root / "m"], (96,), 128, EXACT).matrix()
+    assert torch.equal(ours, meant["weight"].float())
+    assert (ours - matrix).norm() < 0.05 * matrix.norm()
+
+
+def modules(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("m."): tensor for name, tensor in tensors.items()}
+
+
+def test_what_is_there_for_activations_is_read_over(tmp_path: Path) -> None:
+    tensors, meant = float8(torch.randn(32, 32), (16, 16))
+    config = {**FP8, "activation_scheme": "static", "weight_block_size": [16, 16]}
+    root = place(tmp_path, config, m={**tensors, "input_scale": torch.ones(1)})
+    assert torch.equal(load_matrix([root / "m"], (32,), 32, EXACT).matrix(), meant)
+    root.finish()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"weight_scale_inv": None}, r"tensor 'm.weight_scale_inv' is missing"),
+        ({"weight_scale_inv": torch.ones(3, 2)}, r"shape \[3, 2\], config.json asks for \[2, 2\]"),
+        ({"weight": torch.zeros(32, 8).to(torch.float8_e4m3fn)}, r"'m.weight'.* has shape"),
+        ({"weight": torch.full((32, 32), float("nan")).to(torch.float8_e4m3fn)}, "holds NaN"),
+        ({"weight": torch.zeros(32, 32).to(torch.float8_e5m2)}, "'m.weight'.* dtype F8_E5M2"),
+    ],
+)
+def test_damage_is_told(
+    wrong: dict[str, torch.Tensor | None], message: str, tmp_path: Path
+) -> None:
+    tensors, _ = float8(torch.randn(32, 32), (16, 16))
+    given = {name: t for name, t in {**tensors, **wrong}.items() if t is not None}
+    root = place(tmp_path, {**FP8, "weight_block_size": [16, 16]}, m=given)
+    with pytest.raises(CheckpointError, match=message):
+        load_matrix([root / "m"], (32,), 32, EXACT)
+
+
+def test_scales_that_are_neither_one_nor_a_row_each_are_told(tmp_path: Path) -> None:
+    tensors, _ = float8(torch.randn(32, 32), None, "weight_scale")
+    root = place(tmp_path, FP8, m={**tensors, "weight_scale": torch.ones(5)})
+    with pytest.raises(CheckpointError, match=r"'m.weight_scale' has shape \[5\]"):
+        load_matrix([root / "m"], (32,), 32, EXACT)

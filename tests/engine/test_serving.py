@@ -20,19 +20,33 @@ from helexa.engine.params import GenerationDefaults, SamplingParams
 from helexa.engine.runner import Runner
 from helexa.engine.sampling import Sampler
 from helexa.errors import CapacityError
-from tests.engine.models.families import Family
+from tests.engine.models.families import Family, hybrid
 
 END = 7
 VOCAB = 512
-LARGE = PoolSize(num_blocks=1000, budget_blocks=900, budget_mb=0)
-SMALL = PoolSize(num_blocks=46, budget_blocks=40, budget_mb=0)
+LARGE = PoolSize(num_blocks=1000, budget_blocks=900, budget_mb=0, snapshots=8)
+SMALL = PoolSize(num_blocks=46, budget_blocks=40, budget_mb=0, snapshots=3)
+HEADERS = frozenset(range(40))
+"""Ids that may begin a message: recurrent models are continued behind them."""
+PLAIN = Family("qwen3", fields={"num_hidden_layers": 2, "eos_token_id": END})
+FAMILIES = {
+    "qwen3": PLAIN,
+    "qwen3_moe": Family("qwen3_moe", "qwen3_moe", {"num_hidden_layers": 2, "eos_token_id": END}),
+    "qwen3_5": hybrid("qwen3_5", num_hidden_layers=4, eos_token_id=END),
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random model."""
-    fields = {"num_hidden_layers": 2, "eos_token_id": END}
-    return Family("qwen3", fields=fields).save(tmp_path_factory.mktemp("model")).folder
+    return PLAIN.save(tmp_path_factory.mktemp("model")).folder
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def crowded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """One of each kind: with pages alone, with experts, with states."""
+    made = FAMILIES[request.param].save(tmp_path_factory.mktemp("crowded"))
+    return load_model(made.folder, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +58,7 @@ def core_of(model: Model, size: PoolSize, **config: object) -> EngineCore:
     """A core with a pool of so many blocks."""
     settings = EngineConfig(block_size=4, **config)  # type: ignore[arg-type]  # any field
     spec = describe(model, size, settings, GenerationDefaults(), frozenset({END}))
+    spec = replace(spec, header_ids=HEADERS)
     runner = Runner(model, claim(model, size, settings))
     return EngineCore(runner, Sampler(spec.vocab_size), spec, settings)
 
@@ -79,9 +94,9 @@ def requests(count: int) -> list[Request]:
 
 
 @pytest.fixture(scope="module")
-def alone(model: Model) -> list[tuple[list[int], str | None]]:
+def alone(crowded: Model) -> list[tuple[list[int], str | None]]:
     """What each request gets with nobody beside it, and no cache."""
-    core = core_of(model, LARGE, prefix_cache=False)
+    core = core_of(crowded, LARGE, prefix_cache=False)
     answers = []
     for request in requests(32):
         outputs: dict[int, list[StepOutput]] = {}
@@ -94,7 +109,7 @@ def alone(model: Model) -> list[tuple[list[int], str | None]]:
 @pytest.mark.parametrize(("chunk", "max_batch"), [(7, 8), (64, 8), (64, 32), (2048, 32)])
 @pytest.mark.parametrize("small", [True, False], ids=["small pool", "large pool"])
 def test_E050_E052_load_does_not_show(
-    model: Model,
+    crowded: Model,
     alone: list[tuple[list[int], str | None]],
     chunk: int,
     max_batch: int,
@@ -103,7 +118,7 @@ def test_E050_E052_load_does_not_show(
     """32 ragged requests arrive at random, some leave, and pages are short: the same tokens."""
     chance = random.Random(chunk)
     size = SMALL if small else LARGE
-    core = core_of(model, size, max_batch=max_batch, prefill_chunk_tokens=chunk)
+    core = core_of(crowded, size, max_batch=max_batch, prefill_chunk_tokens=chunk)
     outputs: dict[int, list[StepOutput]] = {}
     asked: dict[int, int] = {}
     gone = set()

@@ -12,7 +12,7 @@ import torch
 
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
 from helexa.engine.loading import load_model
-from tests.engine.models.families import SHAPE, Family
+from tests.engine.models.families import SHAPE, Family, save_stacked
 
 MIB = 2**20
 FIELDS = {
@@ -53,6 +53,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_E036_loading_takes_the_weights_and_at_most_one_shard(folder: Path, dtype: str) -> None:
     shards = [path.stat().st_size for path in folder.glob("*.safetensors")]
     assert len(shards) >= 4
+    rise, weights = measure(folder, dtype)
+    assert weights > 96 * MIB
+    assert rise <= 1.15 * weights + max(shards)
+
+
+def measure(folder: Path, dtype: str) -> tuple[int, int]:
+    """By how many bytes loading raises the peak of a process, and the weights' own."""
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(folder), dtype],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -62,8 +69,28 @@ def test_E036_loading_takes_the_weights_and_at_most_one_shard(folder: Path, dtyp
         check=True,
     )
     rise, weights = map(int, run.stdout.split())
-    assert weights > 96 * MIB
-    assert rise <= 1.15 * weights + max(shards)
+    return rise, weights
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """About 190 MiB in bfloat16, of which 4 × 48 are experts, by themselves and stacked."""
+    sizes = {"num_hidden_layers": 4, "num_experts": 32, "moe_intermediate_size": 512}
+    fields = {**SHAPE, **FIELDS, "vocab_size": 512, **sizes}
+    family = Family("experts", "qwen3_moe", fields=fields, shards=6, dtype=torch.bfloat16)
+    made = family.save(tmp_path_factory.mktemp("single"))
+    return [made.folder, save_stacked(made, tmp_path_factory.mktemp("stacked"))]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+@pytest.mark.parametrize("layout", [0, 1], ids=["single", "stacked"])
+def test_E036_no_layer_of_experts_is_held_twice(
+    layout: int, dtype: str, experts: list[Path]
+) -> None:
+    rise, weights = measure(experts[layout], dtype)
+    assert weights > 190 * MIB
+    assert rise <= 1.15 * weights
 
 
 def test_weights_that_share_the_file_stay_when_others_are_released(folder: Path) -> None:

@@ -18,8 +18,10 @@ from helexa.engine.checkpoint.safetensors import SafetensorsFolder
 from helexa.engine.checkpoint.weights import Weights
 from helexa.engine.config import ModelConfig
 from helexa.engine.kernels.experts import experts_definition, experts_grouped
+from helexa.engine.layers.experts import Experts
 from helexa.engine.layers.moe import MoE
 from helexa.engine.loading import load_model, resolve_numerics
+from helexa.engine.quant.dense_stack import DenseStack
 from helexa.errors import CheckpointError
 from tests.engine.models.families import Family, prompt, save_stacked, worst
 
@@ -207,6 +209,43 @@ def test_E010_both_layouts_give_identical_logits(
     assert torch.equal(one.compute_logits(prompt(70)), other.compute_logits(prompt(70)))
     assert torch.equal(one.compute_logits(prompt(1)), other.compute_logits(prompt(1)))
     assert (one.nbytes, one.num_parameters) == (other.nbytes, other.num_parameters)
+
+
+@pytest.mark.parametrize("layout", ["single", "stacked"])
+def test_plain_experts_lie_in_two_tensors_for_kernels(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, from either layout; the weights are parts of them."""
+
+    def formats(self: Experts) -> tuple[DenseStack, DenseStack]:
+        plain = self.numerics.plain
+        return DenseStack(self.count, plain), DenseStack(self.count, plain)
+
+    monkeypatch.setattr(Experts, "formats", formats)
+    tensors = draw(block())
+    gate_up, down = tensors["experts.gate_up_proj"], tensors["experts.down_proj"]
+    if layout == "single":
+        del tensors["experts.gate_up_proj"], tensors["experts.down_proj"]
+        for e in range(6):
+            gate, up = gate_up[e].split(10)
+            matrices = {"gate": gate, "up": up, "down": down[e]}
+            tensors |= {f"experts.{e}.{n}_proj.weight": m for n, m in matrices.items()}
+    experts = load(tmp_path, tensors).experts
+    assert experts.stacks is not None
+    assert torch.equal(experts.stacks.gate_up, gate_up)
+    assert torch.equal(experts.stacks.down, down)
+    assert torch.equal(experts.experts[4].gate_up.matrix(), gate_up[4])
+    assert experts.nbytes == gate_up.nbytes + down.nbytes
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("disabled", [(), ("moe_fused",)], ids=["fused", "plain"])
+def test_a_gpu_finds_the_same_logits(disabled: tuple[str, ...], tmp_path: Path) -> None:
+    made = Family("moe", "qwen3_moe", {"num_hidden_layers": 2}, seed=93).save(tmp_path)
+    model = load_model(made.folder, dtype="float32", device="cuda", disabled=disabled)
+    for length in (1, 5, 96):
+        ours = model.compute_logits(prompt(length)).cpu()
+        assert worst(ours, made.logits(prompt(length))) < 1e-3
 
 
 def test_the_switch_reaches_the_experts(tmp_path: Path) -> None:

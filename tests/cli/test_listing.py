@@ -147,6 +147,25 @@ def test_a_model_is_inspected(run: Run, checkpoint: Write, tmp_path: Path) -> No
     assert (card["device"], card["context_tokens"]) == ("cuda:0", 0)  # 1 GiB free: only reserves
 
 
+def test_how_a_model_is_quantised_is_shown(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "m")
+    raw = json.loads((folder / "config.json").read_text())
+    group = {"targets": ["Linear"], "weights": {"num_bits": 4, "group_size": 8}}
+    raw["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"group_0": group},
+    }
+    (folder / "config.json").write_text(json.dumps(raw))
+    found = json.loads(run("inspect", str(folder), "--json").stdout)
+    assert found["supported"]
+    assert found["bits_per_weight"] == 32
+    assert found["config"]["quantization"]["schemes"][0]["group_size"] == 8
+    printed = run("inspect", str(folder)).stdout
+    assert "compressed-tensors, 4 bits, pack-quantized" in printed
+    assert "32 bits per weight" in printed
+
+
 def test_every_tensor_is_listed_in_the_order_of_layers(
     run: Run, checkpoint: Write, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helexa.engine.checkpoint.files import Progress
-from helexa.engine.checkpoint.reference import Reference
+from helexa.engine.checkpoint.reference import Reference, Variant
 from helexa.engine.config import EngineConfig, ModelConfig
 from helexa.engine.host import Host, ThreadHost
 from helexa.engine.outputs import EngineFacts
@@ -61,7 +61,7 @@ def open_model(
     from helexa.engine.checkpoint.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(
-        source.model,
+        Variant(source.model, config.quant),
         revision=source.revision,
         cache_dir=source.cache_dir,
         offline=source.offline,
@@ -108,7 +108,7 @@ def process_host(
     from helexa.engine.process.messages import Build
 
     nursery = Nursery(warm=False, builder=CHILD)
-    order = Build(str(checkpoint.folder), config)
+    order = Build(str(checkpoint.path), config)
     return ProcessHost(order, nursery, report=progress, at_close=nursery.close)
 
 

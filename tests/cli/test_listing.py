@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -18,6 +19,7 @@ import helexa
 from helexa.cli.main import cli
 from helexa.cli.services import Progress, Services
 from helexa.errors import DownloadError
+from tests.engine.checkpoint.gguf_files import finish, plain, write_config, write_gguf
 
 Run = Callable[..., Result]
 Write = Callable[[Path], Path]
@@ -145,6 +147,25 @@ def test_a_model_is_inspected(run: Run, checkpoint: Write, tmp_path: Path) -> No
     assert (card["device"], card["context_tokens"]) == ("cuda:0", 0)  # 1 GiB free: only reserves
 
 
+def test_how_a_model_is_quantised_is_shown(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "m")
+    raw = json.loads((folder / "config.json").read_text())
+    group = {"targets": ["Linear"], "weights": {"num_bits": 4, "group_size": 8}}
+    raw["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"group_0": group},
+    }
+    (folder / "config.json").write_text(json.dumps(raw))
+    found = json.loads(run("inspect", str(folder), "--json").stdout)
+    assert found["supported"]
+    assert found["bits_per_weight"] == 32
+    assert found["config"]["quantization"]["schemes"][0]["group_size"] == 8
+    printed = run("inspect", str(folder)).stdout
+    assert "compressed-tensors, 4 bits, pack-quantized" in printed
+    assert "32 bits per weight" in printed
+
+
 def test_every_tensor_is_listed_in_the_order_of_layers(
     run: Run, checkpoint: Write, tmp_path: Path
 ) -> None:
@@ -162,6 +183,53 @@ def test_a_report_for_people_has_its_three_tables(
     for words in ("CONFIG", "rms_norm_eps", "TENSOR", "16 × 8", "KV PER TOKEN", "256 tokens"):
         assert words in done.stdout
     assert "CONTEXT ON cuda:0 (1.0 GiB free)" in done.stdout
+
+
+@pytest.mark.parametrize("where", ["file", "folder"])
+def test_a_gguf_file_is_inspected(run: Run, checkpoint: Write, tmp_path: Path, where: str) -> None:
+    dense = checkpoint(tmp_path / "m")
+    config = json.loads((dense / "config.json").read_text())
+    more = {"rms_norm_eps": 1e-6, "rope_theta": 1e4}
+    (dense / "config.json").write_text(json.dumps(config | more))
+    (tmp_path / "gguf").mkdir()
+    file = write_gguf(dense, tmp_path / "gguf/m-F16.gguf", plain(np.float16))
+    model = file if where == "file" else file.parent
+    found = json.loads(run("inspect", str(model), "--json").stdout)
+    assert (found["architecture"], found["parameters"]) == ("qwen3", FLOATS)
+    assert found["stored_dtypes"] == {"float32": 49, "float16": 85}
+    assert (found["file"], found["weight_files"]) == ("m-F16.gguf", ["m-F16.gguf"])
+    assert found["bits_per_weight"] == pytest.approx(8 * found["weight_bytes"] / FLOATS, abs=0.01)
+    assert found["config"]["num_hidden_layers"] == 12
+    groups = {group["name"]: group for group in found["tensors"]}
+    up = groups["blk.*.ffn_up.weight"]
+    assert (up["shape"], up["dtype"], up["bytes"]) == ([16, 8], "float16", 12 * 16 * 8 * 2)
+    shown = run("inspect", str(model)).stdout
+    assert str(file) in shown
+    assert "bits per weight" in shown
+
+
+def test_a_gguf_file_in_blocks_is_inspected(run: Run, checkpoint: Write, tmp_path: Path) -> None:
+    dense = checkpoint(tmp_path / "m")
+    wide = {"hidden_size": 32, "head_dim": 16, "rms_norm_eps": 1e-6, "rope_theta": 1e4}
+    config = json.loads((dense / "config.json").read_text()) | wide
+    embedding = np.zeros((32, 32), np.float32)
+    writer = gguf.GGUFWriter(tmp_path / "q.gguf", "qwen3")
+    write_config(writer, config)
+    writer.add_tensor("blk.11.attn_norm.weight", np.zeros(32, np.float32))
+    blocks = gguf.quantize(embedding, gguf.GGMLQuantizationType.Q8_0)
+    q8_0 = gguf.GGMLQuantizationType.Q8_0
+    writer.add_tensor("token_embd.weight", blocks, raw_dtype=q8_0)
+    writer.add_tensor(
+        "odd", np.zeros((1, 66), np.uint8), raw_dtype=gguf.GGMLQuantizationType.IQ2_XXS
+    )
+    path = finish(writer, tmp_path / "q.gguf")
+    found = json.loads(run("inspect", str(path), "--json").stdout)
+    groups = {group["name"]: group for group in found["tensors"]}
+    assert groups["token_embd.weight"]["dtype"] == "Q8_0"
+    assert groups["token_embd.weight"]["bytes"] == 32 * 34
+    assert not found["supported"]
+    assert found["why_not"] == "tensor 'odd' has dtype IQ2_XXS"
+    assert "8.5" in run("inspect", str(path)).stdout
 
 
 def as_experts(folder: Path) -> Path:
@@ -242,6 +310,18 @@ def test_a_pull_in_json_names_every_file(checkpoint: Write, tmp_path: Path) -> N
     found = json.loads(pull(folder, "org/m", "--json").stdout)
     assert [file["name"] for file in found["files"]] == ["config.json", "model.safetensors"]
     assert found["bytes"] == sum(file["bytes"] for file in found["files"])
+
+
+def test_a_pull_of_gguf_prints_the_file(tmp_path: Path) -> None:
+    for i in (1, 2):
+        (tmp_path / f"m-0000{i}-of-00002.gguf").write_bytes(b"GGUF")
+    (tmp_path / "other.gguf").write_bytes(b"GGUF")
+    first = tmp_path / "m-00001-of-00002.gguf"
+    done = pull(first, "org/m")
+    assert (done.exit_code, done.stdout) == (0, f"{first}\n")
+    assert "org/m@main: 2 files, 8 B" in done.stderr
+    found = json.loads(pull(first, "org/m", "--json").stdout)
+    assert found["folder"] == str(tmp_path)
 
 
 def test_a_failed_pull_says_why(tmp_path: Path) -> None:

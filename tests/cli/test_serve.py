@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 import helexa
-from helexa.cli.serve import folder_name
+from helexa.cli.serve import model_name
+from tests.engine.checkpoint.gguf_files import plain, write_gguf
 
 TIMEOUT_S = 60
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:1"}
@@ -129,14 +131,25 @@ def test_a_folder_is_served(disk: Path, where: str) -> None:
     assert (disk / "models/my model/config.json").exists()
 
 
+def test_a_gguf_file_is_served(disk: Path) -> None:
+    write_gguf(TINY, disk / "tiny-F16.gguf", plain(np.float16), tokenizer=True)
+    with started("serve", "tiny-F16.gguf", "-p", "0", cwd=disk, **NO_HUB) as process:
+        server = told(process)
+        assert server.id == "folder:local/tiny-F16"
+        answer = server.post("/v1/chat/completions")
+        assert "tiny" in answer.json()["choices"][0]["message"]["content"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 0
+
+
 @pytest.mark.parametrize(
     ("model", "says"),
     [
         ("empty", "'empty' holds no weights"),
         ("./nowhere", "'./nowhere' is no existing path"),
         ("/nowhere/at/all", "'/nowhere/at/all' is no existing folder"),
-        ("m.gguf", "m.gguf is a GGUF file"),
-        ("./m.gguf", "m.gguf is a GGUF file"),
+        ("m.gguf", "m.gguf is not a whole GGUF file"),
+        ("./m.gguf", "m.gguf is not a whole GGUF file"),
         ("models", "'models' holds no weights"),
     ],
 )
@@ -151,7 +164,7 @@ def test_what_is_no_model_is_named(disk: Path, model: str, says: str) -> None:
 
 def test_the_name_of_a_folder_is_one_that_a_model_may_have() -> None:
     names = {"/a/b c:d": "b-c-d", "/": "model", "/a/..b": "..b", "/a/---": "model", "/x/ů": "model"}
-    assert {path: folder_name(Path(path)) for path in names} == names
+    assert {path: model_name(Path(path)) for path in names} == names
 
 
 def children_of(pid: int) -> list[int]:

@@ -21,7 +21,7 @@ DENSE = ("config.json", "model.safetensors")
     ("files", "asked", "status", "says"),
     [
         (DENSE, {"tensor_parallel": 2}, 400, "tensor_parallel is 2"),
-        (("m-q4_k_m.gguf",), {}, 400, "GGUF"),
+        (("m-q4_k_m.gguf",), {"quant": "q9"}, 422, "quant_not_found"),
         (("model_index.json",), {}, 400, "images"),
         (("m-q4_k_m.gguf",), {"tensor_parallel": 2}, 422, "tp_requires_safetensors"),
         (DENSE, {"quant": "nope"}, 422, "quant_not_found"),

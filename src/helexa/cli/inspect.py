@@ -27,7 +27,6 @@ from helexa.cli.services import services
 from helexa.cli.terminal import Column, console, count, show_rows, size
 from helexa.engine.checkpoint.reference import Builtin, HubId, parse_reference
 from helexa.engine.checkpoint.summary import CheckpointSummary, inspect_checkpoint
-from helexa.engine.checkpoint.table import read_table
 from helexa.engine.memory import SMALL_KV, SMALL_MATRIX
 from helexa.errors import PreflightError
 
@@ -52,6 +51,7 @@ class Report:
         return {
             "model": summary.id,
             "folder": str(summary.folder),
+            "file": summary.path.name if summary.path != summary.folder else None,
             "architecture": summary.model_type,
             "supported": summary.supported,
             "why_not": summary.why_not,
@@ -91,8 +91,9 @@ def inspect(
     """
     world = services(ctx)
     summary = _summary(model, revision, cache_dir)
-    infos = read_table(summary.folder).values()
-    groups = grouped(sorted(infos, key=lambda info: by_number(info.name)), by_layer=not every)
+    groups = grouped(
+        sorted(summary.infos, key=lambda info: by_number(info.name)), by_layer=not every
+    )
     where = places(world.host_memory(), world.gpus())
     sizes = needs(summary.config, summary, where) if summary.config else []
     report = Report(summary, groups, sizes)
@@ -156,7 +157,7 @@ def _need_json(need: Need) -> dict[str, Any]:
 def _print(report: Report, out: Console) -> None:
     summary = report.summary
     stored = ", ".join(map(dtype_name, summary.tensors))
-    out.print(f"{summary.id}  {summary.folder}", style="bold")
+    out.print(f"{summary.id}  {summary.path}", style="bold")
     active = active_parameters(summary)
     of_them = f" ({count(active)} active)" if active < summary.parameters else ""
     out.print(
@@ -221,6 +222,7 @@ def _changed(rope: RopeConfig) -> tuple[str, ...]:
 
 TENSOR_COLUMNS = (
     *map(Column, ("TENSOR", "SHAPE", "DTYPE")),
+    Column("BITS", number=True),
     Column("COUNT", number=True),
     Column("SIZE", number=True),
 )
@@ -232,6 +234,7 @@ def _print_tensors(groups: Sequence[TensorGroup], out: Console) -> None:
             group.name,
             " × ".join(map(str, group.shape)),
             group.dtype,
+            f"{group.bits_per_weight:.4g}",
             str(group.count),
             size(group.bytes),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,6 +24,12 @@ class TensorGroup:
     dtype: str
     count: int
     bytes: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        """How many bits a number takes."""
+        numbers = math.prod(self.shape) * self.count
+        return 8 * self.bytes / numbers if numbers else 0.0
 
 
 def grouped(tensors: Iterable[TensorInfo], *, by_layer: bool = True) -> list[TensorGroup]:

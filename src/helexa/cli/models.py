@@ -17,7 +17,7 @@ from helexa.cli.options import DEFAULT_MODEL, cache_dir_option, debug_option, js
 from helexa.cli.services import services
 from helexa.cli.terminal import Column, console, count, show_rows, size
 from helexa.engine.checkpoint.cache import CachedModel, cache_root, list_cached_models
-from helexa.engine.checkpoint.resolve import resolve_folder
+from helexa.engine.checkpoint.resolve import resolve_model
 from helexa.engine.checkpoint.summary import CheckpointSummary, summarise
 from helexa.errors import HelexaError
 
@@ -79,7 +79,7 @@ def models(ctx: click.Context, cache_dir: Path | None, as_json: bool) -> None:
 
 def built_in(where: Sequence[Place]) -> Row:
     """The model that ships with helexa."""
-    _, folder = resolve_folder(DEFAULT_MODEL)
+    folder = resolve_model(DEFAULT_MODEL).path
     stored = sum(file.stat().st_size for file in folder.iterdir())
     return row(CachedModel(DEFAULT_MODEL, "built in", "", folder, stored), where)
 

@@ -12,6 +12,7 @@ from helexa.cli.options import cache_dir_option, debug_option, json_option, revi
 from helexa.cli.progress import download_progress
 from helexa.cli.services import services
 from helexa.cli.terminal import size, styled
+from helexa.engine.checkpoint.gguf_file import parts_of
 
 
 @click.command()
@@ -26,12 +27,13 @@ def pull(
 ) -> None:
     """Download a model.
 
-    What is there already is not fetched again, and what was cut off goes on. Prints the folder on
-    stdout; progress goes to stderr.
+    What is there already is not fetched again, and what was cut off goes on. Prints the folder, or
+    the GGUF file, on stdout; progress goes to stderr.
     """
     with download_progress(sys.stderr) as progress:
-        name, folder = services(ctx).fetch(model, revision, cache_dir, progress)
-    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)}
+        name, path = services(ctx).fetch(model, revision, cache_dir, progress)
+    folder = path if path.is_dir() else path.parent
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(path)}
     total = sum(files.values())
     if as_json:
         document = {
@@ -45,8 +47,11 @@ def pull(
     else:
         done = f"{name}: {len(files)} files, {size(total)}"
         click.echo(styled(done, sys.stderr, dim=True), err=True)
-        click.echo(folder)
+        click.echo(path)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+def _files(model: Path) -> list[Path]:
+    """Every file of a folder, or the parts of a GGUF file."""
+    if model.is_dir():
+        return sorted(path for path in model.rglob("*") if path.is_file())
+    return [model.parent / part for part in parts_of(model.name)]

@@ -209,10 +209,10 @@ class Front:
 def _placed(model: str) -> Iterator[tuple[str, EngineSection]]:
     """The id that a daemon knows a model by, and the settings with which it finds it.
 
-    A folder gets a source of its own, whose only model it is: a link to it, as its path need not
-    be of a form that a model's id can have. Raises PreflightError, UnsupportedModel.
+    A folder or file gets a source of its own, whose only model it is: a link to it, as its path
+    need not be of a form that a model's id can have. Raises PreflightError, UnsupportedModel.
     """
-    from helexa.engine.checkpoint.reference import HubId, LocalFolder, parse_reference
+    from helexa.engine.checkpoint.reference import Builtin, HubId, parse_reference
     from helexa.engine.checkpoint.resolve import on_disk
     from helexa.neuron.config import EngineSection, SourceConfig
 
@@ -220,23 +220,47 @@ def _placed(model: str) -> Iterator[tuple[str, EngineSection]]:
     if isinstance(reference, HubId):
         yield model, EngineSection()
         return
-    folder = on_disk(reference)
-    if folder is None or not isinstance(reference, LocalFolder):
+    path = on_disk(reference)
+    if path is None or isinstance(reference, Builtin):
         yield BUILTIN, EngineSection()
         return
-    name = folder_name(folder)
+    name = model_name(path)
     with TemporaryDirectory(prefix="helexa-serve-") as root:
         link = Path(root, ORG, name)
         link.parent.mkdir()
-        link.symlink_to(folder.absolute(), target_is_directory=True)
+        if path.is_dir():
+            link.symlink_to(path.absolute(), target_is_directory=True)
+        else:
+            link.mkdir()
+            link_gguf(path, link)
         sources = {SCHEME: SourceConfig(path=root)}
         yield f"{SCHEME}:{ORG}/{name}", EngineSection(sources=sources)
 
 
-def folder_name(folder: Path) -> str:
-    """What a folder is called, in characters that a model's name may have."""
-    name = re.sub(r"[^0-9A-Za-z._-]+", "-", folder.absolute().resolve().name)
+def model_name(path: Path) -> str:
+    """What a folder or a GGUF file is called, in characters that a model's name may have."""
+    from helexa.engine.checkpoint.resolve import is_gguf
+
+    own = path.stem if is_gguf(path) else path.absolute().resolve().name
+    name = re.sub(r"[^0-9A-Za-z._-]+", "-", own)
     return name if name.strip(".-") else "model"
+
+
+def link_gguf(file: Path, folder: Path) -> None:
+    """Show a GGUF file in ``folder``, all its parts, and what its text layer takes from beside it.
+
+    Of its metadata nothing is lost by that, and no other GGUF file is there to choose.
+    """
+    from helexa.engine.checkpoint.files import GENERATION_CONFIG, TokenizerFiles
+    from helexa.engine.checkpoint.gguf_file import parts_of
+    from helexa.engine.checkpoint.gguf_folder import tokenizer_files
+
+    wanted = tokenizer_files(file, {})
+    beside = [getattr(wanted, name) for name in TokenizerFiles.__dataclass_fields__]
+    parts = [file.parent / part for part in parts_of(file.name)]
+    for path in (*parts, file.parent / GENERATION_CONFIG, *beside):
+        if isinstance(path, Path) and path.is_file():
+            (folder / path.name).symlink_to(path.absolute())
 
 
 def _announce(id: str, servers: Servers, needs_key: bool) -> None:

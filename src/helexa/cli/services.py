@@ -69,10 +69,11 @@ def load_model(model: str, options: LoadOptions, progress: Progress | None) -> C
 def fetch(
     model: str, revision: str, cache_dir: Path | None, progress: Progress | None
 ) -> tuple[str, Path]:
-    """The name of a model and the folder it is in after everything missing was downloaded."""
-    from helexa.engine.checkpoint.resolve import resolve_folder
+    """The name of a model, and its folder or GGUF file, after everything missing was downloaded."""
+    from helexa.engine.checkpoint.resolve import resolve_model
 
-    return resolve_folder(model, revision=revision, cache_dir=cache_dir, progress=progress)
+    found = resolve_model(model, revision=revision, cache_dir=cache_dir, progress=progress)
+    return found.name, found.path
 
 
 def host_memory() -> HostMemory:

@@ -25,6 +25,8 @@ def end_token_ids(checkpoint: Checkpoint, defaults: GenerationDefaults) -> froze
     tokenizer = _read(files.tokenizer_json)
     eos = _text(settings.get("eos_token"))
     known = {text: id for id, text in (*_listed(settings), *_added(tokenizer))}
+    if not tokenizer:
+        known |= _in_gguf(files.gguf or {})
     if eos and eos not in known:  # an ordinary entry of the vocabulary
         known |= _vocabulary(tokenizer, eos)
     found = {known[text] for text in (*END_MARKERS, eos) if text in known}
@@ -55,6 +57,13 @@ def _added(tokenizer: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     for token in added if isinstance(added, list) else ():
         if isinstance(token, dict) and isinstance(token.get("id"), int):
             yield token["id"], _text(token)
+
+
+def _in_gguf(metadata: Mapping[str, Any]) -> dict[str, int]:
+    """The ids of the usual markers in the metadata of a GGUF file; its eos is in the config."""
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    listed = tokens if isinstance(tokens, list) else []
+    return {text: id for id, text in enumerate(listed) if text in END_MARKERS}
 
 
 def _vocabulary(tokenizer: Mapping[str, Any], text: str) -> dict[str, int]:

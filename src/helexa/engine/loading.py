@@ -11,6 +11,7 @@ import torch
 
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
 from helexa.engine.checkpoint.counting import numbers
+from helexa.engine.checkpoint.reference import Variant
 from helexa.engine.checkpoint.weights import Weights
 from helexa.engine.config import DTYPES, EngineConfig, switches
 from helexa.engine.layers.decoder import DecoderLayer
@@ -60,18 +61,19 @@ def load_model(
     """Build the model of a checkpoint, given open or by name, and fill it with its weights.
 
     ``device`` is auto, cpu, mps, cuda or cuda:N; ``dtype`` is auto, float32 (exact), bfloat16 or
-    float16; ``quant`` names a format to quantise linear layers to (see `quant.names`); ``disabled``
-    names fast paths to leave out, None those that HELEXA_DISABLE names. ``progress`` is told of
-    downloads and of reading; ``hub`` are revision, cache_dir, offline and token. Raises
-    InvalidRequest for an argument, TypeError for an unknown one, PreflightError, DownloadError,
-    UnsupportedModel or CheckpointError for the checkpoint.
+    float16; ``quant`` names a format to quantise linear layers to (see `quant.names`), and of
+    several GGUF files one, by a part of its name; ``disabled`` names fast paths to leave out, None
+    those that HELEXA_DISABLE names. ``progress`` is told of downloads and of reading; ``hub`` are
+    revision, cache_dir, offline and token. Raises InvalidRequest for an argument, TypeError for an
+    unknown one, PreflightError, DownloadError, UnsupportedModel or CheckpointError for the
+    checkpoint.
     """
     _check_source(model, hub)
     if disabled is None:
         disabled = switches(os.environ)
     EngineConfig(disabled=frozenset(disabled))  # refuses what is no switch
     if isinstance(model, str | Path):
-        checkpoint = open_checkpoint(model, progress=progress, **hub)
+        checkpoint = open_checkpoint(Variant(model, quant), progress=progress, **hub)
         try:
             return load_model(
                 checkpoint,
@@ -87,7 +89,7 @@ def load_model(
     check_sizes(model)
     stored = decoder_part(Weights(model)).dtype_of(EMBEDDING)
     numerics = resolve_numerics(dtype, where, stored != "F32", disabled)
-    if quant is not None:
+    if quant is not None and model.quantisable:
         numerics = quantised(numerics, quant, dtype)
     if dtype == "auto":
         numerics = with_exact_cache(numerics, model.config)

@@ -18,7 +18,9 @@ class RopeConfig:
     """Rotary embedding parameters, with every default resolved.
 
     ``factor`` stretches positions (linear, llama3, yarn); the wavelength bounds belong to llama3,
-    the betas, ``truncate`` and ``attention_factor`` (multiplies cos and sin) to yarn.
+    the betas, ``truncate`` and ``attention_factor`` (multiplies cos and sin) to yarn. ``divisors``,
+    one per rotated pair, divide the frequencies of any type, if there are some: GGUF files state
+    llama3's stretching so.
     Sources: arXiv:2104.09864, arXiv:2309.00071, Llama 3.1's reference code.
     """
 
@@ -33,6 +35,7 @@ class RopeConfig:
     beta_slow: float = 1.0
     truncate: bool = True
     attention_factor: float = 1.0
+    divisors: tuple[float, ...] = ()
 
     def rotary_dim(self, head_dim: int) -> int:
         """How many leading dims of a head are rotated."""

@@ -14,6 +14,7 @@ import anyio.to_thread
 from helexa.engine.checkpoint.formats import check_format
 from helexa.engine.checkpoint.hub import fetch_model
 from helexa.engine.checkpoint.reference import Builtin, GGUFFile, LocalFolder, Reference
+from helexa.engine.checkpoint.resolve import is_gguf
 from helexa.engine.checkpoint.transfer import Cancelled
 from helexa.errors import EngineClosed, LoadError
 from helexa.http.response import cause_of
@@ -140,9 +141,11 @@ def fetch(
     *,
     watch: LoadWatch,
     contents: Contents | None = None,
+    quant: str | None = None,
 ) -> Reference:
     """Where a model is on this machine; what its source has and this machine lacks is fetched.
 
+    ``quant`` is a part of the name of one of several GGUF files.
     ``contents`` is what the source said of it, or the copy here where it said nothing; without, it
     is asked.
 
@@ -152,7 +155,7 @@ def fetch(
         return Builtin(id.repo)
     if source.endpoint is None:
         place = local_folder(id, source)
-        return GGUFFile(place) if place.is_file() else LocalFolder(place, str(id))
+        return GGUFFile(place, str(id)) if place.is_file() else LocalFolder(place, str(id))
     if contents is not None and contents.folder is not None:
         check_format(str(id), contents.files)
         return LocalFolder(contents.folder, str(id))
@@ -163,6 +166,7 @@ def fetch(
     )
     try:
         listing = None if contents is None else contents.listing
-        return LocalFolder(fetch_model(hub_id(id), revision, access, listing), str(id))
+        path = fetch_model(hub_id(id), revision, access, listing, quant=quant)
     except Cancelled as error:
         raise EngineClosed(f"fetching '{id}' was cancelled") from error
+    return GGUFFile(path, str(id)) if is_gguf(path) else LocalFolder(path, str(id))

@@ -260,14 +260,22 @@ class Loader:
             report: Progress | None,
             grammars: GrammarFactory,
         ) -> RecoveringHost:
-            host = self._host(Build(str(checkpoint.folder), config), report, on_change)
+            host = self._host(Build(str(checkpoint.path), config), report, on_change)
             hosts.append(host)
             watch.started(host)
             return host
 
         engine = self.engine_config(spec, f"cuda:{devices[0]}" if cuda else "cpu")
         id, source = self.sources.find(spec.model_id)
-        place = fetch(id, source, spec.revision, self.environ, watch=watch, contents=contents)
+        place = fetch(
+            id,
+            source,
+            spec.revision,
+            self.environ,
+            watch=watch,
+            contents=contents,
+            quant=spec.quant,
+        )
         origin = Source(place, use_template=self.runtime.use_chat_template)
         try:
             model = open_model(origin, engine, watch.progress, make_host)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from helexa.errors import InvalidRequest
-from helexa.neuron.ids import ModelSpec
 from helexa.neuron.preflight import Plan
 
-RUNS = "load the safetensors version of this model"
 
-
-def refuse_unbuilt(spec: ModelSpec, plan: Plan) -> None:
+def refuse_unbuilt(plan: Plan) -> None:
     """Raises InvalidRequest, naming the key of the load that is at fault if there is one."""
     if plan.tp_size > 1:
         raise InvalidRequest(
@@ -17,7 +14,5 @@ def refuse_unbuilt(spec: ModelSpec, plan: Plan) -> None:
             param="tensor_parallel",
             hint="leave tensor_parallel out, or set it to 1",
         )
-    if plan.format.kind == "gguf":
-        raise InvalidRequest(f"'{plan.model_id}' is GGUF, which cannot be run yet", hint=RUNS)
     if plan.format.kind == "diffusers":
         raise InvalidRequest(f"'{plan.model_id}' makes images, which cannot be run yet")

@@ -172,7 +172,10 @@ def check_template(given: object) -> None:
 
 
 def find_sources(files: TokenizerFiles) -> dict[str, str]:
-    """The templates of a model folder: the first of its three places that has one; else none."""
+    """The templates of a model: the first of a folder's three places that has one.
+
+    Else those of a GGUF file's metadata, or none.
+    """
     if files.chat_template is not None:
         try:
             text = files.chat_template.read_text("utf-8")
@@ -184,7 +187,18 @@ def find_sources(files: TokenizerFiles) -> dict[str, str]:
         sources = named_sources(read_json_object(path).get("chat_template"))
         if sources:
             return sources
-    return {}
+    return gguf_sources(files.gguf or {})
+
+
+def gguf_sources(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The templates in the metadata of a GGUF file: the default one, and others by their names."""
+    start = "tokenizer.chat_template"
+    found = {
+        "default" if name == start else name.removeprefix(f"{start}."): text
+        for name, text in metadata.items()
+        if name == start or name.startswith(f"{start}.")
+    }
+    return {name: text for name, text in found.items() if isinstance(text, str) and text.strip()}
 
 
 def named_sources(value: object) -> dict[str, str]:

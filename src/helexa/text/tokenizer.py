@@ -13,6 +13,7 @@ from helexa.engine.checkpoint.files import TokenizerFiles
 from helexa.errors import CheckpointError, InvalidRequest
 from helexa.text.decoders import Decoder, parse_decoder
 from helexa.text.detokenizer import Detokenizer
+from helexa.text.gguf_tokenizer import gguf_special_tokens, gguf_tokenizer
 
 LONG_TEXT = 8192
 """Characters; what is shorter keeps other threads waiting for a few milliseconds at most."""
@@ -44,17 +45,22 @@ class Tokenizer:
     def from_files(cls, files: TokenizerFiles, *, source: str = "the model") -> Tokenizer:
         """Read ``tokenizer.json`` and what the other files say of special tokens.
 
-        ``source`` is the model's name in errors. Raises CheckpointError if ``tokenizer.json`` is
-        missing or damaged; other files count as absent when they cannot be read.
+        Without it, the metadata of a GGUF file serve. ``source`` is the model's name in errors.
+        Raises CheckpointError if ``tokenizer.json`` is missing or damaged, or such metadata are;
+        other files count as absent when they cannot be read.
         """
         path = files.tokenizer_json
+        config = gguf_special_tokens(files.gguf)
+        if path is None and files.gguf is not None:
+            text = gguf_tokenizer(files.gguf, source)
+            return cls.from_text(text, source=f"the tokenizer of {source}", config=config)
         if path is None or not path.is_file():
             raise CheckpointError(
                 f"there is no tokenizer.json in {path.parent if path else source}",
                 hint="add the file, or save it with transformers: "
                 "AutoTokenizer.from_pretrained(model).save_pretrained(folder)",
             )
-        config = read_json_object(files.special_tokens_map)
+        config |= read_json_object(files.special_tokens_map)
         config.update(read_json_object(files.tokenizer_config))
         return cls.from_text(_read(path), source=str(path), config=config)
 

@@ -210,10 +210,10 @@ def test_an_index_naming_an_unlisted_shard_is_refused(hub: Any, access: HubAcces
     [
         ({"config.json": b"{}"}, PreflightError, "no weights"),
         ({"model.safetensors": b""}, PreflightError, "no config.json"),
-        ({"m.gguf": b""}, UnsupportedModel, "GGUF"),
+        ({"mmproj-F16.gguf": b""}, PreflightError, "no GGUF file with weights"),
         ({"model_index.json": b"", "m.safetensors": b""}, UnsupportedModel, "image"),
     ],
-    ids=["weights", "config", "gguf", "diffusers"],
+    ids=["weights", "config", "projector", "diffusers"],
 )
 def test_repositories_without_a_loadable_model(
     hub: Any, access: HubAccess, files: dict[str, bytes], error: type[Exception], told: str

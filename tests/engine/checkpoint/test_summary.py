@@ -12,7 +12,7 @@ import pytest
 
 from helexa.engine.checkpoint.cache import RepoCache
 from helexa.engine.checkpoint.summary import inspect_checkpoint
-from helexa.errors import CheckpointError, PreflightError, UnsupportedModel
+from helexa.errors import CheckpointError, PreflightError
 
 Write = Callable[[Path, dict[str, bytes]], Path]
 
@@ -69,7 +69,7 @@ def test_damage_is_an_error(tmp_path: Path, model_files: dict[str, bytes], write
     with pytest.raises(CheckpointError, match="truncated"):
         inspect_checkpoint(write(tmp_path, model_files))
     (tmp_path / "m.gguf").write_bytes(b"")
-    with pytest.raises(UnsupportedModel):
+    with pytest.raises(CheckpointError, match=r"m\.gguf is empty"):
         inspect_checkpoint(tmp_path / "m.gguf")
 
 

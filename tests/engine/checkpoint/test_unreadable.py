@@ -10,7 +10,7 @@ import pytest
 
 from helexa.engine.checkpoint.cache import RepoCache, list_cached_models
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
-from helexa.engine.checkpoint.resolve import resolve_folder
+from helexa.engine.checkpoint.resolve import resolve_model
 from helexa.engine.checkpoint.table import read_index
 from helexa.errors import CheckpointError, InvalidRequest
 
@@ -71,13 +71,13 @@ def test_a_generation_config_that_is_no_text_counts_as_absent(folder: Path, data
 @pytest.mark.parametrize("model", ["org/name", "tiny"])
 def test_an_option_of_a_wrong_type_is_named(model: str, option: str, value: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"^{option} must be ") as caught:
-        resolve_folder(model, **{"offline": True, option: value})
+        resolve_model(model, **{"offline": True, option: value})
     assert caught.value.param == option
 
 
 def test_a_token_of_a_wrong_type_is_not_shown() -> None:
     with pytest.raises(InvalidRequest, match=r"not a bytes$"):
-        resolve_folder("tiny", token=b"hf_secret")  # type: ignore[arg-type]  # what is tested
+        resolve_model("tiny", token=b"hf_secret")  # type: ignore[arg-type]  # what is tested
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def cache(tmp_path: Path, model_files: dict[str, bytes], write: Write) -> RepoCa
 def test_a_cache_that_may_not_be_read_is_named(cache: RepoCache, forbid: Forbid) -> None:
     forbid(cache.ref("main"))
     with pytest.raises(CheckpointError, match=r"cannot read .*refs"):
-        resolve_folder("org/name", cache_dir=cache.root, offline=True, environ={})
+        resolve_model("org/name", cache_dir=cache.root, offline=True, environ={})
 
 
 def test_a_ref_that_is_no_text_is_no_commit(cache: RepoCache) -> None:

@@ -21,6 +21,7 @@ from tests.engine.quant.writers import FP8, float8, place
 
 CPU = torch.device("cpu")
 EXACT = resolve_numerics("float32", CPU, False)
+HALF = resolve_numerics("float16", CPU, False)
 PLAIN = resolve_numerics("float32", CPU, False, ["quant_kernels"])
 
 
@@ -37,6 +38,33 @@ def test_ragged_blocks(rows: int, columns: int, block: tuple[int, int]) -> None:
         assert torch.equal(weight.matrix(), meant)
         x = torch.randn(3, columns)
         torch.testing.assert_close(weight.matmul(x), x @ meant.T, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 3e4])
+@pytest.mark.parametrize("block", [(128, 128), (32, 48), (16, 512), (500, 64), (1, 512)])
+def test_one_row_in_float16(block: tuple[int, int], scale: float) -> None:
+    tensors, meant = float8(torch.randn(300, 512) * scale, block)
+    part = Scaled("m", tensors["weight"], tensors["weight_scale_inv"], block)
+    weight = scaled_weight([part], HALF)
+    assert isinstance(weight, ScaledWeight)
+    assert weight.one_row
+    for size in (1e-6, 1.0, 1e6):
+        x = torch.randn(1, 512) * size
+        expected = x @ meant.T
+        ours = weight.matmul(x)
+        assert ours.shape == expected.shape
+        assert 0 < (ours - expected).norm() < 2e-3 * expected.norm()
+    both = weight.matmul(torch.ones(2, 512))
+    torch.testing.assert_close(both, torch.ones(2, 512) @ meant.T, atol=1e-3 * scale, rtol=1e-4)
+
+
+def test_one_row_is_exact_where_that_is_asked_for() -> None:
+    tensors, _ = float8(torch.randn(64, 64), (32, 32))
+    part = Scaled("m", tensors["weight"], tensors["weight_scale_inv"], (32, 32))
+    for numerics in (EXACT, PLAIN, resolve_numerics("float16", CPU, False, ["quant_kernels"])):
+        weight = scaled_weight([part], numerics)
+        assert isinstance(weight, ScaledWeight)
+        assert not weight.one_row
 
 
 def test_parts_whose_blocks_end_with_them_are_one() -> None:

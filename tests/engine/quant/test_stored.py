@@ -67,6 +67,13 @@ def test_a_quantised_model_is_summarised(name: str, base: Reference, tmp_path: P
     assert summary.why_not is None
     assert summary.config is not None
     assert summary.config.quantization is not None
+    plain = inspect_checkpoint(base.folder)
+    assert summary.parameters == plain.parameters
+    assert summary.bits_per_weight < plain.bits_per_weight == 32
+    loaded = load_model(tmp_path, dtype="float32", device="cpu")
+    assert loaded.num_parameters == summary.parameters
+    need = summary.quantised_bytes + 4 * (summary.parameters - summary.quantised_parameters)
+    assert loaded.nbytes < 1.2 * need
 
 
 @cache

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from helexa.engine.checkpoint.files import CONFIG, GENERATION_CONFIG, TokenizerFiles, read_text
-from helexa.engine.checkpoint.resolve import resolve_folder
+from helexa.engine.checkpoint.gguf import GGUFCheckpoint
+from helexa.engine.checkpoint.resolve import resolve_model
 from helexa.engine.checkpoint.safetensors import SafetensorsFolder
 from helexa.engine.checkpoint.table import TensorInfo
 from helexa.engine.config import ModelConfig
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from helexa.engine.checkpoint.files import Progress
-    from helexa.engine.checkpoint.reference import Reference
+    from helexa.engine.checkpoint.reference import Named
 
 
 class Checkpoint(Protocol):
@@ -25,13 +26,19 @@ class Checkpoint(Protocol):
 
     Names are Hugging Face's. ``tensor`` and ``slice`` give values, usually views of a memory map;
     ``stored`` gives what the file holds, which for block formats are the blocks. All raise
-    CheckpointError for a tensor that is absent or cannot be read.
+    CheckpointError for a tensor that is absent or cannot be read. ``path`` opens it again: its
+    folder, or its GGUF file. ``quantisable`` says whether a `quant` is a format for its weights;
+    of GGUF it has chosen the file.
     """
 
     @property
     def id(self) -> str: ...
     @property
     def folder(self) -> Path | None: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def quantisable(self) -> bool: ...
     @property
     def config(self) -> ModelConfig: ...
     @property
@@ -53,6 +60,8 @@ class SafetensorsCheckpoint:
     def __init__(self, id: str, folder: Path) -> None:
         self.id = id
         self.folder: Path | None = folder
+        self.path = folder
+        self.quantisable = True
         self.config = ModelConfig.from_file(folder / CONFIG, id)
         self.generation_config = read_text(folder / GENERATION_CONFIG)
         self.weights = SafetensorsFolder(folder)
@@ -88,7 +97,7 @@ class SafetensorsCheckpoint:
 
 
 def open_checkpoint(
-    model: str | Path | Reference,
+    model: Named,
     *,
     revision: str = "main",
     cache_dir: str | Path | None = None,
@@ -99,10 +108,11 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Find ``model``, fetch what is missing of it, and open it; no weight is read yet.
 
-    ``environ`` defaults to the process's. Raises PreflightError if it cannot be had, DownloadError
-    if a transfer fails, UnsupportedModel or CheckpointError for what is found.
+    ``environ`` defaults to the process's. Raises PreflightError if it cannot
+    be had, DownloadError if a transfer fails, UnsupportedModel or CheckpointError for what is
+    found.
     """
-    name, folder = resolve_folder(
+    found = resolve_model(
         model,
         revision=revision,
         cache_dir=cache_dir,
@@ -111,4 +121,5 @@ def open_checkpoint(
         progress=progress,
         environ=environ,
     )
-    return SafetensorsCheckpoint(name, folder)
+    opened = GGUFCheckpoint if found.is_gguf else SafetensorsCheckpoint
+    return opened(found.name, found.path)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from helexa.errors import CheckpointError
 
@@ -18,7 +19,10 @@ GENERATION_CONFIG = "generation_config.json"
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """Where the text layer's files are; None for one that the model does not have."""
+    """Where the text layer's files are; None for one that the model does not have.
+
+    ``gguf`` are the metadata of a GGUF file that are about text (`tokenizer.*`).
+    """
 
     tokenizer_json: Path | None = None
     tokenizer_config: Path | None = None
@@ -26,6 +30,7 @@ class TokenizerFiles:
     chat_template: Path | None = None
     chat_template_json: Path | None = None
     preprocessor_config: Path | None = None
+    gguf: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, folder: Path) -> TokenizerFiles:

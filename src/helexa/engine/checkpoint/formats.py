@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Format = Literal["diffusers", "mixed", "dense", "gguf", "empty"]
 
-CHOOSE = "choose a text model with safetensors weights"
+CHOOSE = "choose a text model with safetensors or GGUF weights"
 PIPELINE = "model_index.json"
 SMALL_FILES = (
     "config.json",
@@ -30,7 +30,7 @@ SMALL_FILES = (
 def detect_format(files: Sequence[str]) -> Format:
     """What kind of weights a repository with these files has; mixed ones are loaded as dense."""
     dense = any(file.endswith(".safetensors") for file in files)
-    gguf = any(file.endswith(".gguf") for file in files)
+    gguf = any(file.lower().endswith(".gguf") for file in files)
     if PIPELINE in files:
         return "diffusers"
     if dense:
@@ -43,9 +43,8 @@ def check_format(model: str, files: Sequence[str]) -> None:
     kind = detect_format(files)
     if kind == "empty":
         raise PreflightError("empty_repo", f"{model!r} holds no weights", hint=CHOOSE)
-    if kind in ("diffusers", "gguf"):
-        what = "an image pipeline" if kind == "diffusers" else "in GGUF format only"
-        raise UnsupportedModel(f"{model!r} is {what}", hint=CHOOSE)
+    if kind == "diffusers":
+        raise UnsupportedModel(f"{model!r} is an image pipeline", hint=CHOOSE)
 
 
 def choose_gguf(files: Sequence[str], quant: str | None = None, *, world_size: int = 1) -> str:
@@ -56,7 +55,8 @@ def choose_gguf(files: Sequence[str], quant: str | None = None, *, world_size: i
     found = sorted(
         file
         for file in files
-        if file.endswith(".gguf") and not PurePosixPath(file).name.startswith("mmproj")
+        if file.lower().endswith(".gguf")
+        and not PurePosixPath(file).name.lower().startswith("mmproj")
     )
     if world_size > 1:
         raise PreflightError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -15,23 +15,24 @@ from helexa.engine.checkpoint.files import CONFIG, Progress
 from helexa.engine.checkpoint.formats import (
     check_format,
     check_path,
+    choose_gguf,
     dense_files,
     detect_format,
     small_files,
 )
-from helexa.engine.checkpoint.reference import PLAIN_NAME
+from helexa.engine.checkpoint.gguf_file import parts_of
+from helexa.engine.checkpoint.gguf_folder import TOKENIZER, original_name
+from helexa.engine.checkpoint.reference import PLAIN_NAME, HubId
 from helexa.engine.checkpoint.table import INDEX, read_index
 from helexa.engine.checkpoint.transfer import Transfer, reason
 from helexa.engine.config import ModelConfig
-from helexa.errors import PreflightError
+from helexa.errors import DownloadError, PreflightError
 
 if TYPE_CHECKING:
     from pathlib import Path
     from ssl import SSLContext
 
     import httpx
-
-    from helexa.engine.checkpoint.reference import HubId
 
 ENDPOINT = "https://huggingface.co"
 PARALLEL_FILES = 4
@@ -121,24 +122,30 @@ def left_alone() -> ListingFailed:
 
 
 def fetch_model(
-    model: HubId, revision: str, access: HubAccess, listing: Listing | None = None
+    model: HubId,
+    revision: str,
+    access: HubAccess,
+    listing: Listing | None = None,
+    *,
+    quant: str | None = None,
 ) -> Path:
-    """A folder with everything a loader needs of ``model`` at ``revision``.
+    """A folder with everything a loader needs of ``model`` at ``revision``, or its GGUF file.
 
+    ``quant`` chooses among GGUF files, where a repository has nothing else.
     ``listing`` is what the hub has just said of it; without, it is asked. Where there is no hub to
     ask, it is the snapshot of an earlier fetch. The config is read before any weight is fetched.
-    Raises PreflightError (`repo_fetch_failed`, `empty_repo`), DownloadError, UnsupportedModel or
-    CheckpointError.
+    Raises PreflightError (`repo_fetch_failed`, `empty_repo`, `quant_not_found`), DownloadError,
+    UnsupportedModel or CheckpointError.
     """
     cache = RepoCache(access.root, model.org, model.name)
     cache.ref(revision)
     if access.offline:
-        return local_folder(model, revision, cache, left_alone())
+        return local_copy(model, revision, cache, left_alone(), quant)
     with access.client() as client:
         try:
             listing = listing or list_repo(client, access.endpoint, model, revision)
         except ListingFailed as failed:
-            return local_folder(model, revision, cache, failed)
+            return local_copy(model, revision, cache, failed, quant)
         check_format(str(model), listing.files)
         base = f"{access.endpoint}/{model.repo}/resolve/{listing.commit}"
         transfer = Transfer(
@@ -150,14 +157,24 @@ def fetch_model(
             access.pause,
             access.cancelled,
         )
-        fetch_files(transfer, model, listing.files)
+        chosen = None
+        if detect_format(listing.files) == "gguf":
+            chosen = choose_gguf(listing.files, quant)
+            fetch_gguf(transfer, chosen, listing.files)
+            if TOKENIZER not in listing.files:
+                fetch_original_tokenizer(transfer, model, access)
+        else:
+            fetch_files(transfer, model, listing.files)
     with suppress(OSError):  # a cache that can only be read serves as well
         cache.write_ref(revision, listing.commit)
-    return cache.snapshot(listing.commit)
+    folder = cache.snapshot(listing.commit)
+    return folder / chosen if chosen else folder
 
 
-def local_folder(model: HubId, revision: str, cache: RepoCache, failed: ListingFailed) -> Path:
-    """The snapshot of an earlier fetch, or the error that the hub's failure amounts to."""
+def local_copy(
+    model: HubId, revision: str, cache: RepoCache, failed: ListingFailed, quant: str | None
+) -> Path:
+    """What an earlier fetch has left, or the error that the hub's failure amounts to."""
     folder = cache.local_snapshot(revision)
     files = tuple(files_in(folder)) if folder else ()
     if folder is None or detect_format(files) == "empty":
@@ -168,7 +185,7 @@ def local_folder(model: HubId, revision: str, cache: RepoCache, failed: ListingF
             hint=failed.hint,
         ) from failed
     check_format(str(model), files)
-    return folder
+    return folder / choose_gguf(files, quant) if detect_format(files) == "gguf" else folder
 
 
 def list_repo(client: httpx.Client, endpoint: str, model: HubId, revision: str) -> Listing:
@@ -234,6 +251,41 @@ def fetch_files(transfer: Transfer, model: HubId, files: Sequence[str]) -> None:
             hint="choose another model",
         )
     fetch_all(transfer, weights)
+
+
+def fetch_gguf(transfer: Transfer, chosen: str, files: Sequence[str]) -> None:
+    """Fetch a GGUF file, all parts of a split one, and the small files beside it."""
+    parts = parts_of(chosen)
+    for file in (*files, *parts):
+        check_path(file)
+    missing = sorted(set(parts) - set(files))
+    if missing:
+        raise DownloadError(
+            f"the repository lacks {missing[0]}, a part of {chosen}", hint="choose another file"
+        )
+    fetch_all(transfer, small_files(files))
+    fetch_all(transfer, parts)
+
+
+def fetch_original_tokenizer(transfer: Transfer, model: HubId, access: HubAccess) -> None:
+    """Fetch tokenizer.json of the repository that a `-GGUF` one was made from, if there is one.
+
+    Where that fails, the GGUF file's own metadata serve.
+    """
+    name = original_name(model.name)
+    if name is None:
+        return
+    original = HubId(model.scheme, model.org, name)
+    cache = RepoCache(access.root, original.org, original.name)
+    folder = cache.local_snapshot("main")
+    if folder is not None and (folder / TOKENIZER).is_file():
+        return
+    with suppress(ListingFailed, DownloadError, OSError):
+        listing = list_repo(transfer.client, access.endpoint, original, "main")
+        if TOKENIZER in listing.files:
+            base = f"{access.endpoint}/{original.repo}/resolve/{listing.commit}"
+            replace(transfer, cache=cache, commit=listing.commit, base_url=base).fetch(TOKENIZER)
+            cache.write_ref("main", listing.commit)
 
 
 def shards_of(index: Path, files: Sequence[str]) -> list[str]:

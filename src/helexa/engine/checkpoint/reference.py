@@ -37,12 +37,13 @@ class LocalFolder:
 
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
-    """A single GGUF file."""
+    """A GGUF file, or any part of a split one; ``name`` is what people call the model."""
 
     path: Path
+    name: str | None = None
 
     def __str__(self) -> str:
-        return str(self.path)
+        return self.name or str(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,18 @@ class HubId:
 Reference = Builtin | LocalFolder | GGUFFile | HubId
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A model and, where it is several GGUF files, a part of the name of the one that is meant."""
+
+    model: str | Path | Reference
+    quant: str | None = None
+
+
+Named = str | Path | Reference | Variant
+"""Everything that says which model is meant."""
+
+
 def parse_reference(model: str | Path | Reference) -> Reference:
     """Say what ``model`` names; what exists on disk wins over the same text as a hub id.
 
@@ -82,7 +95,7 @@ def parse_reference(model: str | Path | Reference) -> Reference:
         path = Path(text).expanduser()
         if path.is_dir():
             return LocalFolder(path)
-        if path.suffix == ".gguf" and path.is_file():
+        if path.suffix.lower() == ".gguf" and path.is_file():
             return GGUFFile(path)
     except (OSError, RuntimeError) as error:  # too long a name, a link to itself, nobody's home
         raise invalid(text, f"cannot be looked up: {error}") from error

@@ -1,14 +1,16 @@
-"""From a model argument to a folder on this machine."""
+"""From a model argument to a folder, or a GGUF file, on this machine."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import helexa
 from helexa.engine.checkpoint.files import reading
-from helexa.engine.checkpoint.formats import check_format
+from helexa.engine.checkpoint.formats import check_format, choose_gguf, detect_format
+from helexa.engine.checkpoint.gguf_folder import gguf_files
 from helexa.engine.checkpoint.reference import (
     BUILTIN_SCHEME,
     DEFAULT_SCHEME,
@@ -16,11 +18,13 @@ from helexa.engine.checkpoint.reference import (
     GGUFFile,
     HubId,
     LocalFolder,
+    Named,
     Reference,
+    Variant,
     parse_reference,
 )
 from helexa.engine.checkpoint.table import INDEX
-from helexa.errors import InvalidRequest, PreflightError, UnsupportedModel
+from helexa.errors import InvalidRequest, PreflightError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,8 +32,25 @@ if TYPE_CHECKING:
     from helexa.engine.checkpoint.files import Progress
 
 
-def resolve_folder(
-    model: str | Path | Reference,
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model on this machine: the id to show, and the folder or the GGUF file to read."""
+
+    name: str
+    path: Path
+
+    @property
+    def is_gguf(self) -> bool:
+        return is_gguf(self.path)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a model that was found is a GGUF file, and not a folder."""
+    return path.suffix.lower() == ".gguf" and not path.is_dir()
+
+
+def resolve_model(
+    model: Named,
     *,
     revision: str = "main",
     cache_dir: str | Path | None = None,
@@ -37,12 +58,13 @@ def resolve_folder(
     token: str | None = None,
     progress: Progress | None = None,
     environ: Mapping[str, str] | None = None,
-) -> tuple[str, Path]:
-    """The id to show and the folder to read; arguments and errors as open_checkpoint's."""
+) -> Found:
+    """Where a model is, once it is here; arguments and errors as open_checkpoint's."""
     check_hub_options(revision, cache_dir, offline, token)
-    reference = parse_reference(model)
-    folder = on_disk(reference)
-    if folder is None:
+    quant = model.quant if isinstance(model, Variant) else None
+    reference = parse_reference(model.model if isinstance(model, Variant) else model)
+    path = on_disk(reference, quant)
+    if path is None:
         from helexa.engine.checkpoint.hub import HubAccess, fetch_model  # an HTTP client: slow
 
         assert isinstance(reference, HubId)
@@ -53,8 +75,8 @@ def resolve_folder(
             token=token,
             progress=progress,
         )
-        folder = fetch_model(reference, revision, access)
-    return str(reference), folder
+        path = fetch_model(reference, revision, access, quant=quant)
+    return Found(str(reference), path)
 
 
 def check_hub_options(revision: object, cache_dir: object, offline: object, token: object) -> None:
@@ -70,20 +92,18 @@ def check_hub_options(revision: object, cache_dir: object, offline: object, toke
             raise InvalidRequest(f"{name} must be {wanted}, not {shown}", param=name)
 
 
-def on_disk(reference: Reference) -> Path | None:
-    """The folder of a reference that needs no hub, None for one that does."""
+def on_disk(reference: Reference, quant: str | None = None) -> Path | None:
+    """The folder or GGUF file of a reference that needs no hub, None for one that does.
+
+    ``quant`` is a part of the name of one of several GGUF files.
+    """
     if isinstance(reference, Builtin):
         return builtin_folder(reference)
     if isinstance(reference, LocalFolder):
-        with reading(reference.path):
-            files = [path.name for path in reference.path.iterdir()]
-        if INDEX not in files:  # shards may lie in folders below
-            check_format(str(reference), files)
-        return reference.path
+        return in_folder(reference.path, str(reference), quant)
     if isinstance(reference, GGUFFile):
-        raise UnsupportedModel(
-            f"{reference} is a GGUF file", hint="give a model with safetensors weights"
-        )
+        choose_gguf([reference.path.name], quant)
+        return reference.path
     if reference.scheme not in (None, DEFAULT_SCHEME):
         known = (DEFAULT_SCHEME, f"{BUILTIN_SCHEME}:helexa/tiny")
         raise PreflightError(
@@ -93,6 +113,22 @@ def on_disk(reference: Reference) -> Path | None:
             hint=f"known: {', '.join(known)}",
         )
     return None
+
+
+def in_folder(folder: Path, model: str, quant: str | None) -> Path:
+    """The folder, or of one with nothing but GGUF the file in it that is meant.
+
+    Raises PreflightError or UnsupportedModel.
+    """
+    with reading(folder):
+        files = [path.name for path in folder.iterdir()]
+    if INDEX in files:  # shards may lie in folders below
+        return folder
+    gguf = gguf_files(folder)
+    check_format(model, [*files, *gguf])
+    if detect_format([*files, *gguf]) == "gguf":
+        return folder / choose_gguf(gguf, quant)
+    return folder
 
 
 def builtin_folder(reference: Builtin) -> Path:

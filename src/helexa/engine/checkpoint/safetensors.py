@@ -5,13 +5,10 @@ torch is imported with the first tensor: whoever wants only a model's config and
 
 from __future__ import annotations
 
-import mmap
-import sys
-import threading
-import weakref
 from typing import TYPE_CHECKING
 
 from helexa.engine.checkpoint.counting import PLAIN_DTYPES
+from helexa.engine.checkpoint.maps import Maps
 from helexa.engine.checkpoint.table import TensorInfo, read_table
 from helexa.errors import CheckpointError
 
@@ -33,17 +30,13 @@ DTYPES = {
 class SafetensorsFolder:
     """The tensors of one model folder, mapped.
 
-    A tensor keeps its file's map alive, so it stays valid after ``close``; once nothing views it
-    any more, the memory it was read into is free. The maps are private: writing to a tensor never
-    reaches the file.
+    A tensor keeps its file's map alive, so it stays valid after ``close`` (see `maps.Maps`).
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.table = read_table(folder)
-        self.maps: dict[str, mmap.mmap] = {}
-        self.lock = threading.Lock()
-        self.views: weakref.WeakValueDictionary[str, memoryview] = weakref.WeakValueDictionary()
+        self.maps = Maps(folder)
 
     def info(self, name: str) -> TensorInfo:
         """Raises CheckpointError if there is no such tensor."""
@@ -70,7 +63,7 @@ class SafetensorsFolder:
         dtype = self.dtype(info)
         if not info.nbytes:
             return torch.empty(info.shape, dtype=dtype)
-        buffer: memoryview | bytearray = self.view(info)
+        buffer: memoryview | bytearray = self.maps.view(info)
         if info.start % dtype.itemsize:  # torch wants aligned elements: a foreign writer's choice
             buffer = bytearray(buffer)
         return torch.frombuffer(buffer, dtype=dtype).view(info.shape)
@@ -94,35 +87,6 @@ class SafetensorsFolder:
             hint=f"supported: {', '.join(supported)}",
         )
 
-    def view(self, info: TensorInfo) -> memoryview:
-        """The bytes of a tensor; every tensor made of them holds this one object."""
-        view = self.views.get(info.name)
-        if view is None:
-            shard = self.map(info.file)
-            view = memoryview(shard)[info.start : info.start + info.nbytes]
-            weakref.finalize(view, release, shard, info.start, info.nbytes).atexit = False
-            self.views[info.name] = view
-        return view
-
-    def map(self, file: str) -> mmap.mmap:
-        with self.lock:
-            if file not in self.maps:
-                with (self.folder / file).open("rb") as handle:
-                    self.maps[file] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
-            return self.maps[file]
-
     def close(self) -> None:
         """Forget the maps; each is unmapped with the last tensor that views it."""
-        self.maps.clear()
-
-
-def release(shard: mmap.mmap, start: int, nbytes: int) -> None:
-    """Give back the whole pages of a range that nobody views any more.
-
-    A page that is touched again is read from the file again. Only Linux promises this.
-    """
-    if sys.platform == "linux":
-        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-        length = (start + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
-        if length > 0:
-            shard.madvise(mmap.MADV_DONTNEED, first, length)
+        self.maps.close()

@@ -5,39 +5,47 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from helexa.engine.checkpoint.cache import RepoCache, cache_root
 from helexa.engine.checkpoint.counting import PLAIN_DTYPES, QUANTISED_DTYPES, numbers, stays
 from helexa.engine.checkpoint.files import CONFIG
+from helexa.engine.checkpoint.gguf_config import gguf_config
+from helexa.engine.checkpoint.gguf_file import read_gguf
+from helexa.engine.checkpoint.gguf_types import READABLE
 from helexa.engine.checkpoint.reference import HubId, parse_reference
-from helexa.engine.checkpoint.resolve import on_disk
-from helexa.engine.checkpoint.table import read_table
+from helexa.engine.checkpoint.resolve import in_folder, is_gguf, on_disk
+from helexa.engine.checkpoint.table import TensorInfo, read_table
 from helexa.engine.config import ModelConfig
 from helexa.errors import PreflightError, UnsupportedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
+
+Judgement = tuple[str, ModelConfig | None, str | None]
+"""A model's type, its config, or why it cannot be run."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSummary:
     """The size and kind of a model; nothing of its weights was read.
 
-    ``tensors`` maps a stored dtype to how many tensors have it, ``bytes`` is that of all tensors,
+    ``path`` is its folder or GGUF file. ``tensors`` maps a stored dtype to how many tensors have
+    it, ``bytes`` is that of all tensors, ``infos`` are they, under the names they are stored by.
     ``config`` is None unless it can be run, which ``why_not`` explains. ``quantised_*`` is what
     stays in its format in memory.
     """
 
     id: str
-    folder: Path
+    path: Path
     model_type: str
     parameters: int
     tensors: Mapping[str, int]
     bytes: int
     files: tuple[str, ...]
+    infos: tuple[TensorInfo, ...] = field(repr=False)
     config: ModelConfig | None
     why_not: str | None
     quantised_parameters: int = 0
@@ -46,6 +54,11 @@ class CheckpointSummary:
     @property
     def supported(self) -> bool:
         return self.why_not is None
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return self.path.parent if is_gguf(self.path) else self.path
 
     @property
     def bits_per_weight(self) -> float:
@@ -66,38 +79,56 @@ def inspect_checkpoint(
     damaged; a model that is whole but cannot be run is no error.
     """
     reference = parse_reference(model)
-    folder = on_disk(reference)
-    if folder is None:
+    path = on_disk(reference)
+    if path is None:
         assert isinstance(reference, HubId)
         root = cache_root(cache_dir, os.environ if environ is None else environ)
-        folder = RepoCache(root, reference.org, reference.name).local_snapshot(revision)
-        if folder is None:
+        path = RepoCache(root, reference.org, reference.name).local_snapshot(revision)
+        if path is None:
             raise PreflightError(
                 "repo_fetch_failed",
                 f"{str(reference)!r} (revision {revision}) is not in {root}",
                 hint="fetch it first",
             )
-    return summarise(str(reference), folder)
+    return summarise(str(reference), path)
 
 
-def summarise(name: str, folder: Path) -> CheckpointSummary:
-    """The summary of one folder."""
-    model_type, config, why_not = judge(name, folder)
-    table = read_table(folder)
+def summarise(name: str, path: Path) -> CheckpointSummary:
+    """The summary of one folder, of the GGUF file in it that would be loaded, or of such a file."""
+    path = path if is_gguf(path) else in_folder(path, name, None)
+    if is_gguf(path):
+        return summary_of(name, path, judge_gguf(path), read_gguf(path).tensors, READABLE.keys())
+    judged = judge(name, path)
+    quantised = judged[1] is not None and judged[1].quantization is not None
+    loadable = (*PLAIN_DTYPES, *QUANTISED_DTYPES) if quantised else PLAIN_DTYPES
+    return summary_of(name, path, judged, read_table(path), loadable)
+
+
+def summary_of(
+    name: str,
+    path: Path,
+    judged: Judgement,
+    table: Mapping[str, TensorInfo],
+    loadable: Collection[str],
+) -> CheckpointSummary:
+    """The summary of a model that has these tensors."""
+    model_type, config, why_not = judged
     method = config.quantization if config is not None else None
-    loadable = PLAIN_DTYPES if method is None else (*PLAIN_DTYPES, *QUANTISED_DTYPES)
     unread = sorted(info.name for info in table.values() if info.dtype not in loadable)
     if unread and why_not is None:
         why_not = f"tensor {unread[0]!r} has dtype {table[unread[0]].dtype}"
-    kept = [info for info in table.values() if stays(info, method)]
+    kept = [
+        info for info in table.values() if info.dtype not in PLAIN_DTYPES or stays(info, method)
+    ]
     return CheckpointSummary(
         id=name,
-        folder=folder,
+        path=path,
         model_type=model_type,
         parameters=sum(numbers(info, method) for info in table.values()),
         tensors=dict(Counter(info.dtype for info in table.values()).most_common()),
         bytes=sum(info.nbytes for info in table.values()),
         files=tuple(sorted({info.file for info in table.values()})),
+        infos=tuple(table.values()),
         config=None if why_not else config,
         why_not=why_not,
         quantised_parameters=sum(numbers(info, method) for info in kept),
@@ -105,12 +136,22 @@ def summarise(name: str, folder: Path) -> CheckpointSummary:
     )
 
 
-def judge(name: str, folder: Path) -> tuple[str, ModelConfig | None, str | None]:
-    """The model's type, its config, or why it cannot be run."""
+def judge(name: str, folder: Path) -> Judgement:
+    """What a folder's config.json says."""
     try:
         config = ModelConfig.from_file(folder / CONFIG, name)
     except UnsupportedModel as error:
         return claimed_type(folder), None, error.message
+    return config.model_type, config, None
+
+
+def judge_gguf(path: Path) -> Judgement:
+    """What the metadata of a GGUF file say."""
+    head = read_gguf(path)
+    try:
+        config = gguf_config(head)
+    except UnsupportedModel as error:
+        return str(head.metadata.get("general.architecture", "unknown")), None, error.message
     return config.model_type, config, None
 
 

@@ -22,6 +22,8 @@ class Rotary(nn.Module):
     def __init__(self, config: RopeConfig, head_dim: int) -> None:
         super().__init__()
         frequencies = inverse_frequencies(config, config.rotary_dim(head_dim))
+        if config.divisors:
+            frequencies = frequencies / torch.tensor(config.divisors)
         self.register_buffer("frequencies", frequencies)
         self.factor = config.attention_factor if config.rope_type == "yarn" else 1.0
 

@@ -22,7 +22,10 @@ _LENGTH: Final = struct.Struct(">I")
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """To the child, first: load the model in the folder ``model`` (or "tiny") and serve it."""
+    """To the child, first: load a model and serve it.
+
+    ``model`` is a folder, a GGUF file, or "tiny".
+    """
 
     model: str
     config: EngineConfig

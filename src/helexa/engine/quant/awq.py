@@ -33,10 +33,10 @@ class AwqFormat:
 
     def kind(self, place: Weights) -> Hashable | None:
         """The same for all that are stored so."""
-        config = place.checkpoint.config.quantization
-        if config is None or config.method != "awq" or "qweight" not in place:
+        if "qweight" not in place:
             return None
-        return "awq"
+        config = place.checkpoint.config.quantization
+        return "awq" if config is not None and config.method == "awq" else None
 
     def load(
         self, places: Sequence[Weights], rows: Sequence[int], inputs: int, numerics: Numerics

@@ -42,11 +42,12 @@ class CompressedFormat:
 
     def kind(self, place: Weights) -> Hashable | None:
         """Its scheme and how it is stored."""
+        if (stored := layout(place)) is None:
+            return None
         config = place.checkpoint.config.quantization
         if config is None or config.method != "compressed-tensors":
             return None
-        stored = layout(place)
-        return None if stored is None else (stored, config.scheme(place.prefix))
+        return stored, config.scheme(place.prefix)
 
     def load(
         self, places: Sequence[Weights], rows: Sequence[int], inputs: int, numerics: Numerics

@@ -33,10 +33,10 @@ class Fp8Format:
 
     def kind(self, place: Weights) -> Hashable | None:
         """The same for all that are stored so."""
-        config = place.checkpoint.config.quantization
-        if config is None or config.method != "fp8" or "weight" not in place:
+        if "weight" not in place or place.dtype_of("weight") != E4M3:
             return None
-        return "fp8" if place.dtype_of("weight") == E4M3 else None
+        config = place.checkpoint.config.quantization
+        return "fp8" if config is not None and config.method == "fp8" else None
 
     def load(
         self, places: Sequence[Weights], rows: Sequence[int], inputs: int, numerics: Numerics

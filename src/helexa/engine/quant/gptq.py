@@ -28,10 +28,10 @@ class GptqFormat:
 
     def kind(self, place: Weights) -> Hashable | None:
         """The same for all that are stored so."""
-        config = place.checkpoint.config.quantization
-        if config is None or config.method != "gptq" or "qweight" not in place:
+        if "qweight" not in place:
             return None
-        return "gptq"
+        config = place.checkpoint.config.quantization
+        return "gptq" if config is not None and config.method == "gptq" else None
 
     def load(
         self, places: Sequence[Weights], rows: Sequence[int], inputs: int, numerics: Numerics

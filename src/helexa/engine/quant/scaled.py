@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional as F
 
 from helexa.engine.kernels.fp8 import REBIASED, has_nan, shifted
-from helexa.engine.kernels.matvec import TILE_BYTES, Scratch
+from helexa.engine.kernels.matvec import TILE_BYTES, TINY, Scratch, row_scale
 from helexa.engine.quant.stack import stack
 from helexa.errors import CheckpointError
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from helexa.engine.numerics import Numerics
     from helexa.engine.quant.weight import Weight
 
+LEAST_ROWS = 16
+"""Fewer rows of a block are not worth multiplying a row of activations by its scales."""
 GPU_TILE = 2**28
 """Bytes that are expanded at once on a GPU."""
 
@@ -28,7 +31,8 @@ GPU_TILE = 2**28
 class ScaledWeight:
     """A float8 matrix [N, K] times scales [⌈N/rows⌉, ⌈K/columns⌉], ``block`` being (rows, columns).
 
-    ``kernels`` False leaves widening to torch's conversion.
+    ``kernels`` False leaves widening to torch's conversion; ``one_row``: a single row of
+    activations is multiplied in float16.
     """
 
     tensor: Tensor
@@ -36,6 +40,7 @@ class ScaledWeight:
     block: tuple[int, int]
     scratch: Scratch
     kernels: bool
+    one_row: bool
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -60,10 +65,33 @@ class ScaledWeight:
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] → [T, N] in x's dtype."""
+        if self.one_row and len(x) == 1:
+            return self.product_of_one(x)
         out = x.new_empty(len(x), len(self.tensor))
         for start, stop, tile in self.tiles(self.scratch, 0, len(self.tensor)):
             torch.mm(x, tile.to(x.dtype).T, out=out[:, start:stop])
         return out
+
+    def product_of_one(self, x: Tensor) -> Tensor:
+        """x @ Wᵀ, x [1, K] float32 → [1, N], in float16; only the row is multiplied by scales.
+
+        As in `kernels.matvec.one_row_product` the row gets length 1, and each row of blocks scales
+        of at most 1: what is taken out of them is multiplied to the result.
+        """
+        (rows, columns), (tall, wide) = self.shape, self.block
+        length = row_scale(x)
+        if self.scale.shape[1] == 1:  # which the result can be multiplied by
+            largest, inputs, together = self.scale, (x / length).half(), rows
+        else:
+            largest = self.scale.abs().amax(1, keepdim=True) + TINY  # [R, 1]
+            spread = (self.scale / largest).repeat_interleave(wide, 1)[:, :columns]
+            inputs, together = (spread * (x / length)).half(), tall
+        few = max(1, TILE_BYTES // (4 * columns))
+        out = []
+        for row, block in zip(inputs, torch.split(self.tensor, together), strict=True):
+            out += [F.linear(row, shifted(part)) for part in torch.split(block, few)]
+        factor = largest[:, 0].repeat_interleave(tall)[:rows] * (REBIASED * length[0])
+        return (torch.cat(out).float() * factor)[None]
 
     def tiles(self, scratch: Scratch, first: int, last: int) -> Iterator[tuple[int, int, Tensor]]:
         """Rows first … last, a few at a time: start, stop, [n, K] float32.
@@ -123,6 +151,7 @@ def scaled_weight(parts: Sequence[Scaled], numerics: Numerics) -> Weight:
         else:
             joined.append([part])
     device, plain = numerics.device, numerics.plain
+    quick = plain.kernels and plain.dtype.itemsize == 2 and device.type == "cpu"
     return stack(
         [
             ScaledWeight(
@@ -131,10 +160,16 @@ def scaled_weight(parts: Sequence[Scaled], numerics: Numerics) -> Weight:
                 group[0].block,
                 plain.scratch,
                 plain.kernels,
+                quick and suits_one_row(group[0]),
             )
             for group in joined
         ]
     )
+
+
+def suits_one_row(part: Scaled) -> bool:
+    """Whether a row of activations is multiplied by scales few times, or never."""
+    return part.scale.shape[1] == 1 or part.block[0] >= LEAST_ROWS
 
 
 def fits_below(part: Scaled, above: Scaled) -> bool:

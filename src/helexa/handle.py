@@ -60,7 +60,8 @@ class Handle:
 
     device                cpu, cuda, cuda:N, or auto: the first GPU, else the CPU
     dtype                 float32, bfloat16, float16, or auto: what checkpoint and device suggest
-    quant                 part of the name of one of several GGUF files; None: the first of them
+    quant                 quantise at load: q8_0, q6_k, q5_k, q4_k, q4_0, …; None: as they are; of
+                          GGUF: part of the name of one of several files; None: the first of them
     max_batch             sequences that run at once; more wait their turn
     max_context           longest sequence in tokens, prompt and answer; None: the model's own limit
     kv_memory_mb          memory for the KV cache in MiB; None: room for max_batch sequences of

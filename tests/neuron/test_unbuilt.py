@@ -21,13 +21,12 @@ DENSE = ("config.json", "model.safetensors")
     ("files", "asked", "status", "says"),
     [
         (DENSE, {"tensor_parallel": 2}, 400, "tensor_parallel is 2"),
-        (DENSE, {"quant": "q4k"}, 400, "quant is 'q4k'"),
         (("m-q4_k_m.gguf",), {"quant": "q9"}, 422, "quant_not_found"),
         (("model_index.json",), {}, 400, "images"),
         (("m-q4_k_m.gguf",), {"tensor_parallel": 2}, 422, "tp_requires_safetensors"),
         (DENSE, {"quant": "nope"}, 422, "quant_not_found"),
     ],
-    ids=["split", "quantised", "gguf", "images", "plan first", "quant first"],
+    ids=["split", "gguf", "images", "plan first", "quant first"],
 )
 def test_what_cannot_be_run_is_not_fetched(
     tmp_path: Path, files: tuple[str, ...], asked: dict[str, Any], status: int, says: str

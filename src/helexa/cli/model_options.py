@@ -75,7 +75,7 @@ _LOAD = (
     click.option(
         "--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16."
     ),
-    click.option("--quant", help="Which of several GGUF files, by part of its name."),
+    click.option("--quant", help="Quantise at load (q8_0, q4_k, …); GGUF: part of a file's name."),
     click.option("--max-context", type=int, help="Longest prompt plus answer, in tokens."),
     click.option("--kv-memory-mb", type=int, help="Memory for the KV cache, in MiB."),
     offline_option,

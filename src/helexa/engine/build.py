@@ -35,7 +35,7 @@ from helexa.engine.outputs import EngineFacts
 from helexa.engine.params import GenerationDefaults
 from helexa.engine.runner import Runner
 from helexa.engine.sampling import Sampler
-from helexa.errors import CapacityError, InvalidRequest
+from helexa.errors import CapacityError
 
 
 def build_core(
@@ -58,16 +58,11 @@ def build_core(
             return build_core(checkpoint, config, progress=progress, masks=masks)
         finally:
             checkpoint.close()
-    if config.quant is not None and model.quantisable:
-        raise InvalidRequest(
-            f"quant is {config.quant!r}, quantising at load is not supported yet",
-            param="quant",
-            hint="leave quant out",
-        )
     loaded = load_model(
         model,
         device=config.device,
         dtype=config.dtype,
+        quant=config.quant,
         disabled=config.disabled,
         progress=progress,
     )

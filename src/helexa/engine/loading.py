@@ -11,6 +11,7 @@ import torch
 
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
 from helexa.engine.checkpoint.counting import numbers
+from helexa.engine.checkpoint.reference import Variant
 from helexa.engine.checkpoint.weights import Weights
 from helexa.engine.config import DTYPES, EngineConfig, switches
 from helexa.engine.layers.decoder import DecoderLayer
@@ -19,6 +20,8 @@ from helexa.engine.models.model import decoder_part
 from helexa.engine.models.registry import MODELS
 from helexa.engine.numerics import Numerics
 from helexa.engine.quant.dense import FLOAT16_MAX, DenseFormat
+from helexa.engine.quant.insitu import BlockFormat, linear_format
+from helexa.engine.quant.names import is_plain
 from helexa.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ def load_model(
     *,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
+    quant: str | None = None,
     disabled: Collection[str] | None = None,
     progress: Progress | None = None,
     **hub: Unpack[HubOptions],
@@ -57,37 +61,61 @@ def load_model(
     """Build the model of a checkpoint, given open or by name, and fill it with its weights.
 
     ``device`` is auto, cpu, mps, cuda or cuda:N; ``dtype`` is auto, float32 (exact), bfloat16 or
-    float16; ``disabled`` names fast paths to leave out, None those that HELEXA_DISABLE names.
-    ``progress`` is told of downloads and of reading; ``hub`` are revision, cache_dir, offline and
-    token. Raises InvalidRequest for an argument, TypeError for an unknown one, PreflightError,
-    DownloadError, UnsupportedModel or CheckpointError for the checkpoint.
+    float16; ``quant`` names a format to quantise linear layers to (see `quant.names`), and of
+    several GGUF files one, by a part of its name; ``disabled`` names fast paths to leave out, None
+    those that HELEXA_DISABLE names. ``progress`` is told of downloads and of reading; ``hub`` are
+    revision, cache_dir, offline and token. Raises InvalidRequest for an argument, TypeError for an
+    unknown one, PreflightError, DownloadError, UnsupportedModel or CheckpointError for the
+    checkpoint.
     """
     _check_source(model, hub)
     if disabled is None:
         disabled = switches(os.environ)
     EngineConfig(disabled=frozenset(disabled))  # refuses what is no switch
     if isinstance(model, str | Path):
-        checkpoint = open_checkpoint(model, progress=progress, **hub)
+        checkpoint = open_checkpoint(Variant(model, quant), progress=progress, **hub)
         try:
             return load_model(
-                checkpoint, device=device, dtype=dtype, disabled=disabled, progress=progress
+                checkpoint,
+                device=device,
+                dtype=dtype,
+                quant=quant,
+                disabled=disabled,
+                progress=progress,
             )
         finally:
             checkpoint.close()
     where = resolve_device(device)
     check_sizes(model)
     stored = decoder_part(Weights(model)).dtype_of(EMBEDDING)
-    numerics = resolve_numerics(dtype, where, stored in ("F16", "BF16"), disabled)
+    numerics = resolve_numerics(dtype, where, stored != "F32", disabled)
+    if quant is not None and model.quantisable:
+        numerics = quantised(numerics, quant, dtype)
     if dtype == "auto":
         numerics = with_exact_cache(numerics, model.config)
     built = MODELS[model.config.model_type](model.config, numerics)
     weights = Weights(model, dtype=numerics.activations, device=where, progress=progress)
     built.load(weights)
     weights.finish(UNSEEN)
+    if isinstance(numerics.linear, BlockFormat):
+        numerics.linear.warn()
     built.numerics = with_room(numerics, built.modules())
     method = model.config.quantization
     built.num_parameters = sum(numbers(model.info(n), method) for n in weights.ledger.taken)
     return built.to(where).eval()
+
+
+def quantised(numerics: Numerics, quant: str, dtype: str | torch.dtype) -> Numerics:
+    """The same, with linear layers in the format that ``quant`` names.
+
+    Where no dtype was asked for, they may round as 16-bit formats do. Raises PreflightError of kind
+    `quant_not_found`.
+    """
+    plain = numerics.plain
+    if dtype == "auto" and plain.dtype == torch.float32 and not is_plain(quant):
+        plain = replace(plain, dtype=torch.float16)
+    linear = linear_format(quant, plain)
+    return replace(numerics, linear=numerics.plain if linear is plain else linear)
 
 
 def with_exact_cache(numerics: Numerics, config: ModelConfig) -> Numerics:

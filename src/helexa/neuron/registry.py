@@ -183,7 +183,7 @@ class Registry:
     ) -> Slot:
         """Check what is to be loaded, make room for it, and load it."""
         found = await watch.run(partial(preflight, spec, self.sources, self._loader.environ))
-        refuse_unbuilt(spec, found.plan)
+        refuse_unbuilt(found.plan)
         if old is not None and old in self.slots:
             await self._remove(self.slots[old])
         return await watch.run(partial(load, found.contents))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from helexa.errors import InvalidRequest
-from helexa.neuron.ids import ModelSpec
 from helexa.neuron.preflight import Plan
 
 
-def refuse_unbuilt(spec: ModelSpec, plan: Plan) -> None:
+def refuse_unbuilt(plan: Plan) -> None:
     """Raises InvalidRequest, naming the key of the load that is at fault if there is one."""
     if plan.tp_size > 1:
         raise InvalidRequest(
@@ -17,9 +16,3 @@ def refuse_unbuilt(spec: ModelSpec, plan: Plan) -> None:
         )
     if plan.format.kind == "diffusers":
         raise InvalidRequest(f"'{plan.model_id}' makes images, which cannot be run yet")
-    if spec.quant and plan.format.kind != "gguf":
-        raise InvalidRequest(
-            f"quant is '{spec.quant}', a model cannot be quantised at load yet",
-            param="quant",
-            hint="leave quant out",
-        )

@@ -56,9 +56,11 @@ class DecoderLayer(nn.Module):
         self.mixer.load(weights / ("self_attn" if self.attends else "linear_attn"))
         self.mlp_norm.load(weights / "post_attention_layernorm")
         self.mlp.load(weights / "mlp")
-        if self.numerics.narrow_cache and self.attends:
+        if self.numerics.narrow_cache and isinstance(self.mixer, Attention):
             attention, gain = weights / "self_attn", self.input_norm.gain
-            self.largest_key_or_value = largest_key_or_value(attention, gain, self.config)
+            self.largest_key_or_value = largest_key_or_value(
+                attention, gain, self.config, self.mixer.qkv
+            )
 
     def forward(
         self,

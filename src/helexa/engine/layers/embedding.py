@@ -6,18 +6,21 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.quant.dense import DenseWeight
+from helexa.engine.quant.stored import load_matrix
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from helexa.engine.checkpoint.weights import Weights
     from helexa.engine.numerics import Numerics
+    from helexa.engine.quant.blocks.block_type import BlockType
     from helexa.engine.quant.weight import Weight
 
 
 class Embedding(nn.Module):
-    """A table of ``rows`` vectors; eats `weight` [rows, size], kept in a plain format.
+    """A table of ``rows`` vectors; eats `weight` [rows, size], kept as it is or in a plain format.
 
     ``weight`` is the same matrix to multiply with, for an output layer that is tied to it.
     """
@@ -30,6 +33,7 @@ class Embedding(nn.Module):
         self.size = size
         self.numerics = numerics
         self.weight = None
+        self.blocks: BlockType | None = None
 
     def load(self, weights: Weights, *, tied: bool) -> None:
         """Take the table from the checkpoint.
@@ -38,6 +42,12 @@ class Embedding(nn.Module):
         time, when the pages that the packing read are free again.
         """
         plain, shape = self.numerics.plain, (self.rows, self.size)
+        self.blocks = BLOCK_TYPES.get(weights.dtype_of("weight"))
+        if self.blocks is not None:
+            if tied:
+                self.weight = load_matrix([weights], [self.rows], self.size, self.numerics)
+            self.table = weights.stored("weight", shape).to(plain.device)
+            return
         if tied:
             self.weight = plain.make([weights.take("weight", shape)])
         if isinstance(self.weight, DenseWeight):
@@ -47,7 +57,10 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [T] → [T, size] in the activations' format."""
-        return self.table.index_select(0, ids).to(self.numerics.activations)
+        rows = self.table.index_select(0, ids)
+        if self.blocks is not None:
+            rows = self.blocks.matrix(rows)
+        return rows.to(self.numerics.activations)
 
     @property
     def nbytes(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 
@@ -33,9 +33,34 @@ class StackedWeight:
         """The whole matrix [N, K], copied out, float32."""
         return torch.cat([part.matrix().float() for part in self.parts])
 
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows start … stop of `matrix`."""
+        found, first = [], 0
+        for part in self.parts:
+            last = first + part.shape[0]
+            if start < last and first < stop:
+                found.append(matrix_rows(part, max(start, first) - first, min(stop, last) - first))
+            first = last
+        return torch.cat(found)
+
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] → [T, N] in x's dtype."""
         return torch.cat([part.matmul(x) for part in self.parts], -1)
+
+
+@runtime_checkable
+class ReadByRows(Protocol):
+    """A weight that can say what some of its rows are without making the whole matrix."""
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows start … stop of `matrix`, [stop − start, K] float32."""
+
+
+def matrix_rows(weight: Weight, start: int, stop: int) -> Tensor:
+    """Rows start … stop of a weight's matrix, [stop − start, K] float32."""
+    if isinstance(weight, ReadByRows):
+        return weight.rows(start, stop)
+    return weight.matrix()[start:stop].float()
 
 
 def stack(weights: Sequence[Weight]) -> Weight:

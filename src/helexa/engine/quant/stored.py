@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from helexa.engine.quant.awq import AwqFormat
 from helexa.engine.quant.compressed import CompressedFormat
 from helexa.engine.quant.fp8 import Fp8Format
+from helexa.engine.quant.gguf_blocks import GGUFBlocks
 from helexa.engine.quant.gptq import GptqFormat
 from helexa.engine.quant.stack import stack
 
@@ -36,7 +37,13 @@ class StoredFormat(Protocol):
         ...
 
 
-FORMATS: tuple[StoredFormat, ...] = (AwqFormat(), CompressedFormat(), Fp8Format(), GptqFormat())
+FORMATS: tuple[StoredFormat, ...] = (
+    GGUFBlocks(),
+    AwqFormat(),
+    CompressedFormat(),
+    Fp8Format(),
+    GptqFormat(),
+)
 """All but plain ones. The first that recognises a place has it."""
 
 

@@ -1,0 +1,92 @@
+"""Plain matrices of a checkpoint, quantised while they are loaded."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from helexa.engine.quant.blocks.block_type import BlockType
+from helexa.engine.quant.blocks.rows import quantised_rows
+from helexa.engine.quant.blocks.types import BLOCK_TYPES
+from helexa.engine.quant.blocks.weight import fast_weight, kept_weight
+from helexa.engine.quant.dense import DenseFormat
+from helexa.engine.quant.names import PLAIN, REPLACED, format_of, plain_name
+from helexa.engine.quant.weight import Weight, WeightFormat
+
+NARROWER = MappingProxyType({"Q4_K": "Q4_0", "Q5_K": "Q5_0", "Q6_K": "Q8_0"})
+"""What matrices get whose rows are no whole blocks of 256 numbers, but of 32."""
+
+
+class Fallbacks:
+    """How many matrices got another format than was asked for; several threads count."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.lock = threading.Lock()
+
+    def count(self, format: str) -> None:
+        with self.lock:
+            self.counts[format] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFormat:
+    """Quantises matrices to blocks of ``type``, a few rows at a time.
+
+    Rows that are no whole blocks get a format of smaller blocks, or stay as ``plain`` keeps them.
+    """
+
+    type: BlockType
+    plain: DenseFormat
+    fallbacks: Fallbacks = field(default_factory=Fallbacks, compare=False)
+
+    def make(self, parts: Sequence[Tensor]) -> Weight:
+        """Quantise the matrices [N_i, K], stacked to one."""
+        type = fitting(self.type, parts[0].shape[1])
+        if type is not self.type:
+            self.fallbacks.count(type.name if type is not None else "plain")
+        if type is None:
+            return self.plain.make(parts)
+        rows = quantised_rows(type, parts)
+        return fast_weight(rows, self.plain) or kept_weight(rows, self.plain)
+
+    def warn(self) -> None:
+        """Say once how many matrices got another format."""
+        counts = self.fallbacks.counts
+        if counts:
+            told = " and ".join(f"{n} are {format}" for format, n in sorted(counts.items()))
+            warnings.warn(
+                f"{counts.total()} matrices have no rows of whole {self.type.name} blocks "
+                f"({self.type.elements} numbers): {told}",
+                stacklevel=3,
+            )
+
+
+def fitting(type: BlockType, columns: int) -> BlockType | None:
+    """The format for rows of so many numbers when ``type`` is asked for; None: plain."""
+    if columns % type.elements == 0:
+        return type
+    smaller = BLOCK_TYPES[NARROWER.get(type.name, type.name)]
+    return smaller if columns % smaller.elements == 0 else None
+
+
+def linear_format(quant: str | None, plain: DenseFormat) -> WeightFormat:
+    """The format of linear layers that ``quant`` names; none is ``plain``.
+
+    Raises PreflightError of kind `quant_not_found`. Warns of a name that stands for another format.
+    """
+    format = format_of(quant)
+    if format is None:
+        return plain
+    if format in PLAIN:
+        return DenseFormat(getattr(torch, PLAIN[format]), plain.device, plain.packed, plain.kernels)
+    if plain_name(quant or "") in REPLACED:
+        warnings.warn(f"weights are not quantised to {quant}; they get {format}", stacklevel=3)
+    return BlockFormat(BLOCK_TYPES[format], plain)

@@ -24,7 +24,7 @@ TEXT = (*ENGINE, "helexa.text")
 LLM = tuple(
     f"helexa.{name}"
     for name in (
-        *("llm", "async_llm", "handle", "opening", "loaded", "chat_options", "child"),
+        *("llm", "async_llm", "handle", "opening", "loaded", "chat_options", "child", "quantising"),
         *("answers", "streams", "progress"),
     )
 )

@@ -13,7 +13,6 @@ from helexa.cli.options import (
     cache_dir_option,
     debug_option,
     json_option,
-    offline_option,
     revision_option,
 )
 from helexa.cli.progress import download_progress
@@ -27,7 +26,6 @@ from helexa.cli.terminal import console, size
     "--to", default="q4_k", show_default=True, help="q8_0, q6_k, q5_k, q5_0, q4_k, q4_0, f16 …"
 )
 @click.option("--force", is_flag=True, help="Overwrite DST.")
-@offline_option
 @revision_option
 @cache_dir_option
 @json_option
@@ -37,7 +35,6 @@ def quantize(
     dst: Path,
     to: str,
     force: bool,
-    offline: bool,
     revision: str,
     cache_dir: Path | None,
     as_json: bool,
@@ -55,7 +52,6 @@ def quantize(
             open_checkpoint,
             revision=revision,
             cache_dir=cache_dir,
-            offline=offline,
             progress=progress,
         )
         done = quantise_to_file(src, dst, to, overwrite=force, progress=progress, open_model=opener)

@@ -24,8 +24,8 @@ TEXT = (*ENGINE, "helexa.text")
 LLM = tuple(
     f"helexa.{name}"
     for name in (
-        *("llm", "async_llm", "handle", "opening", "loaded", "chat_options", "child", "quantising"),
-        *("answers", "streams", "progress"),
+        *("llm", "async_llm", "handle", "opening", "loaded", "chat_options", "child"),
+        *("answers", "streams", "progress", "quantising"),
     )
 )
 LIBRARY = (*TEXT, *LLM)

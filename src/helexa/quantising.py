@@ -6,34 +6,20 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import torch
 
 from helexa.engine.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from helexa.engine.checkpoint.files import Progress, read_text
+from helexa.engine.checkpoint.gguf_export import outgoing_tensors
 from helexa.engine.checkpoint.gguf_metadata import gguf_metadata
-from helexa.engine.checkpoint.gguf_tensors import Converted, converted_tensors
-from helexa.engine.checkpoint.gguf_types import READABLE
 from helexa.engine.checkpoint.gguf_writer import Outgoing, Value, file_bytes, write_gguf
-from helexa.engine.quant.blocks.types import BLOCK_TYPES
-from helexa.engine.quant.insitu import fitting
-from helexa.engine.quant.names import PLAIN, format_of
+from helexa.engine.quant.names import format_of
 from helexa.errors import CheckpointError, InvalidRequest, UnsupportedModel
 from helexa.text.chat_template import find_sources
 from helexa.text.gguf_vocabulary import gguf_vocabulary
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from helexa.engine.quant.blocks.types import BlockType
-
-PIECE_ELEMENTS = 2**18
-TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 FILE_TYPES = {
     "F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "Q5_0": 8, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18,
     "BF16": 32,
@@ -83,7 +69,7 @@ def quantise_to_file(
     try:
         refuse_quantised(checkpoint)
         metadata = described(checkpoint, format)
-        tensors = [outgoing(tensor, checkpoint, format) for tensor in converted_tensors(checkpoint)]
+        tensors = outgoing_tensors(checkpoint, format)
         nbytes = file_bytes(metadata, tensors)
         check_room(target, nbytes)
         write(target, metadata, tensors, told(progress, target.name, nbytes))
@@ -140,53 +126,6 @@ def described(checkpoint: Checkpoint, format: str) -> dict[str, Value]:
     if template is not None:
         found["tokenizer.chat_template"] = template
     return found
-
-
-def outgoing(tensor: Converted, checkpoint: Checkpoint, format: str) -> Outgoing:
-    """A tensor with the format it gets."""
-    name = format
-    if tensor.kind == "small":
-        name = "F32"
-    elif tensor.kind == "table":
-        name = checkpoint.info(checkpoint_table(checkpoint)).dtype
-    elif format not in PLAIN:
-        fits = fitting(BLOCK_TYPES[format], tensor.shape[-1])
-        name = fits.name if fits is not None else "F16"
-    type = READABLE[name]
-
-    def pieces() -> Iterator[memoryview]:
-        for part in tensor.parts:
-            yield from encoded(part(), BLOCK_TYPES.get(name), TORCH.get(name))
-
-    return Outgoing(tensor.name, type, tensor.shape, pieces)
-
-
-def checkpoint_table(checkpoint: Checkpoint) -> str:
-    """The name of the embedding."""
-    return next(name for name in checkpoint.names() if name.endswith("embed_tokens.weight"))
-
-
-def encoded(
-    values: Tensor, type: BlockType | None, dtype: torch.dtype | None
-) -> Iterable[memoryview]:
-    """The bytes of a tensor in a block format or a plain one, some rows at a time, in order."""
-    matrix = values.reshape(-1, values.shape[-1]) if values.dim() else values.view(1, 1)
-    step = max(1, PIECE_ELEMENTS // matrix.shape[1])
-
-    def encode(start: int) -> memoryview:
-        piece = matrix[start : start + step]
-        if type is None:
-            data = piece.to(dtype).contiguous().view(torch.uint8)
-        else:
-            data = type.rows(piece.float().contiguous())
-        return memoryview(data.flatten().numpy().data)
-
-    starts = range(0, len(matrix), step)
-    if len(starts) == 1:
-        yield encode(0)
-        return
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        yield from pool.map(encode, starts)
 
 
 def check_room(target: Path, nbytes: int) -> None:

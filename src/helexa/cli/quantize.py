@@ -41,8 +41,8 @@ def quantize(
 ) -> None:
     """Write a model to a GGUF file, in fewer bits.
 
-    SRC has safetensors weights that are not quantised; DST ends in .gguf. Loading DST then takes no more than reading
-    it, and other programs that know GGUF can run it as well.
+    SRC has safetensors weights that are not quantised; DST ends in .gguf. Loading DST then takes no
+    more than reading it, and other programs that know GGUF can run it as well.
     """
     from helexa.engine.checkpoint.checkpoint import open_checkpoint
     from helexa.quantising import quantise_to_file

@@ -1,0 +1,142 @@
+"""Files that `helexa quantize` writes, in llama.cpp: the same tokens from text, and the same text.
+
+Needs llama-cpp-python, which compiles C++ when it is installed.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import helexa
+from helexa.engine.checkpoint.checkpoint import open_checkpoint
+from helexa.engine.loading import load_model
+from helexa.quantising import quantise_to_file
+from helexa.text.tokenizer import Tokenizer
+
+llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+pytestmark = pytest.mark.timeout(300)
+
+QUANTS = ("f32", "f16", "q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0")
+TOKENS = 32
+CLEAR = 0.5
+"""By how much the best logit is ahead where two ways of rounding must agree."""
+QUESTIONS = (
+    "What is 17 plus 25?",
+    "Hello! Who are you?",
+    "Name three colours.",
+    "Repeat this word: lantern",
+    "What is 8 times 7?",
+)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The built-in model as a file in a format, written when first asked for."""
+    folder = tmp_path_factory.mktemp("gguf")
+    return cache(lambda quant: quantise_to_file("tiny", folder / f"{quant}.gguf", quant).path)
+
+
+def theirs(path: Path, **options: Any) -> Any:
+    return llama_cpp.Llama(str(path), n_ctx=1024, verbose=False, logits_all=False, **options)
+
+
+def prompts(path: Path) -> list[list[int]]:
+    with closing(open_checkpoint(path)) as checkpoint:
+        tokenizer = Tokenizer.from_files(checkpoint.tokenizer_files())
+    made = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    return [list(tokenizer.encode(made.format(question))) for question in QUESTIONS]
+
+
+@pytest.mark.parametrize("quant", QUANTS)
+def test_greedy_tokens_are_the_same(quant: str, file: Any) -> None:
+    """Up to where two tokens are nearly as likely: llama.cpp rounds activations to 8 bits."""
+    path = file(quant)
+    model, llama = load_model(path), theirs(path)
+    compared = 0
+    for ids in prompts(path):
+        llama.reset()
+        found = []
+        for token in llama.generate(ids, temp=0.0, repeat_penalty=1.0):
+            found.append(token)
+            if len(found) == TOKENS:
+                break
+        logits = model.compute_logits([*ids, *found])[len(ids) - 1 : -1]
+        best = logits.topk(2)
+        for expected, (first, second), id in zip(
+            found, best.values, best.indices[:, 0], strict=True
+        ):
+            if first - second < CLEAR:
+                continue
+            assert int(id) == expected
+            compared += 1
+    assert compared > len(QUESTIONS) * TOKENS // 2
+    llama.close()
+
+
+def varied(count: int) -> list[str]:
+    """Strings of words, spaces, signs, digits, scripts and emoji."""
+    chance = random.Random(3)
+    parts = [
+        *(
+            "the",
+            "Hello",
+            "don't",
+            "WE'RE",
+            "naïve",
+            "Straße",
+            "x_y",
+            "def f(a):",
+            "http://a.b/c?d=1",
+        ),
+        *(
+            "  ",
+            "\n",
+            "\n\n",
+            "\t",
+            " ",
+            "   ",
+            "\r\n",
+            "12345",
+            "3.14",
+            "1,000",
+            "!?",
+            "...",
+            "--",
+        ),
+        *(
+            "你好世界",
+            "こんにちは",
+            "한국어",
+            "Привет",
+            "مرحبا",
+            "שלום",
+            "हिन्दी",
+            "🙂",
+            "👩‍👩‍👧",
+            "é",
+            "e\u0301",
+        ),
+        *('{"a": [1, 2]}', "<tag>", "</tag>", "$x^2$", "#", "@", "\\n", "'s", "'LL", "ﬁ", "\u00a0"),
+    ]
+    return ["".join(chance.choices(parts, k=chance.randint(1, 12))) for _ in range(count)]
+
+
+def test_2000_strings_become_the_same_tokens(file: Any) -> None:
+    path = file("f16")
+    with closing(open_checkpoint(path)) as checkpoint:
+        ours = Tokenizer.from_files(checkpoint.tokenizer_files())
+    llama = theirs(path, vocab_only=True)
+    wrong = []
+    for text in varied(2000):
+        nfc = ours.decode(ours.encode(text)) if hasattr(ours, "decode") else text
+        found = llama.tokenize(text.encode(), add_bos=False, special=False)
+        if list(ours.encode(text)) != found:
+            wrong.append((text, nfc))
+    assert not wrong, wrong[:5]
+    assert helexa.__version__

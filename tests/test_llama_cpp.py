@@ -10,10 +10,10 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 
-import helexa
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
 from helexa.engine.loading import load_model
 from helexa.quantising import quantise_to_file
@@ -128,15 +128,14 @@ def varied(count: int) -> list[str]:
 
 
 def test_2000_strings_become_the_same_tokens(file: Any) -> None:
+    """Composed characters alone: the tokenizer composes others first, llama.cpp does not."""
     path = file("f16")
     with closing(open_checkpoint(path)) as checkpoint:
         ours = Tokenizer.from_files(checkpoint.tokenizer_files())
     llama = theirs(path, vocab_only=True)
-    wrong = []
-    for text in varied(2000):
-        nfc = ours.decode(ours.encode(text)) if hasattr(ours, "decode") else text
-        found = llama.tokenize(text.encode(), add_bos=False, special=False)
-        if list(ours.encode(text)) != found:
-            wrong.append((text, nfc))
-    assert not wrong, wrong[:5]
-    assert helexa.__version__
+    texts = [normalize("NFC", text) for text in varied(2000)]
+    assert len(set(texts)) > 1800
+    for text in texts:
+        expected = llama.tokenize(text.encode(), add_bos=False, special=False)
+        assert list(ours.encode(text)) == expected, text
+    llama.close()

@@ -102,9 +102,7 @@ def main() -> None:
         return
     if options.json:
         Path(options.json).write_text(json.dumps(document, indent=1) + "\n")
-    print(
-        "| format | file, MiB | weights | resident | of the file | peak | written in, s | loaded in |"
-    )
+    print("| format | file, MiB | weights | resident | of the file | peak | written | loaded |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for o in found:
         print(

@@ -272,3 +272,10 @@ def test_unknown_schemes_list_the_known(scheme: str) -> None:
     with pytest.raises(PreflightError, match="known: huggingface") as caught:
         open_checkpoint(f"{scheme}:org/name")
     assert caught.value.kind == "unknown_scheme"
+
+
+def test_e032_a_quant_that_means_no_format_fetches_nothing(hub: Any, access: HubAccess) -> None:
+    with pytest.raises(PreflightError, match="q7") as caught:
+        fetch_model(MODEL, "main", access, quant="q7")
+    assert caught.value.kind == "quant_not_found"
+    assert len(hub.requests) == 1  # the list of files

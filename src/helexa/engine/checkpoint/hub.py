@@ -26,6 +26,7 @@ from helexa.engine.checkpoint.reference import PLAIN_NAME, HubId
 from helexa.engine.checkpoint.table import INDEX, read_index
 from helexa.engine.checkpoint.transfer import Transfer, reason
 from helexa.engine.config import ModelConfig
+from helexa.engine.quant.names import format_of
 from helexa.errors import DownloadError, PreflightError
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ def fetch_model(
 ) -> Path:
     """A folder with everything a loader needs of ``model`` at ``revision``, or its GGUF file.
 
-    ``quant`` chooses among GGUF files, where a repository has nothing else.
+    ``quant`` chooses among GGUF files, where a repository has nothing else; of other weights it
+    must be the name of a format.
     ``listing`` is what the hub has just said of it; without, it is asked. Where there is no hub to
     ask, it is the snapshot of an earlier fetch. The config is read before any weight is fetched.
     Raises PreflightError (`repo_fetch_failed`, `empty_repo`, `quant_not_found`), DownloadError,
@@ -164,6 +166,7 @@ def fetch_model(
             if TOKENIZER not in listing.files:
                 fetch_original_tokenizer(transfer, model, access)
         else:
+            format_of(quant)  # a name that means no format is told before anything is fetched
             fetch_files(transfer, model, listing.files)
     with suppress(OSError):  # a cache that can only be read serves as well
         cache.write_ref(revision, listing.commit)

@@ -35,6 +35,50 @@ QUESTIONS = (
 )
 
 
+PARTS = [
+    *(
+        "the",
+        "Hello",
+        "don't",
+        "WE'RE",
+        "naïve",
+        "Straße",
+        "x_y",
+        "def f(a):",
+        "http://a.b/c?d=1",
+    ),
+    *(
+        "  ",
+        "\n",
+        "\n\n",
+        "\t",
+        " ",
+        "   ",
+        "\r\n",
+        "12345",
+        "3.14",
+        "1,000",
+        "!?",
+        "...",
+        "--",
+    ),
+    *(
+        "你好世界",
+        "こんにちは",
+        "한국어",
+        "Привет",
+        "مرحبا",
+        "שלום",
+        "हिन्दी",
+        "🙂",
+        "👩‍👩‍👧",
+        "é",
+        "e\u0301",
+    ),
+    *('{"a": [1, 2]}', "<tag>", "</tag>", "$x^2$", "#", "@", "\\n", "'s", "'LL", "ﬁ", "\u00a0"),
+]
+
+
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The built-in model as a file in a format, written when first asked for."""
@@ -82,49 +126,7 @@ def test_greedy_tokens_are_the_same(quant: str, file: Any) -> None:
 def varied(count: int) -> list[str]:
     """Strings of words, spaces, signs, digits, scripts and emoji."""
     chance = random.Random(3)
-    parts = [
-        *(
-            "the",
-            "Hello",
-            "don't",
-            "WE'RE",
-            "naïve",
-            "Straße",
-            "x_y",
-            "def f(a):",
-            "http://a.b/c?d=1",
-        ),
-        *(
-            "  ",
-            "\n",
-            "\n\n",
-            "\t",
-            " ",
-            "   ",
-            "\r\n",
-            "12345",
-            "3.14",
-            "1,000",
-            "!?",
-            "...",
-            "--",
-        ),
-        *(
-            "你好世界",
-            "こんにちは",
-            "한국어",
-            "Привет",
-            "مرحبا",
-            "שלום",
-            "हिन्दी",
-            "🙂",
-            "👩‍👩‍👧",
-            "é",
-            "e\u0301",
-        ),
-        *('{"a": [1, 2]}', "<tag>", "</tag>", "$x^2$", "#", "@", "\\n", "'s", "'LL", "ﬁ", "\u00a0"),
-    ]
-    return ["".join(chance.choices(parts, k=chance.randint(1, 12))) for _ in range(count)]
+    return ["".join(chance.choices(PARTS, k=chance.randint(1, 12))) for _ in range(count)]
 
 
 def test_2000_strings_become_the_same_tokens(file: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from helexa.engine.config import SUPPORTED, EngineConfig, ModelConfig, RopeConfig, switches
+from helexa.engine.hybrid_config import DeltaConfig
 from helexa.engine.moe_config import MoEConfig
 from helexa.errors import CheckpointError, InvalidRequest, UnsupportedModel
 
@@ -347,3 +348,9 @@ def test_switches(environ: dict[str, str], expected: str) -> None:
 def test_an_unknown_switch_warns_and_lists_the_known() -> None:
     with pytest.warns(UserWarning, match=r"unknown switch 'flash'; known: batching"):
         assert switches({"HELEXA_DISABLE": "flash,batching"}) == {"batching"}
+
+
+def test_the_state_of_a_sequence_has_a_size_of_its_own() -> None:
+    delta = DeltaConfig(key_heads=16, value_heads=48, key_dim=128, value_dim=128, kernel=4)
+    assert delta.channels == 10240
+    assert 48 * delta.state_bytes(2) / 2**20 == pytest.approx(146.8, abs=0.05)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from helexa.engine.config import EngineConfig
 from helexa.engine.memory import MIB, host_kv_ceiling_mb, kv_ceiling_mb
 
 if TYPE_CHECKING:
@@ -36,11 +37,15 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a model needs in one dtype, in bytes, and where it fits."""
+    """What a model needs in one dtype, in bytes, and where it fits.
+
+    ``state_bytes`` is what recurrent layers keep of a sequence, however long it is.
+    """
 
     dtype: str
     weight_bytes: int
     kv_bytes_per_token: int
+    state_bytes: int
     fits: tuple[Fit, ...]
 
 
@@ -64,20 +69,21 @@ def need(
     plain = summary.parameters - summary.quantised_parameters
     weights = plain * DTYPE_BYTES[dtype] + summary.quantised_bytes
     kv = config.kv_bytes_per_token(DTYPE_BYTES[dtype])
+    state = config.state_bytes(4)
+    taken = weights + EngineConfig().max_batch * state
     fits = tuple(
-        Fit(place, context_that_fits(place, weights, kv, config.longest_sequence))
-        for place in where
+        Fit(place, context_that_fits(place, taken, kv, config.longest_sequence)) for place in where
     )
-    return Need(dtype, weights, kv, fits)
+    return Need(dtype, weights, kv, state, fits)
 
 
-def context_that_fits(place: Place, weight_bytes: int, kv: int, longest_tokens: int) -> int:
-    """The longest sequence a place has memory for beside the weights, as the engine shares it out.
+def context_that_fits(place: Place, taken_bytes: int, kv: int, longest_tokens: int) -> int:
+    """The longest sequence a place has memory for beside weights and states, as the engine shares.
 
     A larger ``kv_memory_mb`` than the engine would choose can make it longer on the CPU.
     """
-    free_mb = (place.free_bytes - weight_bytes) // MIB
+    free_mb = (place.free_bytes - taken_bytes) // MIB
     if free_mb <= 0:
         return 0
     ceiling_mb = host_kv_ceiling_mb(free_mb) if place.device == "cpu" else kv_ceiling_mb(free_mb)
-    return min(longest_tokens, ceiling_mb * MIB // kv)
+    return min(longest_tokens, ceiling_mb * MIB // kv) if kv else longest_tokens

@@ -142,6 +142,7 @@ def _need_json(need: Need) -> dict[str, Any]:
         "dtype": need.dtype,
         "weight_bytes": need.weight_bytes,
         "kv_bytes_per_token": need.kv_bytes_per_token,
+        "state_bytes_per_sequence": need.state_bytes,
         "fits": [
             {
                 "device": fit.place.device,
@@ -263,7 +264,10 @@ def _print_needs(sizes: Sequence[Need], out: Console) -> None:
 
 
 def _print_exceptions(report: Report, out: Console) -> None:
-    """Where a CPU keeps more than the table says, in models so small that it is little."""
+    """What the table does not say: states, and small models of which a CPU keeps more."""
+    if report.needs[0].state_bytes:
+        state = size(report.needs[0].state_bytes)
+        out.print(f"Recurrent layers take {state} for each sequence, however long it is.")
     small = sum(
         math.prod(group.shape) * group.count
         for group in report.tensors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 import helexa
 from helexa.cli.main import cli
@@ -39,14 +41,15 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 128,
 }
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 FAMILIES = (
     Family("qwen3"),
     Family("qwen3-tied", fields={"tie_word_embeddings": True}),
     Family("llama", "llama"),
     Family("llama3", "llama", rope=LLAMA3),
-    Family(
-        "yarn", rope={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
-    ),
+    Family("yarn", rope=YARN),
+    Family("yarn-scaled", rope={**YARN, "attention_factor": 2.0}),
+    Family("yarn-mscale", rope={**YARN, "mscale": 1.0, "mscale_all_dim": 0.5}),
     Family("qwen3_moe", "qwen3_moe", {"norm_topk_prob": True}),
     hybrid("qwen3_next", "qwen3_next"),
     hybrid("qwen3_5"),
@@ -77,7 +80,7 @@ def test_a_plain_file_is_the_checkpoint(family: Family, tmp_path: Path) -> None:
     folder = with_tokenizer(family.save(tmp_path).folder)
     ours = quantise_to_file(folder, tmp_path / "ours.gguf", "f32").path
     theirs = write_gguf(folder, tmp_path / "theirs.gguf", plain(np.float32))
-    found, expected = read(ours), read(theirs)
+    found, expected = read(ours), read(theirs)  # which knows nothing of yarn's own factors
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert list(found[name].shape) == list(tensor.shape), name
@@ -137,6 +140,80 @@ def test_a_tokenizer_that_gguf_has_no_name_for_goes_in_whole(tmp_path: Path) -> 
     assert tokenizer_of(path).encode("don't  ask 1") == tokenizer_of(folder).encode("don't  ask 1")
 
 
+@pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
+def test_added_tokens_with_rules_of_their_own_keep_them(flag: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(TINY, tmp_path / "model"))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    tokenizer["added_tokens"][-1][flag] = True
+    word = tokenizer["added_tokens"][-1]["content"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    path = quantise_to_file(folder, tmp_path / "odd.gguf", "f16").path
+    for text in (f"a {word} b", f"a{word}b"):
+        assert tokenizer_of(path).encode(text) == tokenizer_of(folder).encode(text)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_5", "qwen3_next"])
+def test_a_second_turn_of_a_recurrent_model_in_a_file(kind: str, tmp_path: Path) -> None:
+    sizes = {"vocab_size": 1024, "max_position_embeddings": 2048, "num_hidden_layers": 4}
+    folder = with_tokenizer(hybrid("turns", kind, **sizes).save(tmp_path).folder)
+    file = quantise_to_file(folder, tmp_path / "m.gguf", "f32").path
+    turn = [{"role": "user", "content": "Tell me of the sea, and of the sky above it."}]
+    longer = [*turn, {"role": "assistant", "content": "Wide."}, {"role": "user", "content": "And?"}]
+    cached = []
+    for model in (folder, file):
+        with helexa.LLM(model, dtype="float32") as llm:
+            llm.chat(turn, max_tokens=4, temperature=0)
+            cached.append(llm.chat(longer, max_tokens=4, temperature=0).usage.cached_tokens)
+    assert cached[0] == cached[1] > 20
+
+
+def damaged(folder: Path, to: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of a checkpoint whose tensors were changed."""
+    shutil.copytree(folder, to)
+    tensors = load_file(to / "model.safetensors")
+    change(tensors)
+    save_file(tensors, to / "model.safetensors")
+    return to
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), r"layers\.1\.mlp\.up_proj"),
+        (lambda t: t.pop("model.embed_tokens.weight"), "embed_tokens"),
+        (lambda t: t.update({"model.layers.0.foo.weight": torch.ones(2)}), r"layers\.0\.foo"),
+        (lambda t: t.update({"foo.weight": torch.ones(2)}), r"foo\.weight"),
+        (
+            lambda t: t.update({"model.layers.1.mlp.up_proj.weight": torch.ones(8, 8)}),
+            r"up_proj.*\[8, 8\]",
+        ),
+    ],
+    ids=["absent", "no embedding", "surplus in a layer", "surplus", "another shape"],
+)
+def test_a_broken_checkpoint_is_told_by_its_tensor(
+    change: Callable[[dict[str, Any]], None], named: str, tmp_path: Path
+) -> None:
+    broken = damaged(TINY, tmp_path / "broken", change)
+    refused(CheckpointError, broken, tmp_path / "x.gguf", "q8_0", match=named)
+    assert not (tmp_path / "x.gguf").exists()
+
+
+def test_another_format_than_was_asked_for_is_told(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="not quantised to q3_k; they get Q4_K"):
+        quantise_to_file("tiny", tmp_path / "x.gguf", "q3_k")
+    odd = with_tokenizer(Family("odd").save(tmp_path / "odd").folder)  # rows of 64 and 128
+    with pytest.warns(UserWarning, match="no rows of whole Q6_K blocks"):
+        quantise_to_file(odd, tmp_path / "y.gguf", "q6_k")
+
+
+def test_what_float16_cannot_hold_is_told(tmp_path: Path) -> None:
+    def enlarge(tensors: dict[str, Any]) -> None:
+        tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e5
+
+    large = damaged(TINY, tmp_path / "large", enlarge)
+    refused(CheckpointError, large, tmp_path / "x.gguf", "f16", match="too large for float16")
+
+
 def refused(kind: type[HelexaError], *args: Any, match: str, **options: Any) -> None:
     with pytest.raises(kind, match=match):
         quantise_to_file(*args, **options)
@@ -155,6 +232,9 @@ def test_what_cannot_be_written_is_told_before_anything_is(tmp_path: Path) -> No
     folder = Path(shutil.copytree(TINY, tmp_path / "mute"))
     (folder / "tokenizer.json").unlink()
     refused(CheckpointError, folder, tmp_path / "x.gguf", "q4_k", match=r"tokenizer\.json")
+    exact = {**YARN, "truncate": False}
+    ramp = with_tokenizer(Family("exact", rope=exact).save(tmp_path / "exact").folder)
+    refused(UnsupportedModel, ramp, tmp_path / "x.gguf", "q4_k", match="truncate")
     moe = with_tokenizer(Family("m", "qwen3_moe").save(tmp_path / "moe").folder)
     refused(UnsupportedModel, moe, tmp_path / "x.gguf", "q4_k", match="norm_topk_prob")
     with pytest.raises(CheckpointError, match="left"):

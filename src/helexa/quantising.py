@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from helexa.engine.checkpoint.files import Progress, read_text
 from helexa.engine.checkpoint.gguf_export import outgoing_tensors
 from helexa.engine.checkpoint.gguf_metadata import gguf_metadata
 from helexa.engine.checkpoint.gguf_writer import Outgoing, Value, file_bytes, write_gguf
-from helexa.engine.quant.names import format_of
+from helexa.engine.loading import check_whole
+from helexa.engine.quant.insitu import NARROWER
+from helexa.engine.quant.names import REPLACED, format_of, plain_name
 from helexa.errors import CheckpointError, InvalidRequest, UnsupportedModel
 from helexa.text.chat_template import find_sources
 from helexa.text.gguf_vocabulary import gguf_vocabulary
@@ -68,6 +71,7 @@ def quantise_to_file(
     checkpoint = open_model(model)
     try:
         refuse_quantised(checkpoint)
+        check_whole(checkpoint)
         metadata = described(checkpoint, format)
         tensors = outgoing_tensors(checkpoint, format)
         nbytes = file_bytes(metadata, tensors)
@@ -75,6 +79,7 @@ def quantise_to_file(
         write(target, metadata, tensors, told(progress, target.name, nbytes))
         infos = [checkpoint.info(name) for name in checkpoint.names()]
         formats = [tensor.type.name for tensor in tensors]
+        warn_of_others(quant, format, formats)
         return Written(
             target,
             format,
@@ -86,6 +91,19 @@ def quantise_to_file(
         )
     finally:
         checkpoint.close()
+
+
+def warn_of_others(quant: str, format: str, formats: list[str]) -> None:
+    """Warn of a name that stands for another format, and of matrices that got another one."""
+    if plain_name(quant) in REPLACED:
+        warnings.warn(f"weights are not quantised to {quant}; they get {format}", stacklevel=3)
+    smaller = NARROWER.get(format)
+    if smaller in formats:
+        count = formats.count(smaller)
+        warnings.warn(
+            f"{count} tensors have no rows of whole {format} blocks: they are {smaller}",
+            stacklevel=3,
+        )
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:

@@ -146,7 +146,7 @@ def test_a_mixture_of_experts_and_its_defaults() -> None:
     other = read("qwen3_moe", **{**EXPERTS, **named, "num_experts": None}).moe
     assert other is not None
     assert (other.experts, other.norm_topk_prob, other.shared_size) == (8, True, 7)
-    always = read("qwen3_5_moe", **EXPERTS, norm_topk_prob=False).moe
+    always = read("qwen3_5_moe", **EXPERTS, norm_topk_prob=False, num_hidden_layers=4).moe
     assert always is not None
     assert always.norm_topk_prob
     assert read("qwen3", **EXPERTS).moe is None
@@ -354,3 +354,9 @@ def test_the_state_of_a_sequence_has_a_size_of_its_own() -> None:
     delta = DeltaConfig(key_heads=16, value_heads=48, key_dim=128, value_dim=128, kernel=4)
     assert delta.channels == 10240
     assert 48 * delta.state_bytes(2) / 2**20 == pytest.approx(146.8, abs=0.05)
+
+
+def test_a_model_without_any_attention_is_refused() -> None:
+    kinds = ["linear_attention"] * 4
+    with pytest.raises(UnsupportedModel, match="`layer_types` has full attention"):
+        read("qwen3_next", num_hidden_layers=4, layer_types=kinds, **EXPERTS)

@@ -10,6 +10,8 @@ from typing import Any, Final
 from helexa.engine.checkpoint.checkpoint import Checkpoint
 from helexa.engine.params import GenerationDefaults
 
+CONTROL: Final = 3
+"""The type of a special token in GGUF's list of types."""
 HEADER: Final = "<|im_start|>"
 END_MARKERS: Final = frozenset({"<|im_end|>", "<|endoftext|>", "<|eot_id|>"})
 
@@ -37,10 +39,9 @@ def end_token_ids(checkpoint: Checkpoint, defaults: GenerationDefaults) -> froze
 def header_token_ids(checkpoint: Checkpoint) -> frozenset[int]:
     """The ids that open a message of a chat: `<|im_start|>`, or else every special token."""
     files = checkpoint.tokenizer_files()
-    known = {text: id for id, text in _added(_read(files.tokenizer_json))}
-    if HEADER in known:
-        return frozenset({known[HEADER]})
-    return frozenset(known.values())
+    tokenizer = _read(files.tokenizer_json)
+    special = _special(tokenizer) if tokenizer else _controls(files.gguf or {})
+    return frozenset({special[HEADER]}) if HEADER in special else frozenset(special.values())
 
 
 def _listed(settings: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
@@ -57,6 +58,26 @@ def _added(tokenizer: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     for token in added if isinstance(added, list) else ():
         if isinstance(token, dict) and isinstance(token.get("id"), int):
             yield token["id"], _text(token)
+
+
+def _special(tokenizer: Mapping[str, Any]) -> dict[str, int]:
+    """The special tokens of tokenizer.json."""
+    added = tokenizer.get("added_tokens")
+    tokens = (
+        [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    )
+    marked = [token for token in tokens if token.get("special")]
+    return {text: id for id, text in _added({"added_tokens": marked})}
+
+
+def _controls(metadata: Mapping[str, Any]) -> dict[str, int]:
+    """The same of the metadata of a GGUF file."""
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    types = metadata.get("tokenizer.ggml.token_type")
+    if not isinstance(tokens, list) or not isinstance(types, list):
+        return {}
+    kinds = enumerate(zip(tokens, types, strict=False))
+    return {str(text): id for id, (text, kind) in kinds if kind == CONTROL}
 
 
 def _in_gguf(metadata: Mapping[str, Any]) -> dict[str, int]:

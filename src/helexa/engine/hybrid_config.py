@@ -55,9 +55,14 @@ def read_layer_types(config: Fields, model_type: str, num_layers: int) -> tuple[
     hybrid = model_type in HYBRIDS
     if not kinds:
         every = config.integer("full_attention_interval", 4) if hybrid else 1
-        return tuple(
+        kinds = tuple(
             "full_attention" if (i + 1) % every == 0 else "linear_attention"
             for i in range(num_layers)
+        )
+    if "full_attention" not in kinds:
+        raise UnsupportedModel(
+            f"{config.place}: no layer of `layer_types` has full attention",
+            hint="supported: models that have some such layer",
         )
     if len(kinds) != num_layers:
         raise config.wrong("layer_types", f"a list of {num_layers}, one entry per layer")

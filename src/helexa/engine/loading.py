@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 import torch
 
@@ -27,7 +27,7 @@ from helexa.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from helexa.engine.checkpoint.checkpoint import Checkpoint
     from helexa.engine.checkpoint.files import Progress
@@ -145,6 +145,33 @@ def check_sizes(model: Checkpoint) -> None:
     body = decoder_part(Weights(model))
     body.check(EMBEDDING, (config.vocab_size, config.hidden_size))
     body.check(f"layers.{config.num_hidden_layers - 1}.input_layernorm.weight", None)
+
+
+class Shapes:
+    """A checkpoint without its numbers: what a model asks for is there, or it is not."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._checkpoint, name)
+
+    def tensor(self, name: str) -> Tensor:
+        """An empty tensor of the right shape."""
+        return torch.empty(self._checkpoint.info(name).shape, device="meta")
+
+
+def check_whole(checkpoint: Checkpoint) -> None:
+    """Refuse a plain checkpoint that could not be loaded, reading none of its numbers.
+
+    Raises CheckpointError naming a tensor that is absent, of another shape, or of no use.
+    """
+    check_sizes(checkpoint)
+    nowhere = torch.device("meta")
+    numerics = resolve_numerics("float32", nowhere, False)
+    weights = Weights(cast("Checkpoint", Shapes(checkpoint)), dtype=torch.float32, device=nowhere)
+    MODELS[checkpoint.config.model_type](checkpoint.config, numerics).load(weights)
+    weights.finish(UNSEEN)
 
 
 def _check_source(model: object, given: HubOptions) -> None:

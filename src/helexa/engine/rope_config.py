@@ -138,9 +138,12 @@ def with_yarn(rope: RopeConfig, fields: Fields, longest: int) -> RopeConfig:
 def yarn_attention(fields: Fields, factor: float) -> float:
     """The factor of cos and sin that yarn prescribes; `mscale` and `mscale_all_dim` replace it."""
 
-    def scale(weight: float) -> float:
-        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1.0 else 1.0
-
     if fields.get("mscale") and fields.get("mscale_all_dim"):
-        return scale(fields.positive("mscale")) / scale(fields.positive("mscale_all_dim"))
-    return scale(1.0)
+        above, below = fields.positive("mscale"), fields.positive("mscale_all_dim")
+        return yarn_scale(factor, above) / yarn_scale(factor, below)
+    return yarn_scale(factor)
+
+
+def yarn_scale(factor: float, weight: float = 1.0) -> float:
+    """What yarn multiplies cos and sin by. Source: arXiv:2309.00071 §3.4."""
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1.0 else 1.0

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from helexa.engine.quant.names import FORMATS
 from helexa.errors import PreflightError
 
 FormatKind = Literal["diffusers", "mixed", "dense_safetensors", "gguf", "empty"]
 
 PIPELINE = "model_index.json"
 INDEX = "model.safetensors.index.json"
-QUANTISE_AT_LOAD = tuple(
-    "q4_0 q4_1 q5_0 q5_1 q8_0 q8_1 q2k q3k q4k q4_k_m q5k q5_k_m q6k q8k f16 bf16 f32".split()
-)
-"""Formats that dense weights can be turned into; case and `_` do not matter."""
+QUANTISE_AT_LOAD = tuple(FORMATS)
+"""Formats that dense weights can be turned into; case, `_` and `-` do not matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ def nearest(requested: str, available: Sequence[str]) -> str | None:
 
 
 def plain(quant: str) -> str:
-    return quant.lower().replace("_", "")
+    return quant.lower().replace("_", "").replace("-", "")
 
 
 def make_plan(

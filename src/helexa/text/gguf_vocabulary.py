@@ -39,6 +39,11 @@ def gguf_vocabulary(text: str, size: int, source: str) -> Metadata:
         ) from error
     types = dict.fromkeys(vocabulary, NORMAL)
     for token in added:
+        if vocabulary.get(token["id"], token["content"]) != token["content"]:
+            raise CheckpointError(
+                f"{source}: its tokenizer has two tokens with the id {token['id']}",
+                hint="correct its tokenizer.json",
+            )
         vocabulary[token["id"]] = token["content"]
         types[token["id"]] = CONTROL if token.get("special") else USER_DEFINED
     found: Metadata = {
@@ -64,10 +69,17 @@ def splitting_of(tokenizer: Mapping[str, Any]) -> str | None:
     steps = pre.get("pretokenizers") or [pre]
     patterns = [step["pattern"].get("Regex") for step in steps if step.get("type") == "Split"]
     kinds = [step.get("type") for step in steps]
+    odd = any(step.get("add_prefix_space") for step in steps) or any(
+        step.get("behavior") != "Isolated" or step.get("invert")
+        for step in steps
+        if step.get("type") == "Split"
+    )
+    flags = ("lstrip", "rstrip", "single_word")
+    odd |= any(token.get(flag) for token in tokenizer.get("added_tokens") or [] for flag in flags)
     nfc = (tokenizer.get("normalizer") or {}).get("type") == "NFC"
     framed = (tokenizer.get("post_processor") or {}).get("type") not in (None, "ByteLevel")
     whole = bool(tokenizer["model"].get("ignore_merges"))
-    if kinds != ["Split", "ByteLevel"] or framed:
+    if kinds != ["Split", "ByteLevel"] or framed or odd:
         return None
     for name, splitting in SPLITTINGS.items():
         if (splitting.pattern, splitting.nfc, splitting.whole) == (patterns[0], nfc, whole):

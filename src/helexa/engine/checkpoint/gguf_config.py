@@ -33,6 +33,8 @@ ARCHITECTURES = MappingProxyType(
 """`general.architecture` → the `model_type` of the same model in Hugging Face's layout."""
 TILED = frozenset({"qwen35", "qwen35moe"})
 """Whose value heads are stored such that head j belongs to key head j mod (number of those)."""
+SOFTMAX = 1
+"""What the shares of experts are made with, by `expert_gating_func`."""
 END_IDS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
 
 
@@ -44,6 +46,7 @@ def gguf_config(file: GGUFHead, divisors: tuple[float, ...] = ()) -> ModelConfig
     """
     fields = Fields(f"the metadata of {file.path}", file.metadata)
     architecture = read_architecture(fields)
+    refuse_others(fields, architecture)
     raw = {
         "architectures": [],
         **sizes(fields, architecture, file),
@@ -83,6 +86,20 @@ def read_architecture(fields: Fields) -> str:
             f"unsupported GGUF architecture {name!r}; supported: {', '.join(ARCHITECTURES)}"
         )
     return name
+
+
+def refuse_others(fields: Fields, architecture: str) -> None:
+    """Raises UnsupportedModel for keys that ask for other arithmetic than is done here."""
+    at = f"{architecture}."
+    usual = {
+        f"{at}attention.sliding_window": (0,),
+        f"{at}attention.causal": (True,),
+        f"{at}expert_gating_func": (0, SOFTMAX),
+        f"{at}expert_weights_scale": (0, 1),
+    }
+    for name, values in usual.items():
+        if name in fields and fields.get(name) not in values:
+            raise UnsupportedModel(f"{fields.place}: unsupported `{name}` {fields.get(name)!r}")
 
 
 def num_layers(fields: Fields, architecture: str, file: GGUFHead) -> int:
@@ -176,7 +193,7 @@ def mixture(fields: Fields, architecture: str, file: GGUFHead) -> dict[str, Any]
         "shared_expert_intermediate_size": fields.integer(
             f"{at}shared_feed_forward_length", 0, at_least=0
         ),
-        "norm_topk_prob": True,
+        "norm_topk_prob": fields.flag(f"{at}weights_norm", True),
         "mlp_only_layers": [i for i in layers if i not in routers],
     }
 

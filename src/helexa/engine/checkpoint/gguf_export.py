@@ -13,6 +13,7 @@ from helexa.engine.checkpoint.gguf_writer import Outgoing
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.quant.insitu import fitting
 from helexa.engine.quant.names import PLAIN
+from helexa.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,7 +43,7 @@ def outgoing(tensor: Converted, table: str, format: str) -> Outgoing:
         name = table
     elif format not in PLAIN:
         fits = fitting(BLOCK_TYPES[format], tensor.shape[-1])
-        name = fits.name if fits is not None else "F16"
+        name = fits.name if fits is not None else table
     type = READABLE[name]
 
     def pieces() -> Iterator[memoryview]:
@@ -62,7 +63,12 @@ def encoded(
     def encode(start: int) -> memoryview:
         piece = matrix[start : start + step]
         if type is None:
-            data = piece.to(dtype).contiguous().view(torch.uint8)
+            plain = piece.to(dtype).contiguous()
+            if dtype == torch.float16 and plain.isinf().any():
+                raise CheckpointError(
+                    "a weight is too large for float16", hint="write bf16, or fewer bits"
+                )
+            data = plain.view(torch.uint8)
         else:
             data = type.rows(piece.float().contiguous())
         return memoryview(data.flatten().numpy().data)

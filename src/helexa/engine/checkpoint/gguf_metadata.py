@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from helexa.engine.checkpoint.gguf_config import ARCHITECTURES
+from helexa.engine.hybrid_config import HYBRIDS
+from helexa.engine.rope_config import yarn_scale
 from helexa.errors import UnsupportedModel
 
 if TYPE_CHECKING:
@@ -54,13 +56,17 @@ def rope(config: ModelConfig, at: str) -> dict[str, Value]:
         found[f"{at}.rope.scaling.type"] = given.rope_type
         found[f"{at}.rope.scaling.factor"] = given.factor
     if given.rope_type == "yarn":
+        if not given.truncate:
+            raise cannot_say("`truncate: false` of its yarn rope", at)
+        default = yarn_scale(given.factor)
+        found[f"{at}.rope.scaling.attn_factor"] = given.attention_factor / default
         length = given.original_max_position_embeddings
         found[f"{at}.rope.scaling.original_context_length"] = length
         found[f"{at}.rope.scaling.yarn_beta_fast"] = given.beta_fast
         found[f"{at}.rope.scaling.yarn_beta_slow"] = given.beta_slow
     if at in ("qwen35", "qwen35moe"):
         half = given.rotary_dim(config.head_dim) // 2
-        sections = config.raw.get("rope_parameters", {}).get("mrope_section")
+        sections = (config.raw.get("rope_parameters") or {}).get("mrope_section")
         third = half // 3
         found[f"{at}.rope.dimension_sections"] = [
             *(sections or (half - 2 * third, third, third)),
@@ -75,10 +81,7 @@ def experts(config: ModelConfig, at: str) -> dict[str, Value]:
     if moe is None:
         return {}
     if not moe.norm_topk_prob:
-        raise UnsupportedModel(
-            f"GGUF cannot say that `norm_topk_prob` is false, as it is for this {at!r}",
-            hint="quantise it when it is loaded: quant='q4_k'",
-        )
+        raise cannot_say("`norm_topk_prob: false`", at)
     found: dict[str, Value] = {
         f"{at}.expert_count": moe.experts,
         f"{at}.expert_used_count": moe.top_k,
@@ -93,14 +96,13 @@ def linear_layers(config: ModelConfig, at: str) -> dict[str, Value]:
     """Layers of the gated delta rule, and which layers those are."""
     delta = config.delta
     if delta is None:
+        if config.model_type in HYBRIDS:
+            raise cannot_say("`layer_types` without linear attention", at)
         return {}
     full = [i + 1 for i, kind in enumerate(config.layer_types) if kind == "full_attention"]
     every = full[0] if full else config.num_hidden_layers + 1
     if full != list(range(every, config.num_hidden_layers + 1, every)):
-        raise UnsupportedModel(
-            f"GGUF cannot say which layers of this {at!r} have attention: {full}",
-            hint="quantise it when it is loaded: quant='q4_k'",
-        )
+        raise cannot_say(f"`layer_types` with attention in the layers {full}", at)
     return {
         f"{at}.full_attention_interval": every,
         f"{at}.ssm.conv_kernel": delta.kernel,
@@ -109,3 +111,11 @@ def linear_layers(config: ModelConfig, at: str) -> dict[str, Value]:
         f"{at}.ssm.time_step_rank": delta.value_heads,
         f"{at}.ssm.inner_size": delta.value_size,
     }
+
+
+def cannot_say(what: str, at: str) -> UnsupportedModel:
+    """The error for what the format has no key for."""
+    return UnsupportedModel(
+        f"GGUF cannot say {what}, which this {at!r} has",
+        hint="quantise it when it is loaded: quant='q4_k'",
+    )

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from helexa.engine.checkpoint.gguf_types import READABLE
+from helexa.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -97,6 +98,12 @@ def tensor_places(
     found: dict[str, Place] = {}
     for info in tensors.values():
         for named in renamed(info, layers):
+            if named.name in found:
+                raise CheckpointError(
+                    f"tensor {info.name!r} in {info.file} stands for {named.name!r}, and so does "
+                    "another",
+                    hint="the file is damaged, or made by another's rules; fetch another",
+                )
             match = ROTATED.fullmatch(named.name) if heads else None
             of = heads["qk".index(match[1])] if match and heads else 0
             found[named.name] = Place(named, of)

@@ -109,9 +109,11 @@ def converted(checkpoint: Checkpoint, name: str, inner: str) -> Iterator[Convert
         return
     module, _, kind = rest.rpartition(".")
     to = ALONE.get(rest) or f"{gguf_module(module, config)}.{kind}"
-    squeezed = (
-        tuple(n for n in shape if n != 1) if module.endswith(("conv1d", "expert_gate")) else shape
-    )
+    squeezed = shape
+    if module.endswith("conv1d"):
+        squeezed = (shape[0], shape[2])
+    elif module.endswith("shared_expert_gate"):
+        squeezed = shape[1:]
     small = len(squeezed) < 2 or module.endswith(SMALL)
     yield Converted(
         at + to,

@@ -142,7 +142,7 @@ def scaled_weight(parts: Sequence[Scaled], numerics: Numerics) -> Weight:
     """
     joined: list[list[Scaled]] = []
     for part in parts:
-        if has_nan(part.tensor):
+        if has_nan(part.tensor) or part.scale.isnan().any():
             raise CheckpointError(
                 f"tensor {part.name!r} holds NaN", hint="fetch the model again, or another one"
             )

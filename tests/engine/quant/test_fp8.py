@@ -109,7 +109,7 @@ def test_what_is_there_for_activations_is_read_over(tmp_path: Path) -> None:
     ("wrong", "message"),
     [
         ({"weight_scale_inv": None}, r"tensor 'm.weight_scale_inv' is missing"),
-        ({"weight_scale_inv": torch.ones(3, 2)}, r"shape \[3, 2\], config.json asks for \[2, 2\]"),
+        ({"weight_scale_inv": torch.ones(3, 2)}, r"shape \[3, 2\], its config asks for \[2, 2\]"),
         ({"weight": torch.zeros(32, 8).to(torch.float8_e4m3fn)}, r"'m.weight'.* has shape"),
         ({"weight": torch.full((32, 32), float("nan")).to(torch.float8_e4m3fn)}, "holds NaN"),
         ({"weight": torch.zeros(32, 32).to(torch.float8_e5m2)}, "'m.weight'.* dtype F8_E5M2"),

@@ -57,7 +57,7 @@ def test_a_bias_of_zeros_that_the_model_lacks_is_read_over(tmp_path: Path) -> No
     ("wrong", "message"),
     [
         ({"qzeros": None}, r"tensor 'm.qzeros' is missing"),
-        ({"scales": torch.ones(2, 32)}, r"'m.scales'.* shape \[2, 32\], config.json asks for"),
+        ({"scales": torch.ones(2, 32)}, r"'m.scales'.* shape \[2, 32\], its config asks for"),
         ({"qweight": torch.zeros(8, 32, dtype=torch.int32)}, r"'m.qweight'.* shape \[8, 32\]"),
         ({"g_idx": torch.zeros(31, dtype=torch.int32)}, r"'m.g_idx'.* shape \[31\]"),
         ({"g_idx": torch.full((32,), 9, dtype=torch.int32)}, "m.g_idx: a group index is outside"),

@@ -126,7 +126,7 @@ class Weights:
         if shape is not None and info.shape != tuple(shape):
             raise CheckpointError(
                 f"tensor {full!r} in {info.file} of {self.checkpoint.id!r} has shape "
-                f"{list(info.shape)}, config.json asks for {list(shape)}",
+                f"{list(info.shape)}, its config asks for {list(shape)}",
                 hint="config and weights do not belong together; fetch the model again",
             )
 
@@ -158,5 +158,5 @@ class Weights:
         raise CheckpointError(
             f"{self.checkpoint.id!r} has tensors its model does not use: "
             f"{', '.join(left[:SHOWN])}{more} (first in {self.checkpoint.info(left[0]).file})",
-            hint="its config.json describes another model, or a feature that is not supported",
+            hint="its config describes another model, or a feature that is not supported",
         )

@@ -224,7 +224,7 @@ async def rest(gateway: Gateway, files: int) -> int:
     """Wait until no more files are open than that, nor reservations; how many files are."""
     end = time.monotonic() + PATIENCE_S
     # Another process closes them, and has no event for that.
-    while time.monotonic() < end and (gateway.files > files or gateway.ledger()[2]):  # noqa: ASYNC110
+    while time.monotonic() < end and (gateway.files > files or gateway.ledger()[2]):  # noqa: ASYNC110  # another process
         await asyncio.sleep(0.1)
     return gateway.files
 

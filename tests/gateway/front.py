@@ -148,7 +148,7 @@ async def front(
         )
         state.loads = await stack.enter_async_context(Loads(state))
         app = build_app(state)
-        limits = replace(server_config(state, "127.0.0.1", 0), **(patience or {}))  # type: ignore[arg-type]
+        limits = replace(server_config(state, "127.0.0.1", 0), **(patience or {}))  # type: ignore[arg-type]  # any field
         server = await stack.enter_async_context(
             serving(app, limits, drain_s=0.0, render=render, observe=app.observe)
         )

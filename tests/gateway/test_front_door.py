@@ -226,7 +226,7 @@ async def test_g098_a_slow_client_is_cut_and_costs_little_memory() -> None:
                 return 2
 
         async def chat(_: Seen) -> Reply:
-            return Reply(200, Endless(), (("content-type", "text/event-stream"),))  # type: ignore[arg-type]
+            return Reply(200, Endless(), (("content-type", "text/event-stream"),))  # type: ignore[arg-type]  # no bytes
 
         mock.on(CHAT, chat)
         await peer.send(post(json.dumps(BODY | {"stream": True}).encode(), path=CHAT_PATH))

@@ -31,7 +31,7 @@ async def guarded(**more: object) -> AsyncIterator[tuple[Front, MockNeuron]]:
     """A gateway that wants a key, and its neuron."""
     async with (
         mock_neuron() as mock,
-        front(mock, keys=KEYS, require_auth=True, **more) as gw,  # type: ignore[arg-type]
+        front(mock, keys=KEYS, require_auth=True, **more) as gw,  # type: ignore[arg-type]  # any option
     ):
         yield gw, mock
 

@@ -125,7 +125,7 @@ TRAPS = {
 @pytest.mark.parametrize("row", table(TEXT, "`painter` has"), ids=lambda row: row["evictions"])
 def test_the_traps(catalogue: Catalogue, row: dict[str, str]) -> None:
     changed = TRAPS[row["`painter` has"]]
-    painter = replace(catalogue.profiles["painter"], vram_mb=20_000, **changed)  # type: ignore[arg-type]
+    painter = replace(catalogue.profiles["painter"], vram_mb=20_000, **changed)  # type: ignore[arg-type]  # any field
     profiles = {**catalogue.profiles, "painter": painter}
     play = Play(Catalogue(profiles), "lru", node("left", free_mb=(49_000,), total_mb=49_152))
     evicted = [

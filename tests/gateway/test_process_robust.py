@@ -51,7 +51,7 @@ async def asking(url: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client, once the gateway has a healthy node."""
     async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as http:
         with anyio.fail_after(20):
-            while (await http.get("/health")).json()["nodes"]["healthy"] == 0:  # noqa: ASYNC110
+            while (await http.get("/health")).json()["nodes"]["healthy"] == 0:  # noqa: ASYNC110  # another process
                 await anyio.sleep(0.02)
         yield http
 

@@ -128,7 +128,7 @@ async def test_g079_never_after_the_request_was_written() -> None:
         answer = await two.gw.post()
         assert (answer.status_code, two.b.hits) == (502, 0)
         assert two.a.hits == 2  # the first came over a connection that had been used before
-    slow: Setup = lambda mock: mock.on(CHAT, as_json({}, pause_s=5))  # noqa: E731
+    slow: Setup = lambda mock: mock.on(CHAT, as_json({}, pause_s=5))  # noqa: E731  # a table row
     async with pair(slow, proxy={"non_stream_timeout_secs": 0.3}) as two:
         answer = await two.gw.post()
         assert (answer.status_code, two.a.hits, two.b.hits) == (504, 1, 0)
@@ -136,7 +136,7 @@ async def test_g079_never_after_the_request_was_written() -> None:
 
 async def test_g080_never_in_mid_stream() -> None:
     part = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
-    breaking: Setup = lambda mock: mock.on(  # noqa: E731
+    breaking: Setup = lambda mock: mock.on(  # noqa: E731  # a table row
         CHAT, Reply(200, (part, part), EVENTS, pause_s=0.05, then="reset")
     )
     async with pair(breaking) as two, connected(two.gw.server) as peer:
@@ -206,7 +206,7 @@ class Stalling:
     def __call__(self, mock: MockNeuron) -> None:
         body = json.dumps({"error": {"code": self.code}}).encode()
         head = f"HTTP/1.1 {self.status} X\r\ncontent-length: {len(body) + 1}\r\n\r\n".encode()
-        mock.on(CHAT, Reply(wire=head + body, then=self.then))  # type: ignore[arg-type]
+        mock.on(CHAT, Reply(wire=head + body, then=self.then))  # type: ignore[arg-type]  # a str
 
 
 @pytest.mark.parametrize("status", [503, 404])

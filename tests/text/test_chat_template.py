@@ -147,7 +147,7 @@ def test_tools_without_a_template_are_refused_not_dropped() -> None:
 
 
 def test_variables_and_their_order() -> None:
-    template = ChatTemplate({"default": "{{ eos_token }}|{{ documents }}|{{ tools }}|{{ x }}"}, {"eos_token": "</s>"})  # fmt: skip  # noqa: E501
+    template = ChatTemplate({"default": "{{ eos_token }}|{{ documents }}|{{ tools }}|{{ x }}"}, {"eos_token": "</s>"})  # fmt: skip  # noqa: E501  # as templates are
 
     assert template.render(HI) == "</s>|None|None|"
     assert template.render(HI, eos_token="mine", x=1, documents=[]) == "mine|[]|None|1"
@@ -176,7 +176,7 @@ def test_null_content_is_none_and_prints_nothing(source: str, text: str) -> None
 
 
 def test_the_clock_is_an_argument() -> None:
-    template = ChatTemplate({"default": "{{ strftime_now('%Y') }}"}, now=lambda: datetime(1999, 1, 2))  # fmt: skip  # noqa: E501
+    template = ChatTemplate({"default": "{{ strftime_now('%Y') }}"}, now=lambda: datetime(1999, 1, 2))  # fmt: skip  # noqa: E501  # as templates are
 
     assert template.render(HI) == "1999"
 

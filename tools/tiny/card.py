@@ -57,7 +57,7 @@ def card(
 ) -> str:
     """Return the card's text."""
     with safe_open(FOLDER / "model.safetensors", "pt") as weights:
-        parameters = sum(weights.get_tensor(name).numel() for name in weights.keys())  # noqa: SIM118
+        parameters = sum(weights.get_tensor(name).numel() for name in weights.keys())  # noqa: SIM118  # no mapping
     steps, tokens, seconds = at
     total = sum(row["n"] for row in figures.values())
     stopped = sum(row["n"] * row["stopped"] for row in figures.values()) / total

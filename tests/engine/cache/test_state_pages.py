@@ -96,7 +96,7 @@ class Bench:
         self.answers: dict[int, list[StepOutput]] = {}
 
     def submit(self, prompt: list[int], **params: int) -> int:
-        wanted = SamplingParams(**{"max_tokens": 12, "seed": 5, **params})  # type: ignore[arg-type]
+        wanted = SamplingParams(**{"max_tokens": 12, "seed": 5, **params})  # type: ignore[arg-type]  # any field
         return self.core.submit(Request(tuple(prompt), wanted))
 
     def step(self) -> None:

@@ -179,7 +179,7 @@ def test_several_calls_and_their_results(ours: OpenAI) -> None:
         for city in ("Paris", "Oslo")
     ]
     for call, city in zip(calls, ("Paris", "Oslo"), strict=True):
-        call["function"] |= {"arguments": json.dumps({"city": city})}  # type: ignore[operator]
+        call["function"] |= {"arguments": json.dumps({"city": city})}  # type: ignore[operator]  # a union
     results = [{"role": "tool", "tool_call_id": call["id"], "content": SUNNY} for call in calls]
     turns = [*PARIS, {"role": "assistant", "content": None, "tool_calls": calls}, *results]
     assert both(ours, messages=turns, tools=[TOOL]).choices[0].finish_reason

@@ -128,7 +128,7 @@ async def test_the_work_beside_goes_on(lasting: Store, caplog: pytest.LogCapture
                 await anyio.sleep(0.01)
         clock.now += 100
         with anyio.fail_after(10):
-            while rows(lasting)[0].expires_ms != before + 100_000:  # noqa: ASYNC110
+            while rows(lasting)[0].expires_ms != before + 100_000:  # noqa: ASYNC110  # a thread writes it
                 await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
 

@@ -26,6 +26,10 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# Before triton is imported, which is when it looks: kernels run interpreted where there is no GPU.
+if not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg"))):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Hundreds of processes are started: each would compile the package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False

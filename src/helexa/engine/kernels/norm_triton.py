@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from helexa.engine.kernels.launching import FUSING
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,7 +23,8 @@ def add_rms_norm_on_device(x: Tensor, change: Tensor | None, gain: Tensor, floor
     out = torch.empty_like(x)
     block = triton.next_power_of_2(size)
     shape = size, block
-    add_norm_kernel[(rows,)](x, change, out, gain, floor, shape, num_warps=warps(block))
+    options = {"num_warps": warps(block), **FUSING}
+    add_norm_kernel[(rows,)](x, change, out, gain, floor, shape, **options)
     return out
 
 

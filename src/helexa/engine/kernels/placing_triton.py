@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import triton
 import triton.language as tl
 
+from helexa.engine.kernels.launching import FUSING
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -46,7 +48,8 @@ def place_on_device(
     grid = len(made.y), made.heads + 2 * made.groups
     memory = kv, kv.stride(0), kv.stride(1)
     gain, floor = norm if norm is not None else (None, None)
-    place_kernel[grid](made.y, out, memory, slots, angles, (gain, floor), heads, num_warps=1)
+    norms = gain, floor
+    place_kernel[grid](made.y, out, memory, slots, angles, norms, heads, num_warps=1, **FUSING)
     return out
 
 

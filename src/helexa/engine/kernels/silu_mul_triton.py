@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
+from helexa.engine.kernels.launching import FUSING
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,7 +23,8 @@ def silu_mul_on_device(x: Tensor) -> Tensor:
     """`silu_mul`: x [T, 2N], contiguous → [T, N] in x's dtype, rounded once."""
     rows, both = x.shape
     out = x.new_empty((rows, both // 2))
-    silu_mul_kernel[(rows, triton.cdiv(both // 2, COLUMNS.value))](x, out, both // 2)
+    grid = rows, triton.cdiv(both // 2, COLUMNS.value)
+    silu_mul_kernel[grid](x, out, both // 2, **FUSING)
     return out
 
 

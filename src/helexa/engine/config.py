@@ -45,6 +45,7 @@ SWITCHES = frozenset(
         "gdn_fused",
         "moe_fused",
         "mrope",
+        "fused_ops",
         "cuda_graphs",
         "quant_kernels",
         "batching",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
@@ -252,7 +253,8 @@ def resolve_numerics(
     kept = resolve_dtype(dtype, device, stored_16_bit)
     on_cpu = device.type == "cpu"
     dense = DenseFormat(kept, device, kernels="quant_kernels" not in disabled)
-    return Numerics(
+    triton = device.type == "cuda" and find_spec("triton") is not None
+    numerics = Numerics(
         device=device,
         activations=torch.float32 if on_cpu else kept,
         cache=kept,
@@ -264,3 +266,17 @@ def resolve_numerics(
         fused_delta="gdn_fused" not in disabled,
         fused_experts="moe_fused" not in disabled,
     )
+    return with_triton(numerics, disabled) if triton else numerics
+
+
+def with_triton(numerics: Numerics, disabled: Collection[str] = ()) -> Numerics:
+    """The same, with the kernels that need triton, but for those that are disabled.
+
+    Graphs are recorded only where kernels leave rows of padding alone.
+    """
+    fused_ops, paged = "fused_ops" not in disabled, numerics.fused_decode
+    made = replace(
+        numerics, fused_ops=fused_ops, paged_decode=paged, paged_states=numerics.fused_delta
+    )
+    graphs = fused_ops and paged and numerics.fused_delta and "cuda_graphs" not in disabled
+    return replace(made, cuda_graphs=graphs)

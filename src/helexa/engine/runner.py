@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from helexa.engine.allocation import refusals_as_memory_errors
-from helexa.engine.batch import Part, build_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
+    from helexa.engine.batch import Part
     from helexa.engine.cache.copies import Copy
     from helexa.engine.cache.kv import KVCache
     from helexa.engine.models.model import Model
@@ -43,7 +43,7 @@ class Runner:
         MemoryError or torch.OutOfMemoryError if host or GPU have no memory for it.
         """
         with refusals_as_memory_errors():
-            batch = build_batch(parts, self.cache.block_size, self.model.device)
+            batch = self.model.batch(parts, self.cache.block_size)
             begin = self._clock()
             hidden = self.model(batch, self.cache)
             logits = self.model.logits(hidden.index_select(0, batch.logit_rows))

@@ -22,6 +22,7 @@ from helexa.engine.kernels import (
     norm_triton,
     placing_triton,
     silu_mul_triton,
+    state_step_triton,
 )
 from helexa.engine.kernels.launching import FUSING
 
@@ -55,6 +56,13 @@ def kernels(dtype: str) -> list[tuple[str, Any, dict[str, Any], int]]:
         for adds in (True, False)
     ]
     found.append(("silu", silu_mul_triton.silu_mul_kernel, {"x": x, "out": x, "size": 3072}, 4))
+    given = {"x": (x, "i32"), "states": x, "slots": "*i64", "weight": "*fp32", "out": x}
+    given |= {"shape": (4, 8192)}
+    found.append(("convolution", state_step_triton.conv_kernel, given, 4))
+    heads = state_step_triton.Heads(16, 32, 128, 128, True, 128, 32)
+    given = {"qkv": x, "gates": ("*fp32", "*fp32"), "states": "*fp32", "slots": "*i64"}
+    given |= {"out": "*fp32", "heads": heads}
+    found.append(("delta rule", state_step_triton.delta_kernel, given, 4))
     for sizes in ATTENTION:
         found += attention(x, sizes, TYPES[dtype])
     return found

@@ -34,12 +34,12 @@ class Projected(NamedTuple):
         """The gates [T, H, D], a view, if there are any."""
         if not self.gated:
             return None
-        both = self.y[:, : 2 * self.heads * self.dim].unflatten(1, (self.heads, 2, self.dim))
+        both = self.y[:, : 2 * self.heads * self.dim].view(-1, self.heads, 2, self.dim)
         return both[:, :, 1]
 
     def split(self) -> tuple[Tensor, Tensor]:
         """Queries and keys [T, H + G, D], and values [T, G, D]."""
-        rest = self.y.unflatten(1, (-1, self.dim))
+        rest = self.y.view(len(self.y), -1, self.dim)
         if not self.gated:
             qk, v = rest.tensor_split((self.heads + self.groups,), 1)
             return qk, v

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from helexa.engine.kernels.causal_conv import causal_conv
@@ -21,8 +21,6 @@ from helexa.engine.layers.norm import GatedRMSNorm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from torch import Tensor
 
     from helexa.engine.batch import Batch
     from helexa.engine.cache.state import LayerState
@@ -144,6 +142,8 @@ class GatedDelta(nn.Module):
         self, made: Projected, rows: slice | Tensor, slots: slice | Tensor, cache: LayerState
     ) -> Tensor:
         """One token of each of R sequences: → [R, Hv, Dv]."""
+        if self.numerics.paged_states and isinstance(slots, Tensor):
+            return self.step_at(made, rows, slots, cache)
         qkv, before = causal_conv(made.qkv[rows].unsqueeze(1), cache.conv[slots], self.conv)
         cache.conv[slots] = before
         q, k, v = (part.squeeze(1) for part in self.heads(qkv))
@@ -152,6 +152,19 @@ class GatedDelta(nn.Module):
             return delta_step_in_place(q, k, v, g, beta, cache.recurrent[slots])
         out, cache.recurrent[slots] = delta_step(q, k, v, g, beta, cache.recurrent[slots])
         return out
+
+    def step_at(
+        self, made: Projected, rows: slice | Tensor, slots: Tensor, cache: LayerState
+    ) -> Tensor:
+        """`step` by kernels that find each sequence's state by its slot [R]."""
+        from helexa.engine.kernels.state_step_triton import (  # not everyone has triton
+            conv_step,
+            delta_step_at,
+        )
+
+        qkv = conv_step(made.qkv[rows], cache.conv, slots, self.conv)
+        gates = made.g[rows].contiguous(), made.beta[rows].contiguous()
+        return delta_step_at(qkv, gates, cache.recurrent, slots, self.delta)
 
     def prefill(self, made: Projected, rows: slice, slot: int, cache: LayerState) -> Tensor:
         """L tokens of one sequence: → [L, Hv, Dv]."""

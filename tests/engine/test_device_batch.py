@@ -23,8 +23,8 @@ from helexa.engine.device_batch import (
     table_pages,
 )
 from helexa.engine.models.model import Model
-from tests.engine.models.families import Family, hybrid, prompt, worst
-from tests.engine.models.interpreted import interpreted
+from tests.engine.models.families import Family, prompt, worst
+from tests.engine.models.interpreted import FAMILIES, interpreted
 
 CPU = torch.device("cpu")
 
@@ -112,13 +112,6 @@ def test_a_part_without_tokens_or_room_is_refused(part: tuple) -> None:
         build_device_batch([part], 4, CPU)
 
 
-FAMILIES = {
-    "qwen3": Family("dense", fields={"num_hidden_layers": 2}),
-    "llama": Family("bias", "llama", {"num_hidden_layers": 2, "attention_bias": True}),
-    "moe": Family("moe", "qwen3_moe", {"num_hidden_layers": 2}),
-    "hybrid": hybrid("hybrid", num_hidden_layers=4),
-    "hybrid moe": hybrid("hybrid", "qwen3_next", num_hidden_layers=4),
-}
 LOGITS = {"hybrid": 1e-3, "hybrid moe": 1e-3}
 """The largest difference to the reference, where it is not 1e-4."""
 
@@ -130,7 +123,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def in_steps(model: Model, cache: KVCache, ids: list[int], others: list[int]) -> Iterator[Tensor]:
-    """Logits of two sequences, a chunk of one beside single tokens of the other, pages scattered."""
+    """Logits of two sequences: chunks of one beside single tokens of the other, pages scattered."""
     blocks, more = [5, 0, 3, 1], [2, 6, 4, 7]
     plan = [((0, 11), None), ((11, 12), (0, 9)), ((12, 13), (9, 10)), ((13, 20), (10, 11))]
     for one, two in plan:
@@ -154,7 +147,12 @@ def test_a_model_with_kernels_is_the_reference(
     cache = model.new_cache(8, 8, states=2)
     cache.memory.fill_(float("nan"))  # what is read must have been written
     first, second = reference.logits(ids), reference.logits(others)
-    expected = [[first[10]], [first[11], second[8]], [first[12], second[9]], [first[19], second[10]]]
+    expected = [
+        [first[10]],
+        [first[11], second[8]],
+        [first[12], second[9]],
+        [first[19], second[10]],
+    ]
     allowed = next((LOGITS[name] for name in LOGITS if FAMILIES[name] is family), 1e-4)
     for ours, rows in zip(in_steps(model, cache, ids, others), expected, strict=True):
         assert worst(ours, torch.stack(rows)) < allowed

@@ -12,6 +12,16 @@ from helexa.engine.checkpoint.weights import Weights
 from helexa.engine.loading import resolve_numerics, with_triton
 from helexa.engine.models.model import Model
 from helexa.engine.models.registry import MODELS
+from tests.engine.models.families import Family, hybrid
+
+FAMILIES = {
+    "qwen3": Family("dense", fields={"num_hidden_layers": 2}),
+    "llama": Family("bias", "llama", {"num_hidden_layers": 2, "attention_bias": True}),
+    "moe": Family("moe", "qwen3_moe", {"num_hidden_layers": 2}),
+    "hybrid": hybrid("hybrid", num_hidden_layers=4),
+    "hybrid moe": hybrid("hybrid", "qwen3_next", num_hidden_layers=4),
+}
+"""One of each kind of layer, as small as they may be."""
 
 
 def interpreted(folder: str | Path, *disabled: str) -> Model:

@@ -90,6 +90,11 @@ class Experts(nn.Module):
         return experts_on_device(x, chosen, shares, *self.stacks)
 
     @property
+    def on_device(self) -> bool:
+        """Whether the host need not learn the choice."""
+        return self.stacks is not None
+
+    @property
     def nbytes(self) -> int:
         """Bytes their matrices take in memory."""
         return sum(expert.nbytes for expert in self.experts)

@@ -8,10 +8,11 @@ that no sequence takes are padding, for which kernels read and write nothing.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
@@ -70,14 +71,24 @@ class CudaRecorder:
 
 def refuse_waiting(work: Callable[[], object]) -> None:
     """Run work for a GPU; CannotRecord if the host waited for it."""
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
     try:
-        work()
+        with waits_noticed("error"):
+            work()
     except RuntimeError as error:
         if SYNCHRONISES not in str(error):
             raise
         raise CannotRecord(str(error)) from error
+
+
+@contextmanager
+def waits_noticed(mode: Literal["warn", "error"]) -> Iterator[None]:
+    """Have torch warn, or raise RuntimeError, where the host waits for a GPU."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says, once, that it does not notice everything
+        torch.cuda.set_sync_debug_mode(mode)
+    try:
+        yield
     finally:
         torch.cuda.set_sync_debug_mode(before)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from helexa.engine.params import SamplingParams
+from helexa.engine.staging import sent
 
 T = TypeVar("T")
 
@@ -84,12 +85,12 @@ def _mask(logits: Tensor, row: SampleRow) -> None:
         logits.masked_fill_(forbidden, -torch.inf)
     ids = [token_id for token_id in row.blocked if token_id < logits.numel()]
     if ids:
-        logits.index_fill_(0, torch.tensor(ids, device=logits.device), -torch.inf)
+        logits.index_fill_(0, sent(ids, logits, torch.int64), -torch.inf)
 
 
 def _repetition(logits: Tensor, ids: list[int], penalty: float) -> None:
     """Logits ≥ 0 divided, < 0 multiplied: less likely. Source: CTRL, arXiv:1909.05858 §4.1."""
-    at = torch.tensor(ids, device=logits.device)
+    at = sent(ids, logits, torch.int64)
     penalty = min(max(penalty, _PENALTY_RANGE[0]), _PENALTY_RANGE[1])
     now = logits[at]
     changed = torch.where(now >= 0, now / penalty, now * penalty)
@@ -97,6 +98,5 @@ def _repetition(logits: Tensor, ids: list[int], penalty: float) -> None:
 
 
 def _columns(values: Mapping[int, float], like: Tensor) -> tuple[Tensor, Tensor]:
-    ids = torch.tensor(list(values.keys()), device=like.device)
-    numbers = torch.tensor(list(values.values()), dtype=like.dtype, device=like.device)
-    return ids, numbers
+    ids = sent(list(values.keys()), like, torch.int64)
+    return ids, sent(list(values.values()), like, like.dtype)

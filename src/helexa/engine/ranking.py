@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from helexa.engine.staging import received, sent
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
@@ -52,22 +54,22 @@ class Blocks:
         block = maxima.argmax(-1)  # [R]
         flat = block + torch.arange(count, device=rows.device) * rows.shape[1]
         inside = rows.view(-1, BLOCK).index_select(0, flat).argmax(-1)  # [R]
-        best = (block * BLOCK + inside).tolist()
-        return cls(rows, maxima, vocab_size, maxima.amax(-1).tolist(), best)
+        peaks, best = received(maxima.amax(-1), block * BLOCK + inside)
+        return cls(rows, maxima, vocab_size, peaks.tolist(), best.tolist())
 
     def top(self, indices: Sequence[int], count: int) -> tuple[Floats, Ints]:
         """The ``count`` highest logits of some rows and their ids, [rows, count], in order.
 
         Which of several tokens equal to the last one are in is arbitrary.
         """
-        values, ids = (found.cpu().numpy() for found in self._top(indices, count))
+        values, ids = (found.numpy() for found in received(*self._top(indices, count)))
         order = np.lexsort((ids, -values), axis=-1)
         return np.take_along_axis(values, order, -1), np.take_along_axis(ids, order, -1)
 
     def _top(self, indices: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
         """As `top`, with equal logits in any order."""
         total, blocks, _ = self.rows.shape
-        chosen = torch.tensor(indices, device=self.rows.device)
+        chosen = sent(indices, self.rows, torch.int64)
         if 2 * count > blocks:
             rows = self.rows if len(indices) == total else self.rows[chosen]
             values, ids = rows.flatten(1)[:, : self.vocab_size].topk(count, dim=-1)

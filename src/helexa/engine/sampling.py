@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from helexa.engine.drawing import MARGIN, draw, draw_open, first_read, needs_ranking
@@ -18,6 +19,7 @@ from helexa.engine.logit_changes import SampleRow, change, has_changes, known
 from helexa.engine.outputs import TokenLogprobs
 from helexa.engine.philox import uniform
 from helexa.engine.ranking import Blocks, Ranking, rankings
+from helexa.engine.staging import sent
 from helexa.errors import HelexaError, NumericalError
 
 __all__ = ["SampleRow", "Sampled", "Sampler", "health_record"]
@@ -98,7 +100,7 @@ def _choose_all(
     if not changed:
         return _choose(raw, {i: rows[i] for i in sound})
     chosen = _choose(raw, {i: rows[i] for i in sound if i not in changed})
-    copies = logits[changed].float()  # [C, V]
+    copies = logits.index_select(0, sent(changed, logits, torch.int64)).float()  # [C, V]
     for copy, i in zip(copies, changed, strict=True):
         change(copy, rows[i])
     blocks = Blocks.of(copies)

@@ -126,6 +126,7 @@ def in_steps(model: Model, cache: KVCache, ids: list[int], others: list[int]) ->
     """Logits of two sequences: chunks of one beside single tokens of the other, pages scattered."""
     blocks, more = [5, 0, 3, 1], [2, 6, 4, 7]
     plan = [((0, 11), None), ((11, 12), (0, 9)), ((12, 13), (9, 10)), ((13, 20), (10, 11))]
+    plan.append(((20, 21), None))
     for one, two in plan:
         parts = [Part(ids[one[0] : one[1]], one[0], blocks, True, 1)]
         if two is not None:
@@ -143,7 +144,7 @@ def test_a_model_with_kernels_is_the_reference(
     model = interpreted(tmp_path, *disabled)
     assert model.numerics.paged_decode is ("flash_decode" not in disabled)
     assert model.numerics.fused_ops is ("fused_ops" not in disabled)
-    ids, others = prompt(20), prompt(31)[11:]
+    ids, others = prompt(21), prompt(31)[11:]
     cache = model.new_cache(8, 8, states=2)
     cache.memory.fill_(float("nan"))  # what is read must have been written
     first, second = reference.logits(ids), reference.logits(others)

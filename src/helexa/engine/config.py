@@ -46,6 +46,7 @@ SWITCHES = frozenset(
         "moe_fused",
         "mrope",
         "fused_ops",
+        "fused_rows",
         "cuda_graphs",
         "quant_kernels",
         "batching",

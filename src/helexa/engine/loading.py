@@ -276,7 +276,11 @@ def with_triton(numerics: Numerics, disabled: Collection[str] = ()) -> Numerics:
     """
     fused_ops, paged = "fused_ops" not in disabled, numerics.fused_decode
     made = replace(
-        numerics, fused_ops=fused_ops, paged_decode=paged, paged_states=numerics.fused_delta
+        numerics,
+        fused_ops=fused_ops,
+        fused_rows=fused_ops and "fused_rows" not in disabled,
+        paged_decode=paged,
+        paged_states=numerics.fused_delta,
     )
     graphs = fused_ops and paged and numerics.fused_delta and "cuda_graphs" not in disabled
     return replace(made, cuda_graphs=graphs)

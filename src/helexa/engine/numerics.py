@@ -25,7 +25,8 @@ class Numerics:
     ``fused_experts``, whether each expert is run once for all of its tokens.
 
     The rest are kernels of triton: ``fused_ops`` for norms, activations and what comes between
-    projection and attention, ``paged_decode`` for attention of all single tokens at once,
+    projection and attention, ``fused_rows`` for single rows to be multiplied in one go with their
+    norms, activations and additions; ``paged_decode`` for attention of all single tokens at once,
     ``paged_states`` for their step of the delta rule; ``cuda_graphs`` replays whole steps of them.
     """
 
@@ -40,6 +41,7 @@ class Numerics:
     fused_delta: bool = True
     fused_experts: bool = True
     fused_ops: bool = False
+    fused_rows: bool = False
     paged_decode: bool = False
     paged_states: bool = False
     cuda_graphs: bool = False

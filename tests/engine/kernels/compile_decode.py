@@ -20,6 +20,7 @@ from triton.compiler import ASTSource
 from helexa.engine.kernels import (
     decoding_triton,
     norm_triton,
+    one_row_triton,
     placing_triton,
     silu_mul_triton,
     state_step_triton,
@@ -63,6 +64,13 @@ def kernels(dtype: str) -> list[tuple[str, Any, dict[str, Any], int]]:
     given = {"qkv": x, "gates": ("*fp32", "*fp32"), "states": "*fp32", "slots": "*i64"}
     given |= {"out": "*fp32", "heads": heads}
     found.append(("delta rule", state_step_triton.delta_kernel, given, 4))
+    for gated in (False, True):
+        tiles = one_row_triton.Tiles(6144, 4096, 8, 512, 4096, gated)
+        given = {"x": x, "gain": "*fp32", "floor": "*fp32", "weight": x, "out": x, "tiles": tiles}
+        found.append((f"normed product{' gated' * gated}", one_row_triton.normed_kernel, given, 4))
+    given = {"x": x, "weight": x, "stream": x}
+    given |= {"tiles": one_row_triton.Tiles(1024, 3072, 2, 2048, 4096, False)}
+    found.append(("added product", one_row_triton.added_kernel, given, 4))
     for sizes in ATTENTION:
         found += attention(x, sizes, TYPES[dtype])
     return found

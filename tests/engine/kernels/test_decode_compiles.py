@@ -28,5 +28,5 @@ def test_kernels_compile(capability: str, dtype: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     asked = json.loads(done.stdout)
-    assert len(asked) == 17
+    assert len(asked) == 20
     assert max(asked.values()) <= SHARED_BYTES[capability]

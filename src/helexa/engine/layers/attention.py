@@ -67,7 +67,13 @@ class Attention(nn.Module):
         self, x: Tensor, batch: Batch, cache: LayerCache, angles: tuple[Tensor, Tensor]
     ) -> Tensor:
         """x [T, hidden] → [T, hidden]; the new keys and values go to ``cache``."""
-        y = self.qkv(x)
+        out: Tensor = self.out(self.attend(self.qkv(x), batch, cache, angles))
+        return out
+
+    def attend(
+        self, y: Tensor, batch: Batch, cache: LayerCache, angles: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """What is between the projections: rows of the first [T, …] → of the second [T, H · D]."""
         if self.fused and isinstance(batch.slots, Tensor):
             q, gate = self.placed(y, batch.slots, cache, angles)
         else:
@@ -82,8 +88,7 @@ class Attention(nn.Module):
             rows = self.mix(q, batch, cache)
             if gate is not None:
                 rows = rows * gate.float().sigmoid_().to(rows.dtype)
-        out: Tensor = self.out(rows.view(len(x), -1))
-        return out
+        return rows.view(len(y), -1)
 
     def mix(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tensor:
         """Queries [T, H, D] over the cache, one sequence after the other → [T, H, D]."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from helexa.engine.layers.decoder import DecoderLayer, decoder_norm, load_layers
 from helexa.engine.layers.embedding import Embedding
-from helexa.engine.layers.fused import run_fused
+from helexa.engine.layers.fused import Step, run_fused
 from helexa.engine.layers.linear import Linear
 from helexa.engine.layers.rope import Rotary
 from helexa.engine.models.model import Model, decoder_part
@@ -56,7 +56,7 @@ class Llama(Model):
         x = self.embed(batch.token_ids)
         angles = self.rotary(batch.positions)
         if self.numerics.fused_ops:
-            return run_fused(self.layers, self.norm, x, batch, cache, angles)
+            return run_fused(self.layers, self.norm, x, Step(batch, angles), cache)
         for layer, kv in zip(self.layers, cache.layers, strict=True):
             x = layer(x, batch, kv, angles)
         out: Tensor = self.norm(x)

@@ -126,8 +126,7 @@ def in_steps(model: Model, cache: KVCache, ids: list[int], others: list[int]) ->
     """Logits of two sequences: chunks of one beside single tokens of the other, pages scattered."""
     blocks, more = [5, 0, 3, 1], [2, 6, 4, 7]
     plan = [((0, 11), None), ((11, 12), (0, 9)), ((12, 13), (9, 10)), ((13, 20), (10, 11))]
-    plan.append(((20, 21), None))
-    for one, two in plan:
+    for one, two in [*plan, ((20, 21), None)]:
         parts = [Part(ids[one[0] : one[1]], one[0], blocks, True, 1)]
         if two is not None:
             parts.append(Part(others[two[0] : two[1]], two[0], more, True, 0))
@@ -153,6 +152,7 @@ def test_a_model_with_kernels_is_the_reference(
         [first[11], second[8]],
         [first[12], second[9]],
         [first[19], second[10]],
+        [first[20]],
     ]
     allowed = next((LOGITS[name] for name in LOGITS if FAMILIES[name] is family), 1e-4)
     for ours, rows in zip(in_steps(model, cache, ids, others), expected, strict=True):

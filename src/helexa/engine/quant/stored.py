@@ -73,3 +73,8 @@ def recognised(place: Weights) -> tuple[int, Hashable] | None:
         if (kind := format.kind(place)) is not None:
             return index, kind
     return None
+
+
+def is_stored(place: Weights) -> bool:
+    """Whether there is a matrix at a place, in any format."""
+    return "weight" in place or recognised(place) is not None

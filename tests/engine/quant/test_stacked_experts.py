@@ -27,7 +27,8 @@ from tests.engine.models.families import (
     save_stacked,
     worst,
 )
-from tests.engine.quant.writers import FP8, Case, compressed, float8, int8, per_row
+from tests.engine.quant.cases import per_row
+from tools.quantised import FP8, Case, compressed, float8, int8
 
 BLOCKS = Case({**FP8, "weight_block_size": [32, 16]}, partial(float8, block=(32, 16)))
 RAGGED = Case({**FP8, "weight_block_size": [48, 40]}, partial(float8, block=(48, 40)))

@@ -1,0 +1,82 @@
+"""A plain checkpoint in the formats that others write: quantised safetensors, and GGUF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import gguf
+from torch import Tensor
+
+from helexa.engine.checkpoint.checkpoint import open_checkpoint
+from helexa.engine.checkpoint.gguf_export import outgoing_tensors
+from helexa.engine.checkpoint.gguf_metadata import gguf_metadata
+from helexa.engine.checkpoint.gguf_tensors import Converted, converted_tensors
+from helexa.engine.checkpoint.gguf_types import READABLE
+from helexa.engine.checkpoint.gguf_writer import Outgoing, write_gguf
+from tools.quantised import (
+    AWQ,
+    FP8,
+    GPTQ,
+    Case,
+    awq,
+    compressed,
+    convert,
+    float8,
+    gptq,
+    int8,
+    packed,
+)
+
+GROUP = 128
+BLOCK = (128, 128)
+SAFETENSORS = {
+    "fp8": Case({**FP8, "weight_block_size": [*BLOCK]}, partial(float8, block=BLOCK)),
+    "awq": Case({**AWQ, "group_size": GROUP}, partial(awq, group=GROUP)),
+    "gptq 4-bit": Case({**GPTQ, "group_size": GROUP}, partial(gptq, group=GROUP)),
+    "gptq 8-bit": Case(
+        {**GPTQ, "bits": 8, "group_size": GROUP}, partial(gptq, bits=8, group=GROUP)
+    ),
+    "compressed int4": Case(
+        compressed("pack-quantized", num_bits=4, strategy="group", group_size=GROUP),
+        partial(packed, group=GROUP),
+    ),
+    "compressed int8": Case(compressed("int-quantized", strategy="channel"), int8),
+}
+"""The sizes of groups and blocks are those of most published checkpoints; rounded to nearest."""
+GGUF = ("q5_1", "q4_1")
+"""Formats that helexa reads and multiplies but does not write; the `gguf` package does."""
+STORED = (*SAFETENSORS, *GGUF)
+
+
+def write_stored(folder: Path, format: str, to: Path) -> Path:
+    """Write a plain checkpoint in one of STORED below ``to``; → what is to be loaded."""
+    target = to / format.replace(" ", "-")
+    if format in SAFETENSORS:
+        convert(folder, target, SAFETENSORS[format])
+        return target
+    with closing(open_checkpoint(folder)) as checkpoint:
+        metadata = gguf_metadata(checkpoint.config, folder.name)
+        metadata["tokenizer.ggml.model"] = "no_vocab"
+        plain = outgoing_tensors(checkpoint, "F32")
+        tensors = converted_tensors(checkpoint)
+        both = zip(plain, tensors, strict=True)
+        file = target.with_suffix(".gguf")
+        with file.open("wb") as stream:
+            outgoing = [by_gguf(t, format.upper()) if t.kind == "linear" else p for p, t in both]
+            write_gguf(stream, metadata, outgoing)
+    return file
+
+
+def by_gguf(tensor: Converted, format: str) -> Outgoing:
+    """A tensor in a format of the `gguf` package."""
+    kind = gguf.GGMLQuantizationType[format]
+
+    def pieces() -> Iterable[memoryview]:
+        for part in tensor.parts:
+            values: Tensor = part().float()
+            yield memoryview(gguf.quantize(values.numpy(), kind).reshape(-1).data)
+
+    return Outgoing(tensor.name, READABLE[format], tensor.shape, pieces)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import gguf
+import torch
 from torch import Tensor
 
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
@@ -21,6 +23,7 @@ from tools.quantised import (
     FP8,
     GPTQ,
     Case,
+    Writer,
     awq,
     compressed,
     convert,
@@ -51,11 +54,15 @@ GGUF = ("q5_1", "q4_1")
 STORED = (*SAFETENSORS, *GGUF)
 
 
-def write_stored(folder: Path, format: str, to: Path) -> Path:
-    """Write a plain checkpoint in one of STORED below ``to``; → what is to be loaded."""
+def write_stored(folder: Path, format: str, to: Path, *, noise: bool = False) -> Path:
+    """Write a plain checkpoint in one of STORED below ``to``; → what is to be loaded.
+
+    ``noise``: the numbers do not matter, so one matrix of each shape stands for all.
+    """
     target = to / format.replace(" ", "-")
     if format in SAFETENSORS:
-        convert(folder, target, SAFETENSORS[format])
+        case = SAFETENSORS[format]
+        convert(folder, target, replace(case, write=once(case.write)) if noise else case)
         return target
     with closing(open_checkpoint(folder)) as checkpoint:
         metadata = gguf_metadata(checkpoint.config, folder.name)
@@ -68,6 +75,19 @@ def write_stored(folder: Path, format: str, to: Path) -> Path:
             outgoing = [by_gguf(t, format.upper()) if t.kind == "linear" else p for p, t in both]
             write_gguf(stream, metadata, outgoing)
     return file
+
+
+def once(write: Writer) -> Writer:
+    """A writer that quantises the first matrix of each shape, and gives copies for the others."""
+    kept: dict[torch.Size, tuple[dict[str, Tensor], Tensor]] = {}
+
+    def copied(matrix: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        if matrix.shape not in kept:
+            kept[matrix.shape] = write(matrix)
+        stored, meant = kept[matrix.shape]
+        return {name: tensor.clone() for name, tensor in stored.items()}, meant
+
+    return copied
 
 
 def by_gguf(tensor: Converted, format: str) -> Outgoing:

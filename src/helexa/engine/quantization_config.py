@@ -81,6 +81,10 @@ class QuantizationConfig:
         formats = dict.fromkeys(scheme.format for scheme in self.schemes)
         return ", ".join([*parts, *formats])
 
+    def group(self, inputs: int) -> int:
+        """How many of a row's inputs share a scale."""
+        return inputs if self.group_size == -1 else self.group_size
+
     def scheme(self, module: str) -> Scheme | None:
         """What compressed-tensors does with a module: None for nothing.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,7 @@ from helexa.engine.checkpoint.gguf_metadata import gguf_metadata
 from helexa.engine.checkpoint.gguf_tensors import Converted, converted_tensors
 from helexa.engine.checkpoint.gguf_types import READABLE
 from helexa.engine.checkpoint.gguf_writer import Outgoing, write_gguf
+from tools.k_quants import Bytes, Floats, q2_k, q3_k
 from tools.quantised import (
     AWQ,
     FP8,
@@ -49,8 +50,13 @@ SAFETENSORS = {
     "compressed int8": Case(compressed("int-quantized", strategy="channel"), int8),
 }
 """The sizes of groups and blocks are those of most published checkpoints; rounded to nearest."""
-GGUF = ("q5_1", "q4_1")
-"""Formats that helexa reads and multiplies but does not write; the `gguf` package does."""
+GGUF: Mapping[str, Callable[[Floats], Bytes]] = {
+    "q5_1": partial(gguf.quantize, qtype=gguf.GGMLQuantizationType.Q5_1),
+    "q4_1": partial(gguf.quantize, qtype=gguf.GGMLQuantizationType.Q4_1),
+    "q3_k": q3_k,
+    "q2_k": q2_k,
+}
+"""Formats that helexa reads and multiplies but does not write; the `gguf` package does of two."""
 STORED = (*SAFETENSORS, *GGUF)
 
 
@@ -72,7 +78,7 @@ def write_stored(folder: Path, format: str, to: Path, *, noise: bool = False) ->
         both = zip(plain, tensors, strict=True)
         file = target.with_suffix(".gguf")
         with file.open("wb") as stream:
-            outgoing = [by_gguf(t, format.upper()) if t.kind == "linear" else p for p, t in both]
+            outgoing = [in_blocks(t, format) if t.kind == "linear" else p for p, t in both]
             write_gguf(stream, metadata, outgoing)
     return file
 
@@ -90,13 +96,12 @@ def once(write: Writer) -> Writer:
     return copied
 
 
-def by_gguf(tensor: Converted, format: str) -> Outgoing:
-    """A tensor in a format of the `gguf` package."""
-    kind = gguf.GGMLQuantizationType[format]
+def in_blocks(tensor: Converted, format: str) -> Outgoing:
+    """A tensor in one of GGUF."""
 
     def pieces() -> Iterable[memoryview]:
         for part in tensor.parts:
             values: Tensor = part().float()
-            yield memoryview(gguf.quantize(values.numpy(), kind).reshape(-1).data)
+            yield memoryview(GGUF[format](values.numpy()).reshape(-1).data)
 
-    return Outgoing(tensor.name, READABLE[format], tensor.shape, pieces)
+    return Outgoing(tensor.name, READABLE[format.upper()], tensor.shape, pieces)

@@ -26,6 +26,8 @@ ERRORS = {
     "compressed int8": 0.008,
     "q5_1": 0.042,
     "q4_1": 0.085,
+    "q3_k": 0.18,
+    "q2_k": 0.37,
 }
 """The largest relative error of a format: on normally distributed weights, and 5 % for others.
 
@@ -63,7 +65,7 @@ def test_divergence_is_bounded_by_the_square_of_the_error(
         ["f32", "q8_0", "q6_k", "q5_k", "q4_k", "q4_0"],
         ["f32", "gptq 8-bit", "fp8", "gptq 4-bit"],
         ["compressed int8", "compressed int4"],
-        ["q5_1", "q4_1"],
+        ["q5_1", "q4_1", "q3_k", "q2_k"],
     ],
     ids=lambda order: order[-1],
 )

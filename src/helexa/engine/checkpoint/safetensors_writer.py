@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 5 * 10**9
 """How large a file may get, but for a single tensor that is larger."""
-ALIGNMENT = 8
+ALIGNMENT = 64
+"""Where in a file the first tensor begins: at a multiple of what processors like."""
 WRITER = "helexa quantize"
 METADATA = {"format": "pt", "writer": WRITER}
 
@@ -54,7 +55,7 @@ class Shard:
                 "data_offsets": [start, end],
             }
         text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % ALIGNMENT)
+        text += b" " * (-(LENGTH_BYTES + len(text)) % ALIGNMENT)
         return struct.pack("<Q", len(text)) + text
 
     @property

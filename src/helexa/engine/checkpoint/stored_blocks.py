@@ -35,13 +35,14 @@ PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 def typed_table(folder: Path, quantization: QuantizationConfig | None) -> dict[str, TensorInfo]:
     """Every tensor of a folder, those in blocks with the name of their type and logical shape.
 
-    Raises CheckpointError naming file and tensor, also for bytes of which nobody says what they
-    are.
+    Raises CheckpointError naming file and tensor, also for matrices of bytes of which nobody says
+    what they are.
     """
     table = read_table(folder)
     if quantization is None:
         for info in table.values():
-            if info.dtype == BYTES:
+            matrix = info.name.endswith(".weight") or STACKED.fullmatch(info.name)
+            if info.dtype == BYTES and matrix:
                 raise CheckpointError(
                     f"tensor {info.name!r} in {folder / info.file} holds bytes, and config.json "
                     "has no `quantization_config` that says what they are",

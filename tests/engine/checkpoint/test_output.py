@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -149,3 +151,15 @@ def test_room(tmp_path: Path) -> None:
     check_room(tmp_path / "q", 1)
     with pytest.raises(CheckpointError, match="left"):
         check_room(tmp_path / "q", 1 << 60)
+
+
+def test_what_may_not_be_looked_at_or_written_to(
+    tmp_path: Path, forbid: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ours(tmp_path / "q")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: path != tmp_path)
+        refused(tmp_path / "x.gguf", "may not be written to")
+    forbid(folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="cannot read .*model.safetensors"):
+        check_target(folder, overwrite=True)

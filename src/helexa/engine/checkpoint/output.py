@@ -9,6 +9,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from helexa.engine.checkpoint.files import reading
 from helexa.engine.checkpoint.formats import SMALL_FILES
 from helexa.engine.checkpoint.safetensors_writer import is_ours
 from helexa.engine.checkpoint.table import INDEX, SINGLE
@@ -27,10 +28,24 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """Raise InvalidRequest for a path that is not to be written to.
 
     One that ends in `.gguf` will be a file, every other a folder. Only a file, or a folder that was
-    written here and holds nothing else, is overwritten.
+    written here and holds nothing else, is overwritten. Raises CheckpointError for what may not be
+    looked at.
     """
-    if not target.parent.is_dir():
-        raise InvalidRequest(f"there is no folder {target.parent}", param="dst", hint="make it")
+    with reading(target):
+        check_parent(target.parent)
+        check_own(target, overwrite=overwrite)
+
+
+def check_parent(folder: Path) -> None:
+    """Raise InvalidRequest for a folder that nothing can be put into."""
+    if not folder.is_dir():
+        raise InvalidRequest(f"there is no folder {folder}", param="dst", hint="make it")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise refused(folder, "may not be written to", "write to another folder")
+
+
+def check_own(target: Path, *, overwrite: bool) -> None:
+    """Raise InvalidRequest for what is there and is not to be overwritten, or has a wrong name."""
     if is_file_name(target):
         if target.is_dir():
             raise refused(target, "is a folder", "choose another name")

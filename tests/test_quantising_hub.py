@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
+from helexa.engine.loading import load_model
 from helexa.errors import (
     CheckpointError,
     HelexaError,
@@ -159,3 +161,19 @@ def test_a_wrong_argument_asks_nobody(
     with pytest.raises(kind):
         quantise(tmp_path / to, quant)
     assert not hub.requests
+
+
+def test_a_written_folder_can_be_put_on_a_hub(
+    hub: FakeHub, quantise: Quantise, tmp_path: Path
+) -> None:
+    folder = quantise_to_file("tiny", tmp_path / "m", "q6_k", shard_bytes=10**6).path
+    hub.files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UnsupportedModel, match="quantised already"):
+        quantise(tmp_path / "again", "q4_k")
+    assert not [request for request in hub.requests if request[1].startswith("/store/")]
+    environ = {"HF_ENDPOINT": hub.endpoint}
+    with closing(
+        open_checkpoint("org/name", cache_dir=tmp_path / "cache", environ=environ)
+    ) as fetched:
+        logits = load_model(fetched).compute_logits([1, 2, 3])
+    assert torch.equal(logits, load_model(folder).compute_logits([1, 2, 3]))

@@ -63,9 +63,7 @@ class Job:
 
     shown: Path
     path: Path
-    quant: str
     format: str
-    overwrite: bool
     shard_bytes: int
 
     @classmethod
@@ -78,7 +76,7 @@ class Job:
             )
         path = Path(os.path.realpath(Path(to)))
         check_target(path, overwrite=overwrite)
-        return cls(Path(to), path, quant, format, overwrite, shard_bytes)
+        return cls(Path(to), path, format, shard_bytes)
 
     @property
     def as_gguf(self) -> bool:

@@ -161,5 +161,5 @@ def test_what_may_not_be_looked_at_or_written_to(
         patch.setattr(os, "access", lambda path, mode: path != tmp_path)
         refused(tmp_path / "x.gguf", "may not be written to")
     forbid(folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="cannot read .*model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"cannot read .*model\.safetensors"):
         check_target(folder, overwrite=True)

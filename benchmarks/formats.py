@@ -1,6 +1,6 @@
 """What each weight format costs in quality: the built-in model's perplexity on held-out answers.
 
-    python -m benchmarks.formats                     # a minute or two
+    python -m benchmarks.formats                     # some minutes
     python -m benchmarks.formats --count 4 --json -
 
 Some formats are what ``quant=`` makes of the same weights when they are loaded; what `helexa

@@ -36,8 +36,8 @@ of 128 numbers is 5.2 standard deviations; where the levels lie evenly around 0 
 largest of 128 (2.8) or of up to 512 (3.25); of 32 numbers it is 4.1. e4m3 has steps of an eighth of
 the power of two below a number, which is then off by 2.5 % of itself."""
 GROWTH = 6.0
-"""To second order a divergence grows with the square of the error; for this model it is 4 to 5 times
-that square in every format, which the bound lets grow by a quarter."""
+"""To second order a divergence grows with the square of the error; for this model it is 4 to 5
+times that square in every format, which the bound lets grow by a quarter."""
 LEAST = 1e-6
 ANSWERS, CHANCE = 0.1, 0.003
 """Of answers the model is surer than of all else: their loss rises by no more than this part of

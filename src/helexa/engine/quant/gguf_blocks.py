@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from helexa.engine.quant.blocks.rows import stored_rows
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.quant.blocks.weight import BlockWeight, fast_weight
+from helexa.engine.quant.dense import fill
+from helexa.engine.quant.on_device import for_device
 from helexa.engine.quant.stack import stack
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from helexa.engine.checkpoint.weights import Weights
     from helexa.engine.numerics import Numerics
     from helexa.engine.quant.weight import Weight
@@ -34,5 +40,14 @@ class GGUFBlocks:
         fast = fast_weight(stored_rows(type, parts, inputs), numerics.plain)
         if fast is not None:
             return fast
-        scratch = numerics.plain.scratch
-        return stack([BlockWeight(type, part.to(numerics.device), scratch) for part in parts])
+        plain, device = numerics.plain, numerics.device
+        if device.type != "cpu":
+            parts = [on_device(parts, device)]
+        return stack([for_device(BlockWeight(type, part, plain.scratch), plain) for part in parts])
+
+
+def on_device(parts: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Matrices [N_i, bytes] one below the other, each copied straight to its place."""
+    out = torch.empty((sum(map(len, parts)), parts[0].shape[1]), dtype=torch.uint8, device=device)
+    fill(out, parts)
+    return out

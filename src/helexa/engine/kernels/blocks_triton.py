@@ -49,7 +49,9 @@ def large_blocks(
 @triton.jit
 def tiled(value: tl.tensor, layout: tl.constexpr) -> tl.tensor:
     """[columns, groups, numbers of a group] → [columns, depth]."""
-    return tl.reshape(value, (layout.columns, layout.depth))
+    columns: tl.constexpr = layout.columns
+    depth: tl.constexpr = layout.depth
+    return tl.reshape(value, (columns, depth))
 
 
 @triton.jit

@@ -11,14 +11,16 @@ from helexa.engine.kernels.tiles_triton import inputs_of, number, outputs_of
 @triton.jit
 def codes(matrix: tl.tensor, tile: tl.tensor, place: tl.tensor, layout: tl.constexpr) -> tl.tensor:
     """The integers [columns, depth] of a tile at the inputs ``place`` [depth], uint8."""
-    inside: tl.constexpr = layout.block // layout.columns
-    wide: tl.constexpr = layout.columns // layout.shared
+    columns: tl.constexpr = layout.columns
+    depth: tl.constexpr = layout.depth
+    inside: tl.constexpr = layout.block // columns
+    wide: tl.constexpr = columns // layout.shared
     first = tile // inside * (inside * wide) + tile % inside * wide
     row = (first + tl.arange(0, wide)).to(tl.int64)
     byte = tl.load(matrix[0] + row[:, None] * layout.inputs + place[None, :])
     if layout.shared == 2:
         both = tl.permute(tl.join(byte & 15, byte >> 4), (2, 0, 1))
-        return tl.reshape(both, (layout.columns, layout.depth))
+        return tl.reshape(both, (columns, depth))
     else:
         return byte
 
@@ -38,9 +40,11 @@ def groups(
     the place of the groups in ``matrix`` or 0, how many inputs of a tile in a row are in one group
     for certain: a power of two).
     """
+    columns: tl.constexpr = layout.columns
+    depth: tl.constexpr = layout.depth
     shift: tl.constexpr = layout.sizes[1]
     alike: tl.constexpr = layout.sizes[4]
-    runs: tl.constexpr = layout.depth // alike
+    runs: tl.constexpr = depth // alike
     across: tl.constexpr = tl.cdiv(layout.outputs, layout.block) * layout.block
     place = tl.minimum(inputs_of(step, part, layout), layout.inputs - 1)
     code = codes(matrix, tile, place, layout)
@@ -53,7 +57,7 @@ def groups(
     scale = tl.load(matrix[1] + at).to(tl.float32)[:, :, None]
     if layout.sizes[2]:
         low = number(tl.load(matrix[2] + at), -shift)[:, :, None]
-        value = (number(tl.reshape(code, (layout.columns, runs, alike)), 0) - low) * scale
+        value = (number(tl.reshape(code, (columns, runs, alike)), 0) - low) * scale
     else:
-        value = number(tl.reshape(code, (layout.columns, runs, alike)), shift) * scale
-    return tl.reshape(value, (layout.columns, layout.depth))
+        value = number(tl.reshape(code, (columns, runs, alike)), shift) * scale
+    return tl.reshape(value, (columns, depth))

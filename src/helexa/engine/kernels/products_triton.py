@@ -97,6 +97,12 @@ def layout_of(matrix: StoredMatrix, rows: int, *, units: bool = True) -> Layout:
     )
 
 
+def expanding(matrix: StoredMatrix) -> Layout:
+    """Tiles for writing the weights out: each of outputs that follow one another."""
+    layout = layout_of(matrix, LEAST_ROWS)
+    return layout if layout.shared == 1 else layout._replace(columns=layout.block)
+
+
 def product(x: Tensor, matrix: StoredMatrix, splits: int | None = None) -> Tensor:
     """x @ Wᵀ: x [T, K], matrix [N, K] → [T, N] in x's dtype, accumulated in float32.
 
@@ -111,7 +117,7 @@ def product(x: Tensor, matrix: StoredMatrix, splits: int | None = None) -> Tenso
         return product_of_many(x, matrix)
     rows = 1 if tokens == 1 else max(LEAST_ROWS, triton.next_power_of_2(tokens))
     layout = layout_of(matrix, rows, units=units)
-    tiles, steps = triton.cdiv(outputs, layout.columns), steps_of(layout)
+    tiles, steps = tiles_of(layout), steps_of(layout)
     if splits is None:
         splits = max(1, min(PROGRAMS * processors(x.device) // tiles, steps // LEAST_STEPS))
     share = triton.cdiv(steps, splits)
@@ -128,9 +134,9 @@ def product(x: Tensor, matrix: StoredMatrix, splits: int | None = None) -> Tenso
 def product_of_many(x: Tensor, matrix: StoredMatrix) -> Tensor:
     """`product` by way of pieces of the matrix in x's dtype."""
     outputs, inputs = matrix.shape
-    layout = layout_of(matrix, LEAST_ROWS)
+    layout = expanding(matrix)
     most = max(1, PIECE_BYTES // (layout.columns * inputs * x.element_size()))
-    tiles = triton.cdiv(outputs, layout.columns)
+    tiles = tiles_of(layout)
     piece = x.new_empty((min(most, tiles) * layout.columns, inputs))
     out = x.new_empty((len(x), outputs))
     for tile in range(0, tiles, most):
@@ -168,6 +174,13 @@ def has_units(x: Tensor) -> bool:
     return x.device.type != "cuda" or torch.cuda.get_device_capability(x.device) >= (8, 0)
 
 
+def tiles_of(layout: Layout) -> int:
+    """How many tiles the outputs are: of blocks that share bytes, all."""
+    if layout.shared == 1:
+        return -(-layout.outputs // layout.columns)
+    return -(-layout.outputs // layout.block) * (layout.block // layout.columns)
+
+
 def steps_of(layout: Layout) -> int:
     """How many steps the inputs are."""
     return -(-layout.inputs // (layout.depth * layout.parts))
@@ -195,13 +208,17 @@ def sums(
     ``steps`` are the first and the last + 1 to be summed. ``x`` are pointers to the rows [rows], of
     which only those that are ``there`` are read.
     """
-    whole: tl.constexpr = layout.depth * layout.parts
-    if layout.rows == 1:
-        total = tl.zeros((layout.columns, layout.depth), tl.float32)
+    rows: tl.constexpr = layout.rows
+    columns: tl.constexpr = layout.columns
+    depth: tl.constexpr = layout.depth
+    parts: tl.constexpr = layout.parts
+    whole: tl.constexpr = depth * parts
+    if rows == 1:
+        total = tl.zeros((columns, depth), tl.float32)
     else:
-        total = tl.zeros((layout.rows, layout.columns), tl.float32)
+        total = tl.zeros((rows, columns), tl.float32)
     for step in range(steps[0], steps[1]):
-        for part in tl.static_range(layout.parts):
+        for part in tl.static_range(parts):
             weights = decode(matrix, tile, step, part, layout)
             place = inputs_of(step, part, layout)
             inside = place < layout.inputs
@@ -211,12 +228,12 @@ def sums(
                 place = tl.load(matrix[layout.order] + place, mask=inside, other=0)
             mask = there[:, None] & inside[None, :] if layout.inputs % whole else there[:, None]
             a = tl.load(x[:, None] + place[None, :], mask=mask, other=0.0)
-            if layout.rows == 1:
+            if rows == 1:
                 total += weights * a.to(tl.float32)
             else:
                 b = tl.trans(weights.to(a.dtype))
                 total = tl.dot(a, b, total, input_precision="ieee")
-    if layout.rows == 1:
+    if rows == 1:
         return tl.sum(total, 1)[None, :]
     else:
         return total
@@ -257,11 +274,12 @@ def expand_kernel(
     layout: tl.constexpr,
 ) -> None:
     """One tile and step of the matrix, from tile ``first`` on → out [rows, K]."""
+    parts: tl.constexpr = layout.parts
     step = tl.program_id(0)
     tile = first + tl.program_id(1)
     column = outputs_of(tile, layout)
     row = (column - first * layout.columns).to(tl.int64)
-    for part in tl.static_range(layout.parts):
+    for part in tl.static_range(parts):
         weights = decode(matrix, tile, step, part, layout)
         place = inputs_of(step, part, layout)
         inside = place < layout.inputs

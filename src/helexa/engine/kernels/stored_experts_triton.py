@@ -21,6 +21,7 @@ from helexa.engine.kernels.products_triton import (
     layout_of,
     options,
     sums,
+    tiles_of,
 )
 from helexa.engine.kernels.silu_mul import silu_mul
 from helexa.engine.kernels.tiles_triton import outputs_of
@@ -104,7 +105,7 @@ def run(
         route = Route(
             per_row, rows > 1 and not per_row, out.shape[1], offset, types, part.alignment
         )
-        grid = (len(plan[-1]), triton.cdiv(layout.outputs, layout.columns))
+        grid = (len(plan[-1]), tiles_of(layout))
         decode = DECODERS[matrix.decoder].function
         experts_kernel[grid](x, out, part.table, plan, decode, layout, route, **options(rows))
         offset += layout.outputs
@@ -113,11 +114,14 @@ def run(
 @triton.jit
 def found(table: tl.tensor, expert: tl.tensor, route: tl.constexpr) -> tl.tensor:
     """Pointers to an expert's tensors."""
-    matrix: tuple[tl.tensor, ...] = ()
-    for i in tl.static_range(len(route.types)):
-        address = tl.load(table + expert * len(route.types) + i)
+    alignment: tl.constexpr = route.alignment
+    count: tl.constexpr = len(route.types)
+    matrix = ()
+    for i in tl.static_range(count):
+        address = tl.load(table + expert * count + i)
         at = address.to(tl.pointer_type(route.types[i]))
-        matrix = (*matrix, tl.multiple_of(at, route.alignment))
+        pointer = tl.multiple_of(at, alignment)
+        matrix = matrix + (pointer,)  # type: ignore[assignment]  # noqa: RUF005 - all triton reads
     return matrix
 
 

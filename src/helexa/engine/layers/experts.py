@@ -57,14 +57,19 @@ class Experts(nn.Module):
         whole = [format.whole for format in formats if isinstance(format, DenseStack)]
         if len(whole) == 2 and whole[0] is not None and whole[1] is not None:
             self.stacks = Stacks(whole[0], whole[1])
-        elif self.numerics.fused_experts:
+        elif self.on_device:
             self.stored = stored_experts(self.experts)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether kernels of a GPU choose and run them."""
+        numerics = self.numerics
+        return numerics.fused_experts and numerics.device.type == "cuda" and has_triton()
 
     def formats(self) -> tuple[WeightFormat, WeightFormat]:
         """Those of gate_up and of down."""
-        linear, numerics = self.numerics.linear, self.numerics
-        on_device = numerics.fused_experts and numerics.device.type == "cuda"
-        if on_device and isinstance(linear, DenseFormat) and has_triton():
+        linear = self.numerics.linear
+        if self.on_device and isinstance(linear, DenseFormat):
             return DenseStack(self.count, linear), DenseStack(self.count, linear)
         return linear, linear
 

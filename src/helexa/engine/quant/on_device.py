@@ -75,15 +75,11 @@ def with_kernels(weight: Storable) -> Weight:
 def stored_experts(experts: Sequence[Expert]) -> StoredExperts | None:
     """Experts for kernels that find them by their addresses.
 
-    None unless some of their matrices are `DeviceWeight`, the others plain, and all experts alike.
+    None unless all are alike, in matrices that are plain or `DeviceWeight`.
     """
-    gate_up = [stored_parts(expert.gate_up) for expert in experts]
-    down = [stored_parts(expert.down) for expert in experts]
-    kinds = {matrix.decoder for parts in (*gate_up, *down) for matrix in parts or ()}
-    if kinds <= {"plain"}:
-        return None
-    tables = all_addresses(gate_up), all_addresses(down)
-    return None if tables[0] is None or tables[1] is None else StoredExperts(tables[0], tables[1])
+    gate_up = all_addresses([stored_parts(expert.gate_up) for expert in experts])
+    down = all_addresses([stored_parts(expert.down) for expert in experts])
+    return None if gate_up is None or down is None else StoredExperts(gate_up, down)
 
 
 def stored_parts(weight: Weight) -> tuple[StoredMatrix, ...] | None:

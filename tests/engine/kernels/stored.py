@@ -10,7 +10,7 @@ from torch import Tensor
 
 from helexa.engine.kernels.matvec import Scratch
 from helexa.engine.loading import resolve_numerics
-from helexa.engine.quant.blocks.types import BLOCK_TYPES
+from helexa.engine.quant.blocks.types import BLOCK_TYPES, BlockType
 from helexa.engine.quant.blocks.weight import BlockWeight
 from helexa.engine.quant.groups import GroupWeight, group_weight
 from helexa.engine.quant.on_device import Storable
@@ -28,8 +28,18 @@ def random(seed: int) -> torch.Generator:
 def blocks(name: str, rows: int, columns: int, seed: int = 0) -> BlockWeight:
     """A random matrix of this block format."""
     type = BLOCK_TYPES[name]
-    made = type.rows(torch.randn(rows, columns, generator=random(seed)) / columns**0.5)
-    return BlockWeight(type, made.to(DEVICE), Scratch())
+    return BlockWeight(type, made(type, rows, columns, seed).to(DEVICE), Scratch())
+
+
+def made(type: BlockType, rows: int, columns: int, seed: int) -> Tensor:
+    """Blocks; of types that cannot be made, random ones with scales of about 0.001."""
+    if type.quantise is not None:
+        return type.rows(torch.randn(rows, columns, generator=random(seed)) / columns**0.5)
+    shape = (rows, columns // type.elements, type.nbytes)
+    blocks = torch.randint(0, 256, shape, generator=random(seed), dtype=torch.uint8)
+    for at in {"Q2_K": (80, 82), "Q3_K": (108,)}[type.name]:
+        blocks[..., at + 1] = 0x14
+    return blocks.flatten(1)
 
 
 def fp8(rows: int, columns: int, block: tuple[int, int], seed: int = 0) -> ScaledWeight:
@@ -78,7 +88,7 @@ WEIGHTS: dict[str, Callable[[], Storable]] = {
     },
     **{
         f"{name} {rows}x{columns}": lambda n=name, r=rows, c=columns: blocks(n, r, c)
-        for name in ("Q4_K", "Q5_K", "Q6_K")
+        for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
         for rows, columns in ((37, 256), (5, 768))
     },
     "fp8 blocks": lambda: fp8(37, 256, (16, 128)),

@@ -2,11 +2,11 @@
 
 A decoder gives a tile of weights [columns, depth] in float32: of the outputs of ``tile`` the inputs
 of part ``part`` of ``step``, as `kernels.tiles_triton` numbers them. ``matrix`` is a tuple of
-pointers, here of one to rows of blocks, uint8. Where a byte holds the integers of two inputs, part
-0 has the low halves and part 1 the high ones, so nothing moves between threads.
+pointers, here of one to rows of blocks, uint8. Where a byte holds the integers of several inputs,
+part 0 has the lowest bits of all, part 1 the next ones, so nothing moves between threads.
 
-Blocks of 18, 22, 34 or 210 bytes begin at any even address, so nothing wider than 16 bits is read
-of them at once; those of 144 and 176 bytes are read 16 bytes at a time.
+Blocks of 18, 22, 34, 110 or 210 bytes begin at any even address, so nothing wider than 16 bits is
+read of them at once; those of 144 and 176 bytes are read 16 bytes at a time.
 """
 
 from __future__ import annotations
@@ -154,3 +154,53 @@ def q6_k(
     d = tl.load(halves(block) + 104).to(tl.float32)
     scaled = number(scale.to(tl.int32) ^ 128, 128) * d[:, None]
     return tiled(number(q, 32) * scaled[:, :, None], layout)
+
+
+@triton.jit
+def two_bits(block: tl.tensor, part: tl.constexpr) -> tl.tensor:
+    """Pair ``part`` of the bits of 64 bytes, [columns, 4, 16]: quarter ``part`` of each half."""
+    run = tl.arange(0, 4)[None, :, None]
+    byte = tl.load(block[:, None, None] + 16 * run + tl.arange(0, 16)[None, None, :])
+    return (byte.to(tl.int32) >> (2 * part)) & 3
+
+
+@triton.jit
+def q2_k(
+    matrix: tl.tensor,
+    tile: tl.tensor,
+    step: tl.tensor,
+    part: tl.constexpr,
+    layout: tl.constexpr,
+) -> tl.tensor:
+    """Q2_K: sizes (bytes of a block,). A step is a block, a part 32 numbers of each half."""
+    block = large_blocks(matrix, tile, step, layout)
+    run = tl.arange(0, 4)
+    both = tl.load(block[:, None] + (8 * (run // 2) + 2 * part + run % 2)[None, :]).to(tl.int32)
+    scaled = tl.load(halves(block) + 40).to(tl.float32)[:, None] * number(both & 15, 0)
+    low = tl.load(halves(block) + 41).to(tl.float32)[:, None] * number(both >> 4, 0)
+    q = number(two_bits(block + 16, part), 0)
+    return tiled(q * scaled[:, :, None] - low[:, :, None], layout)
+
+
+@triton.jit
+def q3_k(
+    matrix: tl.tensor,
+    tile: tl.tensor,
+    step: tl.tensor,
+    part: tl.constexpr,
+    layout: tl.constexpr,
+) -> tl.tensor:
+    """Q3_K: sizes (bytes of a block,). A step is a block, a part 32 numbers of each half."""
+    block = large_blocks(matrix, tile, step, layout)
+    run = tl.arange(0, 4)
+    half = run // 2
+    group = (8 * half + 2 * part + run % 2)[None, :]
+    low = tl.load(block[:, None] + 96 + group % 8).to(tl.int32) >> (4 * half)[None, :]
+    high = tl.load(block[:, None] + 104 + group % 4).to(tl.int32) >> (2 * (group // 4))
+    scale = number((low & 15) | ((high & 3) << 4), 32)
+    scaled = tl.load(halves(block) + 54).to(tl.float32)[:, None] * scale
+    t = run[None, :, None]
+    third = tl.load(block[:, None, None] + 16 * (t % 2) + tl.arange(0, 16)[None, None, :])
+    third = (third.to(tl.int32) >> (4 * (t // 2) + part)) & 1
+    q = two_bits(block + 32, part) | (third << 2)
+    return tiled(number(q, 4) * scaled[:, :, None], layout)

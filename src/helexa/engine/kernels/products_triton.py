@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from helexa.engine.kernels.blocks_triton import k4_k5, legacy, q6_k, q8_0
+from helexa.engine.kernels.blocks_triton import k4_k5, legacy, q2_k, q3_k, q6_k, q8_0
 from helexa.engine.kernels.fp8_triton import fp8
 from helexa.engine.kernels.groups_triton import groups
 from helexa.engine.kernels.plain_triton import plain
@@ -50,6 +50,7 @@ class Decoder(NamedTuple):
     sizes: tuple[int, ...] = ()
     parts: int = 1
     run: int = 0
+    depth: int = DEPTH
 
 
 DECODERS: Mapping[str, Decoder] = MappingProxyType(
@@ -59,6 +60,8 @@ DECODERS: Mapping[str, Decoder] = MappingProxyType(
         "Q5_0": Decoder(legacy, (22, 5, 0, 16), parts=2, run=16),
         "Q5_1": Decoder(legacy, (24, 5, 1, 0), parts=2, run=16),
         "Q8_0": Decoder(q8_0, (34,)),
+        "Q2_K": Decoder(q2_k, (84,), parts=4, run=32, depth=64),
+        "Q3_K": Decoder(q3_k, (110,), parts=4, run=32, depth=64),
         "Q4_K": Decoder(k4_k5, (144, 4), parts=2, run=32),
         "Q5_K": Decoder(k4_k5, (176, 5), parts=2, run=32),
         "Q6_K": Decoder(q6_k, (210,), parts=2, run=64),
@@ -87,7 +90,7 @@ def layout_of(matrix: StoredMatrix, rows: int, *, units: bool = True) -> Layout:
         inputs=inputs,
         rows=rows,
         columns=columns if shared == 1 else min(columns, block),
-        depth=DEPTH,
+        depth=decoder.depth,
         parts=decoder.parts,
         run=decoder.run,
         shared=shared,
@@ -115,13 +118,13 @@ def product(x: Tensor, matrix: StoredMatrix, splits: int | None = None) -> Tenso
     units = has_units(x)
     if tokens > (FEW if units else LEAST_ROWS):
         return product_of_many(x, matrix)
-    rows = 1 if tokens == 1 else max(LEAST_ROWS, triton.next_power_of_2(tokens))
+    rows = 1 if tokens == 1 else max(LEAST_ROWS, 1 << (tokens - 1).bit_length())
     layout = layout_of(matrix, rows, units=units)
     tiles, steps = tiles_of(layout), steps_of(layout)
     if splits is None:
         splits = max(1, min(PROGRAMS * processors(x.device) // tiles, steps // LEAST_STEPS))
-    share = triton.cdiv(steps, splits)
-    splits = triton.cdiv(steps, share)
+    share = -(-steps // splits)
+    splits = -(-steps // share)
     dtype = x.dtype if splits == 1 else torch.float32
     out = x.new_empty((splits, tokens, outputs), dtype=dtype)
     decode = DECODERS[matrix.decoder].function
@@ -153,7 +156,7 @@ def expand(matrix: StoredMatrix, piece: Tensor, first: int, layout: Layout) -> N
     Of the last tile of a matrix, rows behind the matrix's are left as they are.
     """
     tiles = min(len(piece), layout.outputs - first * layout.columns)
-    grid = (steps_of(layout), triton.cdiv(tiles, layout.columns))
+    grid = (steps_of(layout), -(-tiles // layout.columns))
     decode = DECODERS[matrix.decoder].function
     expand_kernel[grid](piece, matrix.tensors, first, decode, layout, **options(1))
 

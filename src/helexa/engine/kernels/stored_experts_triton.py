@@ -74,6 +74,8 @@ def experts_as_stored(x: Tensor, chosen: Tensor, shares: Tensor, experts: Stored
     """
     (tokens, k), count = chosen.shape, len(experts.down[0].matrices)
     pairs = tokens * k
+    if not pairs:
+        return torch.zeros_like(x)
     if SPARSE * pairs <= count or tokens == 1:
         rows = 1
         plan: tuple[Tensor, ...] = (chosen.flatten(),)

@@ -7,12 +7,15 @@ from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
 if TYPE_CHECKING:
-    import torch
+    from contextlib import AbstractContextManager
+
     from torch import Tensor
 
 
-BLOCKS = frozenset({"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"})
+BLOCKS = frozenset({"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"})
 """Block formats (see `quant.blocks`) that have decoders, which have their names."""
 
 
@@ -40,6 +43,12 @@ class StoredMatrix:
 def has_triton() -> bool:
     """Whether kernels can be compiled here: triton comes with torch's builds for GPUs."""
     return find_spec("triton") is not None
+
+
+def device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Makes the GPU that a tensor is on the current one: triton's kernels run on that."""
+    made: AbstractContextManager[object] = torch.cuda.device_of(x)  # type: ignore[no-untyped-call]  # torch's
+    return made
 
 
 class Layout(NamedTuple):

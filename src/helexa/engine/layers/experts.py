@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch import nn
 
 from helexa.engine.kernels.experts import Expert, experts_definition, experts_grouped
-from helexa.engine.kernels.stored_matrix import has_triton
+from helexa.engine.kernels.stored_matrix import device_of, has_triton
 from helexa.engine.quant.dense import DenseFormat
 from helexa.engine.quant.dense_stack import DenseStack
 from helexa.engine.quant.on_device import stored_experts
@@ -93,16 +93,21 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
         """x [T, hidden], chosen [T, k] expert numbers, shares [T, k] → [T, hidden]."""
-        # Only GPUs have triton, which the kernels import.
-        if self.stacks is not None:
-            from helexa.engine.kernels.experts_triton import experts_on_device
+        if self.stacks is None and self.stored is None:
+            return self.run(x, chosen, shares, self.experts)
+        with device_of(x):
+            return self.on_its_device(x, chosen, shares)
 
-            return experts_on_device(x, chosen, shares, *self.stacks)
+    def on_its_device(self, x: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
+        """`forward` by kernels, which only hosts with triton can import."""
         if self.stored is not None:
             from helexa.engine.kernels.stored_experts_triton import experts_as_stored
 
             return experts_as_stored(x, chosen, shares, self.stored)
-        return self.run(x, chosen, shares, self.experts)
+        from helexa.engine.kernels.experts_triton import experts_on_device
+
+        assert self.stacks is not None
+        return experts_on_device(x, chosen, shares, *self.stacks)
 
     @property
     def nbytes(self) -> int:

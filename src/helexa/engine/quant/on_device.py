@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from helexa.engine.kernels.stored_experts import StoredExperts, all_addresses
-from helexa.engine.kernels.stored_matrix import StoredMatrix, has_triton
+from helexa.engine.kernels.stored_matrix import StoredMatrix, device_of, has_triton
 from helexa.engine.quant.dense import DenseWeight
 from helexa.engine.quant.stack import ReadByRows, StackedWeight
 from helexa.engine.quant.weight import Weight
@@ -56,7 +56,8 @@ class DeviceWeight:
         """x @ Wᵀ, x [T, K] → [T, N] in x's dtype."""
         from helexa.engine.kernels.products_triton import product  # not everyone has triton
 
-        return product(x, self.matrix_as_stored)
+        with device_of(x):
+            return product(x, self.matrix_as_stored)
 
 
 def for_device(weight: Storable, plain: DenseFormat) -> Weight:

@@ -1,4 +1,4 @@
-"""Matrices that a checkpoint stores in GGUF's block formats."""
+"""Matrices that a checkpoint, a GGUF file or a folder, stores in GGUF's block formats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from helexa.engine.quant.blocks.rows import stored_rows
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.quant.blocks.weight import BlockWeight, fast_weight
-from helexa.engine.quant.dense import fill
+from helexa.engine.quant.dense import DenseFormat, fill
 from helexa.engine.quant.on_device import for_device
 from helexa.engine.quant.stack import stack
 
@@ -37,13 +37,14 @@ class GGUFBlocks:
         type = BLOCK_TYPES[places[0].dtype_of("weight")]
         shapes = zip(places, rows, strict=True)
         parts = [place.stored("weight", (n, inputs)) for place, n in shapes]
-        fast = fast_weight(stored_rows(type, parts, inputs), numerics.plain)
+        dense = numerics.linear if isinstance(numerics.linear, DenseFormat) else numerics.plain
+        fast = fast_weight(stored_rows(type, parts, inputs), dense)
         if fast is not None:
             return fast
-        plain, device = numerics.plain, numerics.device
-        if device.type != "cpu":
-            parts = [on_device(parts, device)]
-        return stack([for_device(BlockWeight(type, part, plain.scratch), plain) for part in parts])
+        if numerics.device.type != "cpu":
+            parts = [on_device(parts, numerics.device)]
+        kept = [BlockWeight(type, part, numerics.plain.scratch) for part in parts]
+        return stack([for_device(weight, dense) for weight in kept])
 
 
 def on_device(parts: Sequence[Tensor], device: torch.device) -> Tensor:

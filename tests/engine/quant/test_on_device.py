@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from helexa.engine.kernels.stored_matrix import has_triton
+from helexa.engine.loading import load_model
 from helexa.engine.quant.dense import DenseFormat, DenseWeight
 from helexa.engine.quant.on_device import DeviceWeight, for_device, stored_parts, with_kernels
 from helexa.engine.quant.stack import StackedWeight
@@ -59,3 +60,15 @@ def test_parts_of_a_stack_are_found() -> None:
         ("Q8_0", (40, 64)),
     ]
     assert stored_parts(StackedWeight((plain, blocks("Q8_0", 40, 64)))) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("quant", ["q4_0", "q5_0", "q8_0", "q4_k"])
+def test_a_model_expects_what_it_does_on_a_cpu(quant: str) -> None:
+    """Whatever falls back to another format does so on both."""
+    prompt = list(range(1, 80))
+    found, expected = (
+        load_model("tiny", device=device, dtype="float32", quant=quant).compute_logits(prompt).cpu()
+        for device in ("cuda", "cpu")
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 
 from helexa.engine.kernels.experts import Expert, experts_definition, experts_grouped
+from helexa.engine.kernels.stored_matrix import device_of, has_triton
 from helexa.engine.quant.dense import DenseFormat
 from helexa.engine.quant.dense_stack import DenseStack
+from helexa.engine.quant.on_device import stored_experts
 from helexa.engine.quant.stored import is_stored, load_matrix
 from helexa.errors import CheckpointError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from helexa.engine.checkpoint.weights import Weights
+    from helexa.engine.kernels.stored_experts import StoredExperts
     from helexa.engine.numerics import Numerics
     from helexa.engine.quant.weight import Weight, WeightFormat
 
@@ -35,7 +37,7 @@ class Experts(nn.Module):
     Eats either `{e}.gate_proj`, `{e}.up_proj` and `{e}.down_proj` of each expert, in any format, or
     the tensors `gate_up_proj` [count, 2 · size, hidden] and `down_proj` [count, hidden, size] with
     what belongs to their format (see `Entry`). On a GPU plain matrices are kept in such tensors
-    either way.
+    either way, and others found by their addresses.
     """
 
     def __init__(self, hidden: int, size: int, count: int, numerics: Numerics) -> None:
@@ -45,6 +47,7 @@ class Experts(nn.Module):
         self.run = experts_grouped if numerics.fused_experts else experts_definition
         self.experts: tuple[Expert, ...] = ()
         self.stacks: Stacks | None = None
+        self.stored: StoredExperts | None = None
 
     def load(self, weights: Weights) -> None:
         """Take one expert after the other, so that none is held twice for longer than itself."""
@@ -56,12 +59,19 @@ class Experts(nn.Module):
         whole = [format.whole for format in formats if isinstance(format, DenseStack)]
         if len(whole) == 2 and whole[0] is not None and whole[1] is not None:
             self.stacks = Stacks(whole[0], whole[1])
+        elif self.on_device:
+            self.stored = stored_experts(self.experts)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether kernels of a GPU choose and run them."""
+        numerics = self.numerics
+        return numerics.fused_experts and numerics.device.type == "cuda" and has_triton()
 
     def formats(self) -> tuple[WeightFormat, WeightFormat]:
         """Those of gate_up and of down."""
-        linear, numerics = self.numerics.linear, self.numerics
-        on_device = numerics.fused_experts and numerics.device.type == "cuda"
-        if on_device and isinstance(linear, DenseFormat) and find_spec("triton"):
+        linear = self.numerics.linear
+        if self.on_device and isinstance(linear, DenseFormat):
             gate_up = self.count, 2 * self.size, self.hidden
             down = self.count, self.hidden, self.size
             return DenseStack(gate_up, linear), DenseStack(down, linear)
@@ -90,10 +100,20 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
         """x [T, hidden], chosen [T, k] expert numbers, shares [T, k] → [T, hidden]."""
-        if self.stacks is None:
+        if self.stacks is None and self.stored is None:
             return self.run(x, chosen, shares, self.experts)
-        from helexa.engine.kernels.experts_triton import experts_on_device  # only GPUs have triton
+        with device_of(x):
+            return self.on_its_device(x, chosen, shares)
 
+    def on_its_device(self, x: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
+        """`forward` by kernels, which only hosts with triton can import."""
+        if self.stored is not None:
+            from helexa.engine.kernels.stored_experts_triton import experts_as_stored
+
+            return experts_as_stored(x, chosen, shares, self.stored)
+        from helexa.engine.kernels.experts_triton import experts_on_device
+
+        assert self.stacks is not None
         return experts_on_device(x, chosen, shares, *self.stacks)
 
     @property

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from helexa.engine.quant.blocks.rows import stored_rows
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.quant.blocks.weight import BlockWeight, fast_weight
-from helexa.engine.quant.dense import DenseFormat
+from helexa.engine.quant.dense import DenseFormat, fill
+from helexa.engine.quant.on_device import for_device
 from helexa.engine.quant.stack import stack
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from helexa.engine.checkpoint.weights import Weights
     from helexa.engine.numerics import Numerics
     from helexa.engine.quant.weight import Weight
@@ -36,5 +41,14 @@ class GGUFBlocks:
         fast = fast_weight(stored_rows(type, parts, inputs), dense)
         if fast is not None:
             return fast
-        scratch = numerics.plain.scratch
-        return stack([BlockWeight(type, part.to(numerics.device), scratch) for part in parts])
+        if numerics.device.type != "cpu":
+            parts = [on_device(parts, numerics.device)]
+        kept = [BlockWeight(type, part, numerics.plain.scratch) for part in parts]
+        return stack([for_device(weight, dense) for weight in kept])
+
+
+def on_device(parts: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Matrices [N_i, bytes] one below the other, each copied straight to its place."""
+    out = torch.empty((sum(map(len, parts)), parts[0].shape[1]), dtype=torch.uint8, device=device)
+    fill(out, parts)
+    return out

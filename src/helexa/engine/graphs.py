@@ -50,22 +50,26 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """CUDA graphs that share one pool of memory, so only the largest one's costs."""
+    """CUDA graphs of one GPU that share a pool of memory, so that only the largest one's costs."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         """Run it twice beside the default stream, the second time to see that nothing waits."""
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch gives it no types
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            work()  # kernels are compiled, libraries claim their memory
-            refuse_waiting(work)
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            result = work()
+        with torch.cuda.device(self._device):
+            stream = torch.cuda.current_stream()
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch gives it no types
+            aside.wait_stream(stream)
+            with torch.cuda.stream(aside):
+                work()  # kernels are compiled, libraries claim their memory
+                refuse_waiting(work)
+            stream.wait_stream(aside)
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may go on using the GPU meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                result = work()
         return graph.replay, result
 
 
@@ -180,6 +184,6 @@ def decode_graphs(model: Model, cache: KVCache) -> DecodeGraphs | None:
     if not model.numerics.cuda_graphs:
         return None
     experts = (module for module in model.modules() if isinstance(module, Experts))
-    if not all(module.on_device for module in experts):
+    if any(module.waits for module in experts):
         return None
-    return DecodeGraphs(model, cache, CudaRecorder())
+    return DecodeGraphs(model, cache, CudaRecorder(model.device))

@@ -18,6 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from helexa.engine.kernels import (
+    angles_triton,
     decoding_triton,
     norm_triton,
     one_row_triton,
@@ -56,6 +57,8 @@ def kernels(dtype: str) -> list[tuple[str, Any, dict[str, Any], int]]:
         for size in (1024, 5120)
         for adds in (True, False)
     ]
+    given = {"positions": "*i64", "frequencies": "*fp32", "out": "*fp32", "factor": "fp32"}
+    found.append(("angles", angles_triton.angles_kernel, {**given, "shape": (64, 64)}, 1))
     found.append(("silu", silu_mul_triton.silu_mul_kernel, {"x": x, "out": x, "size": 3072}, 4))
     given = {"x": (x, "i32"), "states": x, "slots": "*i64", "weight": "*fp32", "out": x}
     given |= {"shape": (4, 8192)}

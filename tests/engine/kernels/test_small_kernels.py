@@ -12,6 +12,8 @@ from helexa.engine.kernels.placing import Projected, place_definition
 from helexa.engine.kernels.rms_norm import add_rms_norm, norm_constants
 from helexa.engine.kernels.rope import rotate
 from helexa.engine.kernels.silu_mul import silu_mul
+from helexa.engine.layers.rope import Rotary
+from helexa.engine.rope_config import RopeConfig
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPSILON = {torch.float32: 2**-20, torch.float16: 2**-9, torch.bfloat16: 2**-6}
@@ -65,6 +67,20 @@ def test_silu_mul(rows: int, size: int, dtype: torch.dtype) -> None:
 
     x = drawn(rows, 2 * size, dtype=dtype) * 20  # far enough for e^x to overflow 16 bits
     assert close(silu_mul_on_device(x), silu_mul(x))
+
+
+@pytest.mark.parametrize("rope", ["plain", "partial", "yarn"])
+def test_angles(rope: str) -> None:
+    from helexa.engine.kernels.angles_triton import angles_on_device
+
+    fields: dict[str, Any] = {"partial_rotary_factor": 0.25} if rope == "partial" else {}
+    if rope == "yarn":
+        fields = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    rotary = Rotary(RopeConfig(theta=1e4, **fields), 40).to(DEVICE)
+    positions = torch.tensor([0, 1, 77, 4095, 262143], device=DEVICE)
+    ours = angles_on_device(positions, rotary.frequencies, rotary.factor)
+    for one, expected in zip(ours, rotary(positions), strict=True):
+        torch.testing.assert_close(one, expected, atol=1e-6, rtol=0)
 
 
 def projected(heads: int, groups: int, dim: int, *, gated: bool, dtype: torch.dtype) -> Projected:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from helexa.engine.layers.decoder import DecoderLayer
     from helexa.engine.layers.linear import Linear
     from helexa.engine.layers.norm import RMSNorm
+    from helexa.engine.layers.rope import Rotary
 
 
 class Step(NamedTuple):
@@ -24,6 +25,13 @@ class Step(NamedTuple):
 
     batch: Batch
     angles: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(cls, batch: Batch, rotary: Rotary) -> Step:
+        """What `Rotary` makes of a batch's positions, by a kernel."""
+        from helexa.engine.kernels.angles_triton import angles_on_device  # not everyone has triton
+
+        return cls(batch, angles_on_device(batch.positions, rotary.frequencies, rotary.factor))
 
 
 def run_fused(

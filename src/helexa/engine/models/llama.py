@@ -57,9 +57,10 @@ class Llama(Model):
         """Run T tokens: → hidden states [T, hidden] after the last norm."""
         with device_of(batch.token_ids) if self.numerics.on_device else nullcontext():
             x = self.embed(batch.token_ids)
-            angles = self.rotary(batch.positions)
             if self.numerics.fused_ops:
-                return run_fused(self.layers, self.norm, x, Step(batch, angles), cache)
+                step = Step.of(batch, self.rotary)
+                return run_fused(self.layers, self.norm, x, step, cache)
+            angles = self.rotary(batch.positions)
             for layer, kv in zip(self.layers, cache.layers, strict=True):
                 x = layer(x, batch, kv, angles)
             out: Tensor = self.norm(x)

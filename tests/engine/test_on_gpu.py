@@ -82,9 +82,11 @@ def waits(sampler: Sampler, logits: torch.Tensor, rows: list[SampleRow]) -> int:
     return sum(SYNCHRONISES in str(warning.message) for warning in caught)
 
 
-def test_the_host_waits_once_for_greedy_choices_and_twice_for_draws() -> None:
+@pytest.mark.parametrize("kernels", [True, False])
+def test_the_host_waits_once_for_greedy_choices_and_twice_for_draws(kernels: bool) -> None:
     vocab = 128 * 100
-    logits, sampler = torch.randn(4, vocab, device="cuda"), Sampler(vocab)
+    logits = torch.randn(4, vocab, device="cuda")
+    sampler = Sampler(vocab, kernels=kernels)
     plain = {"repetition_penalty": 1.0, "repeat_last_n": 64, "min_p": 0.0, "seed": 1}
     kinds = [
         SamplingParams(temperature=0.0, top_k=0, top_p=1.0, **plain),

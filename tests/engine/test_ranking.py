@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from helexa.engine.ranking import BLOCK, Blocks, rankings
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def ordered(row: Tensor) -> list[int]:
@@ -51,21 +54,34 @@ def test_a_ranking_is_an_exact_prefix(
         assert all(row[i] == -math.inf for i in truth[len(ranking) :])
 
 
-@pytest.mark.parametrize("vocab_size", [3, 128, 129, 5000])
+@pytest.fixture(params=["operators", "kernels"])
+def blocks_of(request: pytest.FixtureRequest) -> Callable[[Tensor], Blocks]:
+    """Both ways of finding the best, the kernel's on a GPU or interpreted."""
+    if request.param == "operators":
+        return Blocks.of
+    pytest.importorskip("triton", reason="there is no triton for this machine")
+    return lambda rows: Blocks.of(rows.to(DEVICE), kernels=True)
+
+
+@pytest.mark.parametrize("vocab_size", [3, 128, 129, 5000, 9000])
 @pytest.mark.parametrize("levels", [1, 3, 10**6])
-def test_best_is_the_lowest_of_the_highest(vocab_size: int, levels: int) -> None:
+def test_best_is_the_lowest_of_the_highest(
+    vocab_size: int, levels: int, blocks_of: Callable[[Tensor], Blocks]
+) -> None:
     rows = logits(vocab_size, 4, vocab_size, levels)
-    blocks = Blocks.of(rows)
+    blocks = blocks_of(rows)
     assert blocks.best == [ordered(row)[0] for row in rows]
     assert blocks.peaks == [row.max().item() for row in rows]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("place", [0, 127, 128, 999])
-def test_a_peak_shows_what_is_not_a_number(bad: float, place: int) -> None:
+def test_a_peak_shows_what_is_not_a_number(
+    bad: float, place: int, blocks_of: Callable[[Tensor], Blocks]
+) -> None:
     rows = torch.zeros(3, 1000)
     rows[1, place] = bad
-    peaks = Blocks.of(rows).peaks
+    peaks = blocks_of(rows).peaks
     assert [math.isfinite(peak) for peak in peaks] == [True, False, True]
 
 

@@ -184,3 +184,15 @@ def test_a_gpu_chooses_what_the_cpu_does(coarse: bool) -> None:
     rows = [row(3, 4, 3, vocab_size=128 * 150, **kind) for kind in KINDS]
     on_cpu = [s.token_id for s in sample(logits, *rows)]
     assert [s.token_id for s in sample(logits.cuda(), *rows)] == on_cpu
+
+
+def test_kernels_choose_what_operators_do() -> None:
+    pytest.importorskip("triton", reason="there is no triton for this machine")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    logits = noise(11, len(KINDS) + 1, 1000).round(decimals=1)
+    logits[-1, 700] = math.nan
+    rows = [row(3, 4, 3, vocab_size=1000, **kind) for kind in [*KINDS, GREEDY]]
+    expected = Sampler(1000).sample(logits, rows)
+    ours = Sampler(1000, kernels=True).sample(logits.to(device), rows)
+    assert [s.token_id for s in ours] == [s.token_id for s in expected]
+    assert ours[-1].error is not None

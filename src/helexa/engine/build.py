@@ -74,7 +74,8 @@ def build_core(
     if size.snapshots:
         spec = replace(spec, header_ids=header_token_ids(model))
     runner = Runner(loaded, cache, graphs=decode_graphs(loaded, cache))
-    return EngineCore(runner, Sampler(spec.vocab_size), spec, config, masks=masks)
+    sampler = Sampler(spec.vocab_size, kernels=loaded.numerics.fused_ops)
+    return EngineCore(runner, sampler, spec, config, masks=masks)
 
 
 def plan_pool(model: Model, config: EngineConfig) -> PoolSize:

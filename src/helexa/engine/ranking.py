@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from helexa.engine.kernels.stored_matrix import device_of
 from helexa.engine.staging import received, sent
 
 Floats = NDArray[np.float32]
@@ -31,31 +32,40 @@ GROWTH: Final = 16
 class Blocks:
     """Rows of logits cut into blocks.
 
-    rows [R, N, 128] float32, the last block filled up with -inf; maxima [R, N]; ``peaks`` and
-    ``best`` are each row's highest logit and the lowest id that has it. A peak is NaN or +inf if
-    and only if the row holds one.
+    rows [R, N, 128] float32, the last block filled up with -inf; maxima [R, N], None if nobody
+    asked for them yet; ``peaks`` and ``best`` are each row's highest logit and the lowest id that
+    has it. A peak is NaN or +inf if and only if the row holds one.
     """
 
     rows: Tensor
-    maxima: Tensor
+    maxima: Tensor | None
     vocab_size: int
     peaks: list[float]
     best: list[int]
 
     @classmethod
-    def of(cls, logits: Tensor) -> Blocks:
-        """Cut logits [R, V] float32: a view where 128 divides V, else a copy."""
+    def of(cls, logits: Tensor, *, kernels: bool = False) -> Blocks:
+        """Cut logits [R, V] float32: a view where 128 divides V, else a copy.
+
+        ``kernels``: a kernel of triton finds the best.
+        """
         count, vocab_size = logits.shape
-        if vocab_size % BLOCK:
-            logits = F.pad(logits, (0, -vocab_size % BLOCK), value=-torch.inf)
-        rows = logits.contiguous().view(count, -1, BLOCK)
+        if kernels:
+            peaks, best = best_by_kernel(logits)
+            return cls(in_blocks(logits), None, vocab_size, peaks, best)
+        rows = in_blocks(logits)
         maxima = rows.amax(-1)  # [R, N]; a NaN wins over every number
         # argmax is documented to give the first of equal maxima, on every device.
         block = maxima.argmax(-1)  # [R]
         flat = block + torch.arange(count, device=rows.device) * rows.shape[1]
         inside = rows.view(-1, BLOCK).index_select(0, flat).argmax(-1)  # [R]
-        peaks, best = received(maxima.amax(-1), block * BLOCK + inside)
-        return cls(rows, maxima, vocab_size, peaks.tolist(), best.tolist())
+        highest, ids = received(maxima.amax(-1), block * BLOCK + inside)
+        return cls(rows, maxima, vocab_size, highest.tolist(), ids.tolist())
+
+    @property
+    def by_kernel(self) -> bool:
+        """Whether a kernel found the best."""
+        return self.maxima is None
 
     def top(self, indices: Sequence[int], count: int) -> tuple[Floats, Ints]:
         """The ``count`` highest logits of some rows and their ids, [rows, count], in order.
@@ -74,7 +84,8 @@ class Blocks:
             rows = self.rows if len(indices) == total else self.rows[chosen]
             values, ids = rows.flatten(1)[:, : self.vocab_size].topk(count, dim=-1)
             return values, ids
-        where = self.maxima.index_select(0, chosen).topk(count, dim=-1).indices  # [I, count]
+        maxima = self.rows.amax(-1) if self.maxima is None else self.maxima
+        where = maxima.index_select(0, chosen).topk(count, dim=-1).indices  # [I, count]
         flat = (where + chosen[:, None] * blocks).flatten()
         near = self.rows.view(-1, BLOCK).index_select(0, flat).view(len(indices), -1)
         values, at = near.topk(count, dim=-1)
@@ -106,6 +117,23 @@ class Blocks:
         """
         scaled = (self.rows[index] - self.peaks[index]).mul_(math.log2(math.e) / temperature)
         return scaled.exp2_()
+
+
+def in_blocks(logits: Tensor) -> Tensor:
+    """logits [R, V] → [R, N, 128], the last block filled up with -inf."""
+    count, vocab_size = logits.shape
+    if vocab_size % BLOCK:
+        logits = F.pad(logits, (0, -vocab_size % BLOCK), value=-torch.inf)
+    return logits.contiguous().view(count, -1, BLOCK)
+
+
+def best_by_kernel(logits: Tensor) -> tuple[list[float], list[int]]:
+    """Each row's highest logit and the lowest id that has it."""
+    from helexa.engine.kernels.best_triton import best_of_rows  # not everyone has triton
+
+    with device_of(logits):
+        peaks, best = best_of_rows(logits).cpu()
+    return peaks.tolist(), best.long().tolist()
 
 
 def _falls_on(mass: NDArray[np.float64], target: float) -> int:

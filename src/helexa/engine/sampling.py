@@ -37,10 +37,14 @@ class Sampled:
 
 
 class Sampler:
-    """Chooses tokens for a vocabulary of ``vocab_size``; holds no state."""
+    """Chooses tokens for a vocabulary of ``vocab_size``; holds no state.
 
-    def __init__(self, vocab_size: int) -> None:
+    ``kernels``: logits are on a GPU, and kernels of triton are wanted.
+    """
+
+    def __init__(self, vocab_size: int, *, kernels: bool = False) -> None:
         self.vocab_size = vocab_size
+        self.kernels = kernels
 
     def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
         """One token per row of logits [R, V] float32, which are left as they are.
@@ -55,7 +59,7 @@ class Sampler:
             )
         if not rows:
             return []
-        raw = Blocks.of(logits.float())
+        raw = Blocks.of(logits.float(), kernels=self.kernels)
         sound = [i for i in range(len(rows)) if math.isfinite(raw.peaks[i])]
         chosen = _choose_all(raw, logits, rows, sound)
         logprobs = _logprobs(raw, rows, chosen)
@@ -103,7 +107,7 @@ def _choose_all(
     copies = logits.index_select(0, sent(changed, logits, torch.int64)).float()  # [C, V]
     for copy, i in zip(copies, changed, strict=True):
         change(copy, rows[i])
-    blocks = Blocks.of(copies)
+    blocks = Blocks.of(copies, kernels=raw.by_kernel)
     places = {at: rows[i] for at, i in enumerate(changed) if math.isfinite(blocks.peaks[at])}
     return chosen | {changed[at]: token for at, token in _choose(blocks, places).items()}
 

@@ -21,6 +21,7 @@ from triton.runtime.jit import JITFunction
 
 from helexa.engine.hybrid_config import DeltaConfig
 from helexa.engine.kernels.angles_triton import angles_on_device
+from helexa.engine.kernels.best_triton import best_of_rows
 from helexa.engine.kernels.decoding import Pages
 from helexa.engine.kernels.decoding_triton import paged_decode
 from helexa.engine.kernels.norm_triton import add_rms_norm_on_device
@@ -68,7 +69,7 @@ def pretend(target: GPUTarget) -> list[tuple[str, int]]:
 
 
 def small(new: Any) -> None:
-    """Norms, activation, angles, products of one row."""
+    """Norms, activation, angles, products of one row, the best logits."""
     zeros = partial(torch.zeros, dtype=torch.float32)
     for size in (1024, 5120):
         x, norm = new(SEQUENCES, size), (zeros(size), zeros(()))
@@ -78,6 +79,7 @@ def small(new: Any) -> None:
         normed_product(x[:1], norm, new(64, size), gated=True)
     silu_mul_on_device(new(SEQUENCES, 6144))
     added_product(new(1, 3072), new(64, 3072), new(1, 64))
+    best_of_rows(zeros(2, 151936))
     angles_on_device(torch.zeros(SEQUENCES, dtype=torch.int64), zeros(64), 1.0)
 
 

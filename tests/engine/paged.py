@@ -49,9 +49,9 @@ class PagedRunner:
                 before = self.read(blocks, position - 1) if position else 1
                 self.store[slot] = hash((before, token, position)) % PRIME
         rows = [
-            self.logits(tokens, blocks, context + len(tokens))
+            self.logits(tokens[: len(tokens) - back], blocks, context + len(tokens) - back)
             for tokens, context, blocks, wanted, _ in parts
-            if wanted
+            for back in reversed(range(wanted))
         ]
         return torch.stack(rows) if rows else torch.empty(0, VOCAB)
 

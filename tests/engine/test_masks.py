@@ -152,7 +152,9 @@ class Recording:
 def test_rows_without_a_grammar_have_no_mask() -> None:
     core = core_of(CountingMasks(5))
     sampler = Recording(core.spec.vocab_size)
-    watched = EngineCore(core._execution.runner, sampler, core.spec, FEW_PAGES, masks=CountingMasks(5))
+    watched = EngineCore(
+        core._execution.runner, sampler, core.spec, FEW_PAGES, masks=CountingMasks(5)
+    )
     run(watched, replace(request(1), grammar=None), request(1))
     masked = [row.allowed is not None for row in sampler.rows]
     assert masked.count(True) == 5

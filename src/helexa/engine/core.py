@@ -11,6 +11,7 @@ import torch
 from helexa.engine.allocation import unused_mb
 from helexa.engine.cache.state_pages import StatePages
 from helexa.engine.config import EngineConfig
+from helexa.engine.drafting.drafter import Drafter
 from helexa.engine.drafting.drafts import Drafts
 from helexa.engine.drafting.lookup import LookupDrafter
 from helexa.engine.execution import Execution, StepRunner, TokenSampler
@@ -44,7 +45,8 @@ class EngineCore:
     that has ``finish_reason`` or ``error`` set, or with ``abort``. A fault of the device ends the
     core: ``step`` raises DeviceError, every open request is over, and none is accepted any more.
     Any other exception of a step ends requests of that step, see `_failed`.
-    ``clock`` gives seconds; ``masks`` is needed by requests with a grammar.
+    ``clock`` gives seconds; ``masks`` is needed by requests with a grammar; ``drafter`` guesses
+    tokens in place of a lookup in what was said so far.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class EngineCore:
         config: EngineConfig,
         clock: Callable[[], float] = time.perf_counter,
         masks: MaskFactory | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         self.spec = spec
         self._execution = Execution(runner, sampler, spec.vocab_size)
@@ -66,7 +69,7 @@ class EngineCore:
             max_batch=1 if "batching" in config.disabled else config.max_batch,
             chunk_tokens=config.prefill_chunk_tokens,
         )
-        self._drafts = Drafts(LookupDrafter(), self._pages, config)
+        self._drafts = Drafts(drafter or LookupDrafter(), self._pages, config)
         self._rates = Rates()
         self._open: dict[int, Row] = {}
         self._ready: list[StepOutput] = []

@@ -12,6 +12,7 @@ from helexa.engine.drafting.drafts import MOST_ROWS
 from helexa.engine.outputs import DraftCounts, StepOutput
 from helexa.engine.sequence import Sequence as Row
 from helexa.errors import InvalidRequest, NumericalError
+from tests.engine.drafting.knowing import Knowing
 from tests.engine.paged import Bench
 
 HABIT = 7.0
@@ -55,24 +56,6 @@ def plain(prompt: list[int], habit: float = HABIT, **params: object) -> list[Ste
     made.run()
     assert made.core.status().drafts == DraftCounts()
     return made.outputs[request_id]
-
-
-class Knowing:
-    """A drafter that has read the answer beforehand, and lies now and then."""
-
-    def __init__(self, answers: dict[int, list[int]], lies: float = 0.0, seed: int = 0) -> None:
-        self.answers = answers
-        self.dropped: list[int] = []
-        self._lies = lies
-        self._chance = random.Random(seed)
-
-    def propose(self, seq: Row, count: int) -> Sequence[int]:
-        done = len(seq.generated)
-        known = self.answers[seq.id][done : done + count]
-        return [token ^ (self._chance.random() < self._lies) for token in known]
-
-    def drop(self, seq: Row) -> None:
-        self.dropped.append(seq.id)
 
 
 @pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)

@@ -272,7 +272,8 @@ class EngineConfig:
     ``*_mb`` are MiB, ``*_tokens``, ``max_context`` and ``block_size`` are tokens. None means:
     derived from the device and the model. ``headroom_mb`` and ``floor_mb`` are left free beside
     the weights and the cache. ``drafter`` guesses tokens for requests that do not say whether they
-    want that, at most ``draft_len`` at a time; 0: for none. ``disabled`` holds names of SWITCHES.
+    want that, at most ``draft_len`` at a time; 0: for none. Without one, recurrent models have no
+    memory for it. ``disabled`` holds names of SWITCHES.
     ``dedicated``: the device is there for serving, so all free memory of a host counts, the prefix
     cache gets its MiB however small the model is, and a model without room for a KV cache is loaded
     all the same.
@@ -323,7 +324,7 @@ class EngineConfig:
     @property
     def spare_states(self) -> int:
         """How many drafts a recurrent model can try at a time, each on a copy of a state."""
-        return 1 if self.draft_len else 0
+        return 1 if self.drafter is not None and self.draft_len else 0
 
     def check_int(self, name: str, *, at_least: int) -> None:
         value = getattr(self, name)

@@ -16,13 +16,13 @@ class Knowing:
     ) -> None:
         self.dropped: list[int] = []
         self._answers = answers
-        self._lies = lies
+        self.lies = lies
         self._chance = random.Random(seed)
 
     def propose(self, seq: Row, count: int) -> Sequence[int]:
         done = len(seq.generated)
         known = self._answers[seq.id][done : done + count]
-        return [token ^ (self._chance.random() < self._lies) for token in known]
+        return [token ^ (self._chance.random() < self.lies) for token in known]
 
     def drop(self, seq: Row) -> None:
         self.dropped.append(seq.id)

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from helexa.engine.cache.blocks import BlockPool
+from helexa.engine.cache.pages import Pages
 from helexa.engine.drafting.drafts import MOST_ROWS
 from helexa.engine.outputs import DraftCounts, StepOutput
+from helexa.engine.params import GenerationDefaults, SamplingParams, resolve
 from helexa.engine.sequence import Sequence as Row
 from helexa.errors import InvalidRequest, NumericalError
 from tests.engine.drafting.knowing import Knowing
@@ -18,6 +21,7 @@ from tests.engine.paged import Bench
 HABIT = 7.0
 PROMPT = [0, 1, 4, 13, 12, 9, 0, 1, 4, 13]
 LONG = {"max_tokens": 60, "ignore_eos": True}
+GREEDY = resolve(SamplingParams(temperature=0, seed=1), GenerationDefaults(), 64)
 PARAMS: dict[str, dict[str, object]] = {
     "greedy": {},
     "seeded": {"temperature": 1.0, "seed": 3},
@@ -114,6 +118,8 @@ def test_an_answer_that_ends_within_a_draft(limit: int) -> None:
     for asked in (
         {"max_tokens": limit, "ignore_eos": True},
         {"max_tokens": 60, "ignore_eos": True, "stop_token_ids": [answer[limit]]},
+        {"max_tokens": 60, "stop_token_ids": [answer[limit]], "min_tokens": limit},
+        {"max_tokens": 60, "stop_token_ids": [answer[limit]], "min_tokens": limit + 1},
     ):
         made = bench(0.0, guesses=Knowing({0: answer}), draft_len=5)
         request_id = made.submit(PROMPT, speculative=True, **asked)
@@ -171,13 +177,19 @@ def test_load_does_not_show() -> None:
 
 
 def test_a_draft_takes_no_page_from_anybody() -> None:
-    """With all pages promised to rows, drafts stay within the page that there is."""
-    made = bench(9.0, blocks=10, max_batch=2, block_size=4)
-    first = made.submit([0, 1, 4, 13] * 4, speculative=True, **{**LONG, "max_tokens": 20})
-    made.run()
-    assert made.core.status().preemptions == 0
-    expected = plain([0, 1, 4, 13] * 4, 9.0, **{**LONG, "max_tokens": 20})
-    assert said(made.outputs[first])[:4] == said(expected)[:4]
+    """Behind the page of its last token a row drafts only if a page is left for each row."""
+    pages = Pages(BlockPool(8, 4), 8)
+    seqs = [
+        Row.of(n, tuple(range(n, n + 7)), (), GREEDY, max_new=20, ends=frozenset()) for n in (0, 9)
+    ]
+    for seq in seqs:
+        assert pages.admit(seq, 0, set())  # two pages each, of which the second has room for one
+    assert pages.stretch(seqs[0], 4, reserve=4) == 1
+    assert len(seqs[0].blocks) == 2
+    assert pages.stretch(seqs[0], 4, reserve=3) == 4
+    assert len(seqs[0].blocks) == 3
+    assert pages.stretch(seqs[1], 9, reserve=2) == 1
+    assert pages.available == 3
 
 
 def test_large_batches_have_no_drafts() -> None:

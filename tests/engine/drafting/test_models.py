@@ -60,7 +60,7 @@ class Tick:
 def core_of(
     model: Model, size: PoolSize, guesses: Drafter | None = None, **config: object
 ) -> EngineCore:
-    settings = EngineConfig(block_size=4, **config)  # type: ignore[arg-type]  # any field
+    settings = EngineConfig(**{"block_size": 4, "drafter": "lookup", **config})  # type: ignore[arg-type]  # any field
     spec = describe(model, size, settings, GenerationDefaults(), frozenset({END}))
     spec = replace(spec, header_ids=HEADERS)
     runner = Runner(model, claim(model, size, settings))
@@ -145,14 +145,14 @@ def test_E087_in_a_crowd(
 def test_a_spare_state_is_planned_for(tmp_path: Path) -> None:
     """A recurrent model tries a draft on a copy of a state, which takes its memory at load."""
     made = load_model(FAMILIES["qwen3_5"].save(tmp_path).folder, device="cpu", dtype="float32")
-    config = EngineConfig(kv_memory_mb=8, max_batch=2)
+    config = EngineConfig(kv_memory_mb=8, max_batch=2, drafter="lookup")
     size = plan_pool(made, config)
     slots = []
-    for drafts in (4, 0):
-        cache = claim(made, size, replace(config, draft_len=drafts))
+    for change in ({}, {"draft_len": 0}, {"drafter": None}):
+        cache = claim(made, size, replace(config, **change))  # type: ignore[arg-type]  # any field
         assert cache.states is not None
         slots.append(cache.states.slots)
-    assert slots == [2 + size.snapshots + 1, 2 + size.snapshots]
+    assert slots == [2 + size.snapshots + 1, 2 + size.snapshots, 2 + size.snapshots]
 
 
 def test_the_setting_reaches_the_core() -> None:

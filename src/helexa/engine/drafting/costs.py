@@ -11,29 +11,37 @@ SURPRISE: Final = 2.0
 """A step that took longer than so many times what was expected says less of it than of others."""
 GUESS: Final = 0.1
 """Of a step, for each token, until that has been measured."""
-LEAST: Final = 0.01
+LEAST: Final = 0.02
 """Of a step, for each token: a reading of less is noise."""
 
 
 class StepCosts:
-    """Smoothed seconds of decode steps, by how many sequences and how many drafted tokens."""
+    """Smoothed seconds of decode steps without drafts, and what drafts add to them.
+
+    That is kept as a share of a step, since steps become slower together: as contexts grow, or
+    where others are at work on the machine.
+    """
 
     def __init__(self) -> None:
-        self._seconds: dict[tuple[int, int], float] = {}
+        self._plain: dict[int, float] = {}  # sequences in the step → seconds
+        self._shares: dict[tuple[int, int], float] = {}  # and drafted tokens → share of a step
 
     def add(self, rows: int, drafted: int, seconds: float) -> None:
         """Count a step of ``rows`` sequences with a token each, and ``drafted`` more in all.
 
         Steps with drafts count once there is one without to compare them with.
         """
-        plain = self._seconds.get((rows, 0))
+        plain = self._plain.get(rows)
         if plain is None:
             if not drafted:
-                self._seconds[rows, 0] = seconds
+                self._plain[rows] = seconds
             return
-        expected = self._seconds.get((rows, drafted), plain * (1 + GUESS * drafted))
-        reading = min(seconds, SURPRISE * expected)
-        self._seconds[rows, drafted] = expected + SMOOTHING * (reading - expected)
+        share = self._shares.get((rows, drafted), GUESS * drafted) if drafted else 0.0
+        reading = min(seconds / plain, SURPRISE * (1 + share)) - 1
+        if drafted:
+            self._shares[rows, drafted] = share + SMOOTHING * (reading - share)
+        else:
+            self._plain[rows] = plain * (1 + SMOOTHING * reading)
 
     def of_drafts(self, rows: int, most: int) -> list[float]:
         """What one draft of 0 … ``most`` tokens costs among ``rows`` sequences, in plain tokens.
@@ -45,14 +53,11 @@ class StepCosts:
     def _share(self, rows: int, drafted: int) -> float:
         """What so many drafted tokens add to a step, as a share of one without.
 
-        Never less than a shorter draft is known to add, while this one has not been measured.
+        Until that has been measured, it is a guess, and never less than what a shorter draft adds.
         """
-        known = self._known(rows, drafted)
-        if known is not None:
-            return known
-        shorter = (self._known(rows, length) for length in range(drafted - 1, 0, -1))
-        return max(GUESS * drafted, next((share for share in shorter if share is not None), 0.0))
-
-    def _known(self, rows: int, drafted: int) -> float | None:
-        plain, seconds = (self._seconds.get((rows, count)) for count in (0, drafted))
-        return max(seconds / plain - 1, LEAST * drafted) if plain and seconds else None
+        share = self._shares.get((rows, drafted))
+        if share is None:
+            known = (self._shares.get((rows, length)) for length in range(drafted - 1, 0, -1))
+            shorter = next((share for share in known if share is not None), 0.0)
+            share = max(GUESS * drafted, shorter)
+        return max(share, LEAST * drafted)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-ALLOWANCE: Final = 0.02
+ALLOWANCE: Final = 0.01
 """Of each step's time, for drafts that do not help."""
 START: Final = 0.5
 MOST_SAVED: Final = 2.0

@@ -96,7 +96,7 @@ def tiled_attention(q: Tensor, kv: Tensor) -> Tensor:
     q [L, H, D] float32, kv [2, G, S, D] as `summable` wants it → [L, H, D]. A tile of keys, and
     then of values, is widened for all rows of a group: the whole cache never is.
     """
-    length, heads, dim = q.shape
+    length, _, dim = q.shape
     _, groups, total, _ = kv.shape
     rows = (q * dim**-0.5).view(length, groups, -1, dim).transpose(0, 1).reshape(groups, -1, dim)
     scores = q.new_empty(*rows.shape[:2], total)

@@ -16,6 +16,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.engines import ENGINES, Times, Work, Worker, available
+from benchmarks.gguf_export import FORMATS
 from benchmarks.overhead import overhead_per_step
 from benchmarks.shapes import SHAPES, make_checkpoint
 
@@ -33,23 +35,17 @@ def main() -> None:
     folder = make_checkpoint(args.shape, Path(args.folder))
     engines = [name for name in ENGINES if available(name) and name not in args.without]
     absent = [name for name in ENGINES if name not in engines]
-    workers = [Worker(name, folder, args.threads) for name in engines]
-    works = [Work(prompt, args.decode, seed=prompt) for prompt in args.prompts]
-    rounds: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     with console.status("measuring") as status:
-        for index in range(args.rounds):
-            for work in works:
-                status.update(f"round {index + 1} of {args.rounds}, prompt {work.prompt}")
-                times = {worker.name: worker.measure(work) for worker in workers}
-                rounds.append({"prompt": work.prompt, "times": times})
-        for worker in workers:
-            worker.close()
+        for format in args.formats:
+            status.update(f"{format}: making and loading")
+            rows += measured(format, folder, engines, args, status.update)
         status.update("read bandwidth and step overhead")
         result = {
             **about(args),
             "absent": absent,
             "read_gb_s": read_bandwidth(args.threads),
-            "rows": [row(kind, p, rounds, args.decode) for p in args.prompts for kind in KINDS],
+            "rows": rows,
             "overhead_ms": {str(rows): overhead_per_step(rows) for rows in (1, 32)},
         }
     console.print(table(result, engines))
@@ -65,9 +61,33 @@ def main() -> None:
 KINDS = ("prefill", "decode")
 
 
+def measured(
+    format: str,
+    folder: Path,
+    engines: list[str],
+    args: argparse.Namespace,
+    tell: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """The rows of one format, from the engines that run it."""
+    names = [name for name in engines if available(name, format)]
+    workers = [Worker(name, folder, format, args.threads) for name in names]
+    works = [Work(prompt, args.decode, seed=prompt) for prompt in args.prompts]
+    rounds: list[dict[str, Any]] = []
+    for index in range(args.rounds):
+        for work in works:
+            tell(f"{format}: round {index + 1} of {args.rounds}, prompt {work.prompt}")
+            times = {worker.name: worker.measure(work) for worker in workers}
+            rounds.append({"prompt": work.prompt, "times": times})
+    for worker in workers:
+        worker.close()
+    found = [row(kind, p, rounds, args.decode) for p in args.prompts for kind in KINDS]
+    return [{"format": format, **one} for one in found]
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=list(SHAPES), default="0.6b")
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=["16 bit"])
     parser.add_argument("--prompts", type=int, nargs="+", default=[128, 1024])
     parser.add_argument("--decode", type=int, default=24, help="tokens decoded per measurement")
     parser.add_argument("--rounds", type=int, default=3)
@@ -147,6 +167,7 @@ def read_bandwidth(threads: int) -> float:
 
 def table(result: dict[str, Any], engines: list[str]) -> Table:
     out = Table(title=f"Qwen3 {result['shape']} shape, tokens per second (median)")
+    out.add_column("format")
     out.add_column("work")
     for name in engines:
         out.add_column(name, justify="right")
@@ -154,9 +175,9 @@ def table(result: dict[str, Any], engines: list[str]) -> Table:
     for name in peers:
         out.add_column(f"helexa / {name}", justify="right")
     for line in result["rows"]:
-        speeds = [f"{line['tok_s'][name]:.1f}" for name in engines]
+        speeds = [f"{line['tok_s'][n]:.1f}" if n in line["tok_s"] else "" for n in engines]
         ratios = [f"{line['ratio'][name]:.2f} ×" if name in line["ratio"] else "" for name in peers]
-        out.add_row(line["work"], *speeds, *ratios)
+        out.add_row(line["format"], line["work"], *speeds, *ratios)
     return out
 
 

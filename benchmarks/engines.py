@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
+PLAIN = "16 bit"
 MODULES = {"helexa": "helexa", "transformers": "transformers", "llama.cpp": "llama_cpp"}
 
 
@@ -41,14 +42,16 @@ class Engine(Protocol):
     def __call__(self, ids: list[int], decode: int) -> Times: ...
 
 
-def available(engine: str) -> bool:
-    """Whether the engine's package is installed."""
-    return importlib.util.find_spec(MODULES[engine]) is not None
+def available(engine: str, format: str = PLAIN) -> bool:
+    """Whether the engine's package is installed, and runs weights of this format."""
+    runs = format == PLAIN or engine != "transformers"
+    return runs and importlib.util.find_spec(MODULES[engine]) is not None
 
 
-def helexa_engine(folder: Path, threads: int) -> Engine:
+def helexa_engine(folder: Path, format: str, threads: int) -> Engine:
     import torch
 
+    from benchmarks.gguf_export import export_gguf
     from helexa.engine.build import build_core
     from helexa.engine.config import EngineConfig
     from helexa.engine.outputs import Request
@@ -56,7 +59,8 @@ def helexa_engine(folder: Path, threads: int) -> Engine:
 
     torch.set_num_threads(threads)
     config = EngineConfig(max_batch=1, prefix_cache=False, kv_context_tokens=4096)
-    core = build_core(str(folder), config)
+    model = folder if format == PLAIN else export_gguf(folder, format)
+    core = build_core(str(model), config)
 
     def run(ids: list[int], decode: int) -> Times:
         params = SamplingParams(max_tokens=decode, temperature=0, ignore_eos=True)
@@ -72,7 +76,7 @@ def helexa_engine(folder: Path, threads: int) -> Engine:
     return run
 
 
-def transformers_engine(folder: Path, threads: int) -> Engine:
+def transformers_engine(folder: Path, format: str, threads: int) -> Engine:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -95,13 +99,13 @@ def transformers_engine(folder: Path, threads: int) -> Engine:
     return run
 
 
-def llama_cpp_engine(folder: Path, threads: int) -> Engine:
+def llama_cpp_engine(folder: Path, format: str, threads: int) -> Engine:
     import llama_cpp
     import numpy as np
 
     from benchmarks.gguf_export import export_gguf
 
-    path = export_gguf(folder)
+    path = export_gguf(folder, format)
     model = llama_cpp.Llama(
         str(path), n_ctx=4096, n_threads=threads, n_threads_batch=threads, verbose=False
     )
@@ -128,7 +132,7 @@ def _best(model: Any, np: Any) -> int:
     return int(np.ctypeslib.as_array(logits, shape=(model.n_vocab(),)).argmax())
 
 
-ENGINES: dict[str, Callable[[Path, int], Engine]] = {
+ENGINES: dict[str, Callable[[Path, str, int], Engine]] = {
     "helexa": helexa_engine,
     "transformers": transformers_engine,
     "llama.cpp": llama_cpp_engine,
@@ -138,12 +142,12 @@ ENGINES: dict[str, Callable[[Path, int], Engine]] = {
 class Worker:
     """An engine in a process of its own."""
 
-    def __init__(self, name: str, folder: Path, threads: int) -> None:
+    def __init__(self, name: str, folder: Path, format: str, threads: int) -> None:
         context = get_context("spawn")
         self.name = name
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(name, str(folder), threads, theirs), daemon=True
+            target=_serve, args=(name, str(folder), format, threads, theirs), daemon=True
         )
         self._process.start()
         self._receive()
@@ -164,10 +168,10 @@ class Worker:
         return answer
 
 
-def _serve(name: str, folder: str, threads: int, pipe: Connection) -> None:
+def _serve(name: str, folder: str, format: str, threads: int, pipe: Connection) -> None:
     import random
 
-    engine = ENGINES[name](Path(folder), threads)
+    engine = ENGINES[name](Path(folder), format, threads)
     engine(list(range(100, 108)), 3)
     pipe.send("ready")
     while (work := pipe.recv()) is not None:

@@ -48,6 +48,19 @@ def test_gptq() -> None:
     assert read(**GPTQ).checkpoint_format == "gptq"
 
 
+def test_blocks() -> None:
+    exceptions = {"model.layers.*.mlp.down_proj.weight": "Q4_0", "lm_head.weight": "Q8_0"}
+    found = read(quant_method="helexa_blocks", block_type="Q6_K", exceptions=exceptions)
+    assert (found.method, found.bits) == ("helexa_blocks", 6)
+    assert found.described == "helexa_blocks, 6 bits, Q6_K, Q4_0, Q8_0"
+    assert found.type_of("model.layers.11.mlp.down_proj.weight") == "Q4_0"
+    assert found.type_of("model.layers.11.mlp.up_proj.weight") == "Q6_K"
+    assert found.type_of("lm_head.weight") == "Q8_0"
+    for wrong in ({"block_type": "F32"}, {"block_type": 4}, {"exceptions": {"a": None}}):
+        with pytest.raises(CheckpointError, match="|".join(wrong) + "|`a`"):
+            read(**{"quant_method": "helexa_blocks", "block_type": "Q4_K", **wrong})
+
+
 def test_schemes_are_found_by_name_then_pattern_then_class() -> None:
     weights = {"num_bits": 4, "strategy": "group", "group_size": 32}
     config = compressed("pack-quantized", **weights)
@@ -99,7 +112,9 @@ def test_other_methods_are_refused_by_name(method: str) -> None:
         read(quant_method=method, bits=4)
     assert f"unsupported `quant_method` '{method}'" in caught.value.message
     assert "`quantization_config`" in caught.value.message
-    assert caught.value.hint.startswith("supported: awq, compressed-tensors, fp8, gptq; ")
+    assert caught.value.hint.startswith(
+        "supported: awq, compressed-tensors, fp8, gptq, helexa-blocks; "
+    )
 
 
 def test_a_method_that_is_not_named_is_refused() -> None:

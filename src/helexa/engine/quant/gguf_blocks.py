@@ -1,4 +1,4 @@
-"""Matrices that a checkpoint stores in GGUF's block formats."""
+"""Matrices that a checkpoint, a GGUF file or a folder, stores in GGUF's block formats."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from helexa.engine.quant.blocks.rows import stored_rows
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.quant.blocks.weight import BlockWeight, fast_weight
+from helexa.engine.quant.dense import DenseFormat
 from helexa.engine.quant.stack import stack
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class GGUFBlocks:
         type = BLOCK_TYPES[places[0].dtype_of("weight")]
         shapes = zip(places, rows, strict=True)
         parts = [place.stored("weight", (n, inputs)) for place, n in shapes]
-        fast = fast_weight(stored_rows(type, parts, inputs), numerics.plain)
+        dense = numerics.linear if isinstance(numerics.linear, DenseFormat) else numerics.plain
+        fast = fast_weight(stored_rows(type, parts, inputs), dense)
         if fast is not None:
             return fast
         scratch = numerics.plain.scratch

@@ -81,7 +81,7 @@ def test_what_follows_a_wrong_token_is_no_experience() -> None:
 def test_costs_are_guessed_then_measured() -> None:
     chance = random.Random(1)
     costs = StepCosts()
-    assert costs.of_drafts(1, 3) == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert costs.of_drafts(1, 3) == pytest.approx((0.0, 0.1, 0.2, 0.3))
     costs.add(1, 2, 9.0)  # nothing to compare it with yet
     for _ in range(200):
         costs.add(1, 0, chance.uniform(0.09, 0.11))
@@ -98,8 +98,8 @@ def test_costs_are_the_whole_steps() -> None:
     for _ in range(100):
         costs.add(3, 0, 0.3)
         costs.add(3, 1, 0.36)
-    assert costs.of_drafts(3, 1) == pytest.approx([0.0, 0.6], rel=0.01)
-    assert costs.of_drafts(1, 1) == pytest.approx([0.0, 0.1])
+    assert costs.of_drafts(3, 1) == pytest.approx((0.0, 0.6), rel=0.01)
+    assert costs.of_drafts(1, 1) == pytest.approx((0.0, 0.1))
 
 
 def test_one_slow_step_says_little_and_a_cost_can_always_be_saved() -> None:

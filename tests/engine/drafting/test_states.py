@@ -81,3 +81,20 @@ def test_a_failed_step_leaves_nothing_behind(expected: dict[int, list[int]]) -> 
         bench.step()
     for n, id in enumerate(ids):
         assert bench.tokens(id) == expected[n]
+
+
+def test_the_spare_state_survives_a_failure_among_drafts(expected: dict[int, list[int]]) -> None:
+    """The youngest row is ended for want of memory; the other starts over and drafts again."""
+    bench = Bench(chunk=64, guesses=Knowing(expected))
+    kept, blamed = (bench.submit(PROMPTS[n], seed=n) for n in range(2))
+    while not bench.core.status().drafts.drafted:
+        bench.step()
+    bench.runner.faults.append(MemoryError("full"))
+    bench.step()
+    assert bench.answers[blamed][-1].error is not None
+    assert bench.runner.copied[-1].what == "state"  # it was tried on a copy when it failed
+    before = bench.core.status().drafts.drafted
+    while not bench.core.idle:
+        bench.step()
+    assert bench.tokens(kept) == expected[kept]
+    assert bench.core.status().drafts.drafted > before

@@ -25,6 +25,7 @@ class StepCosts:
     def __init__(self) -> None:
         self._plain: dict[int, float] = {}  # sequences in the step → seconds
         self._shares: dict[tuple[int, int], float] = {}  # and drafted tokens → share of a step
+        self._known: dict[tuple[int, int], tuple[float, ...]] = {}  # asked for since they changed
 
     def add(self, rows: int, drafted: int, seconds: float) -> None:
         """Count a step of ``rows`` sequences with a token each, and ``drafted`` more in all.
@@ -40,15 +41,20 @@ class StepCosts:
         reading = min(seconds / plain, SURPRISE * (1 + share)) - 1
         if drafted:
             self._shares[rows, drafted] = share + SMOOTHING * (reading - share)
+            self._known.clear()
         else:
             self._plain[rows] = plain * (1 + SMOOTHING * reading)
 
-    def of_drafts(self, rows: int, most: int) -> list[float]:
+    def of_drafts(self, rows: int, most: int) -> tuple[float, ...]:
         """What one draft of 0 … ``most`` tokens costs among ``rows`` sequences, in plain tokens.
 
         No more than a sequence can save, or nobody would ever try again.
         """
-        return [0.0, *(min(rows * self._share(rows, k), MOST_SAVED) for k in range(1, most + 1))]
+        known = self._known.get((rows, most))
+        if known is None:
+            costs = (min(rows * self._share(rows, k), MOST_SAVED) for k in range(1, most + 1))
+            known = self._known[rows, most] = (0.0, *costs)
+        return known
 
     def _share(self, rows: int, drafted: int) -> float:
         """What so many drafted tokens add to a step, as a share of one without.

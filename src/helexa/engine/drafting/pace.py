@@ -9,7 +9,7 @@ what a sequence begins with.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 ALLOWANCE: Final = 0.01
@@ -37,7 +37,7 @@ class Pace:
 
     def stepped(self) -> Pace:
         """After a step, with or without a draft."""
-        return replace(self, saved=min(MOST_SAVED, self.saved + ALLOWANCE))
+        return Pace(min(MOST_SAVED, self.saved + ALLOWANCE), self.right, self.tried)
 
     def settled(self, drafted: int, accepted: int, cost: float) -> Pace:
         """After a draft of which the first ``accepted`` tokens were right; it has cost ``cost``."""
@@ -55,7 +55,7 @@ def draft_length(pace: Pace, costs: Sequence[float]) -> int:
     that is possible. With each token right with probability p if those before it are, k of them
     bring p + p² + … + p^k. Where no length gains, a short one is tried as soon as it can be paid.
     """
-    if len(costs) < 2:
+    if len(costs) < 2 or pace.saved < costs[1]:
         return 0
     likely = pace.right / pace.tried
     best, best_gain, brought, reached = 0, 0.0, 0.0, 1.0

@@ -9,7 +9,8 @@ import pytest
 from helexa.engine.config import ModelConfig
 from helexa.engine.quantization_config import QuantizationConfig, Scheme
 from helexa.errors import CheckpointError, UnsupportedModel
-from tests.engine.quant.writers import AWQ, FP8, GPTQ, SHAPE, compressed
+from tests.engine.quant.cases import SHAPE
+from tools.quantised import AWQ, FP8, GPTQ, compressed
 
 
 def read(**quantization: Any) -> QuantizationConfig:

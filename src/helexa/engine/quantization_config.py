@@ -95,6 +95,10 @@ class QuantizationConfig:
         found = (type for name, type in self.exceptions if fnmatchcase(tensor, name))
         return next(found, self.block_type)
 
+    def group(self, inputs: int) -> int:
+        """How many of a row's inputs share a scale."""
+        return inputs if self.group_size == -1 else self.group_size
+
     def scheme(self, module: str) -> Scheme | None:
         """What compressed-tensors does with a module: None for nothing.
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from helexa.engine.checkpoint.safetensors_export import is_linear, section
 from helexa.engine.checkpoint.table import TensorInfo
 from helexa.engine.config import ModelConfig
-from tests.engine.quant.writers import SHAPE
+from tests.engine.quant.cases import SHAPE
 
 MODULES = (
     "self_attn.q_proj",

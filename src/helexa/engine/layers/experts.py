@@ -11,7 +11,8 @@ from torch import nn
 from helexa.engine.kernels.experts import Expert, experts_definition, experts_grouped
 from helexa.engine.quant.dense import DenseFormat
 from helexa.engine.quant.dense_stack import DenseStack
-from helexa.engine.quant.stored import load_matrix
+from helexa.engine.quant.stored import is_stored, load_matrix
+from helexa.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +33,9 @@ class Experts(nn.Module):
     """``count`` gated MLPs of ``size`` on activations of ``hidden``.
 
     Eats either `{e}.gate_proj`, `{e}.up_proj` and `{e}.down_proj` of each expert, in any format, or
-    the tensors `gate_up_proj` [count, 2 · size, hidden] and `down_proj` [count, hidden, size]. On a
-    GPU plain matrices are kept in such tensors either way.
+    the tensors `gate_up_proj` [count, 2 · size, hidden] and `down_proj` [count, hidden, size] with
+    what belongs to their format (see `Entry`). On a GPU plain matrices are kept in such tensors
+    either way.
     """
 
     def __init__(self, hidden: int, size: int, count: int, numerics: Numerics) -> None:
@@ -60,23 +62,28 @@ class Experts(nn.Module):
         linear, numerics = self.numerics.linear, self.numerics
         on_device = numerics.fused_experts and numerics.device.type == "cuda"
         if on_device and isinstance(linear, DenseFormat) and find_spec("triton"):
-            return DenseStack(self.count, linear), DenseStack(self.count, linear)
+            gate_up = self.count, 2 * self.size, self.hidden
+            down = self.count, self.hidden, self.size
+            return DenseStack(gate_up, linear), DenseStack(down, linear)
         return linear, linear
 
     def take_stacked(
         self, weights: Weights, expert: int, formats: tuple[WeightFormat, WeightFormat]
     ) -> tuple[Weight, Weight]:
         """An expert's gate_up and down from the tensors of all."""
-        hidden, size = self.hidden, self.size
-        shapes = (self.count, 2 * size, hidden), (self.count, hidden, size)
-        up = formats[0].make([weights.entry("gate_up_proj", shapes[0], expert)])
-        return up, formats[1].make([weights.entry("down_proj", shapes[1], expert)])
+        up, down = (replace(self.numerics, linear=format) for format in formats)
+        both = weights.entry("gate_up_proj", expert, self.count)
+        gate_up = load_matrix([both], (2 * self.size,), self.hidden, up)
+        place = weights.entry("down_proj", expert, self.count)
+        return gate_up, load_matrix([place], (self.hidden,), self.size, down)
 
     def take_single(
         self, weights: Weights, expert: int, formats: tuple[WeightFormat, WeightFormat]
     ) -> tuple[Weight, Weight]:
         """An expert's gate_up and down from its own matrices."""
         place, sizes = weights / expert, (self.size, self.size)
+        if not is_stored(place / "gate_proj"):
+            refuse_other_stacks(weights)
         up, down = (replace(self.numerics, linear=format) for format in formats)
         gate_up = load_matrix([place / "gate_proj", place / "up_proj"], sizes, self.hidden, up)
         return gate_up, load_matrix([place / "down_proj"], (self.hidden,), self.size, down)
@@ -96,3 +103,14 @@ class Experts(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.count} of {self.hidden} → {self.size} → {self.hidden}"
+
+
+def refuse_other_stacks(weights: Weights) -> None:
+    """Raise CheckpointError if all experts' matrices are together, but in names of another kind."""
+    found = next((name for name in sorted(weights) if name.startswith("gate_up_proj")), None)
+    if found is not None:
+        raise CheckpointError(
+            f"experts are stored as {weights.full(found)!r}, a layout that is not supported",
+            hint="supported: matrices of each expert by itself, or `gate_up_proj` and `down_proj` "
+            "of all, plain or in FP8; load another checkpoint of this model",
+        )

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 ROWS = 64
 """Rows of a block, where torch's operator does not say otherwise."""
-PIECE_BLOCKS = 32
-"""So many blocks are repacked at once."""
+PIECE = 2**20
+"""So many numbers are repacked at once, or one block."""
 GPU_TILE = 2**26
 """Numbers that are expanded at once on a GPU."""
 MIDDLE = 8
@@ -203,9 +203,10 @@ def repacked(parts: Sequence[Groups], columns: int, rows: int, numerics: Numeric
     lift = max(0, MIDDLE - 2 ** (first.bits - 1))
     shape = (blocks, columns, rows if wide else rows // 2)
     codes, at = torch.empty(shape, dtype=torch.uint8, device=device), 0
+    step = max(1, PIECE // (rows * columns)) * rows
     for part in parts:
-        for start in range(0, part.rows, PIECE_BLOCKS * rows):
-            piece = part.codes(start, min(part.rows, start + PIECE_BLOCKS * rows)) + lift
+        for start in range(0, part.rows, step):
+            piece = part.codes(start, min(part.rows, start + step)) + lift
             piece = padded(piece if order is None else piece[:, order], 0, rows)
             packed = piece.view(-1, rows, columns).transpose(1, 2) if wide else piece
             packed = packed if wide else pack_nibbles(packed, rows)

@@ -17,14 +17,14 @@ class Part(NamedTuple):
     """One sequence's share of a step, as the scheduler states it.
 
     ``tokens`` are new, ``context`` tokens are in the cache before them, and ``blocks`` (the block
-    table) has room for both. ``want_logits``: whether the last position is to be sampled. ``state``
-    is its slot in a `StateCache`, if the model has one.
+    table) has room for both. ``want_logits`` of the last positions are to be sampled: none or one,
+    or more behind a draft. ``state`` is its slot in a `StateCache`, if the model has one.
     """
 
     tokens: Sequence[int]
     context: int
     blocks: Sequence[int]
-    want_logits: bool
+    want_logits: int
     state: int = 0
 
 
@@ -71,7 +71,7 @@ class Batch:
 
 
 def build_batch(
-    parts: Sequence[Part | tuple[Sequence[int], int, Sequence[int], bool]],
+    parts: Sequence[Part | tuple[Sequence[int], int, Sequence[int], int]],
     block_size: int,
     device: torch.device,
 ) -> Batch:
@@ -95,8 +95,7 @@ def build_batch(
         ids.extend(tokens)
         positions.extend(new)
         slots.extend(table[i // block_size] * block_size + i % block_size for i in new)
-        if want_logits:
-            wanted.append(len(ids) - 1)
+        wanted.extend(range(len(ids) - want_logits, len(ids)))
     flat = torch.tensor([ids, positions], dtype=torch.int64).to(device)
     rows = torch.tensor(wanted, dtype=torch.int64).to(device)
     return Batch(

@@ -36,10 +36,10 @@ class Runner:
         self._clock = clock
 
     @torch.inference_mode()
-    def run(self, parts: Sequence[Part | tuple[Sequence[int], int, Sequence[int], bool]]) -> Tensor:
+    def run(self, parts: Sequence[Part | tuple[Sequence[int], int, Sequence[int], int]]) -> Tensor:
         """Execute one step (see `batch.Part`): → logits [R, V] float32.
 
-        One row for the last position of each part that wants logits, in order; R may be 0. Raises
+        A row for each of the last positions whose logits a part wants, in order; R may be 0. Raises
         MemoryError or torch.OutOfMemoryError if host or GPU have no memory for it.
         """
         with refusals_as_memory_errors():

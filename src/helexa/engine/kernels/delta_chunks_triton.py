@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 
@@ -24,6 +23,10 @@ HEADS = tl.constexpr(4)
 """Heads of a tile of `unit_kernel`."""
 DEPTH = tl.constexpr(32)
 """Dims of keys and of values that `solve_kernel` takes at a time."""
+
+
+WARPS = 8
+"""Of `solve_kernel` and `carry_kernel`: with fewer, the tiles fill the registers."""
 
 
 class Spans(NamedTuple):
@@ -55,32 +58,35 @@ def chunked_on_device(
     key_heads = (qkv.shape[1] - value_heads * value_dim) // (2 * key_dim)
     g, beta = (gate.contiguous() for gate in gates)
     assert qkv.is_contiguous() and state.is_contiguous() and out.is_contiguous()
-    wide = {"dtype": torch.float32, "device": qkv.device}
-    unit = torch.empty(tokens, 2, key_heads, key_dim, **wide)
-    fresh = torch.empty(tokens, value_heads, value_dim, **wide)
-    known = torch.empty(tokens, value_heads, key_dim, **wide)
-    inside = torch.empty(tokens, value_heads, CHUNK, **wide)
-    dims = key_dim, value_dim, max(16, triton.next_power_of_2(key_dim))
-    grid = tokens, triton.cdiv(2 * key_heads, HEADS.value)
-    channels = qkv.shape[1]
-    unit_kernel[grid](qkv, unit, (channels, key_heads, key_dim, dims[2], key_dim**-0.5))
-    shape = key_heads, value_heads, *dims, tiled
-    grid = triton.cdiv(spans.longest, CHUNK), len(spans.starts), value_heads
-    solved = fresh, known, inside
-    solve_kernel[grid](unit, qkv, (g, beta), spans[:3], solved, shape)
-    grid = triton.cdiv(value_dim, VALUES.value), value_heads, len(spans.starts)
-    carry_kernel[grid](unit, g, spans[:3], solved, state, out, shape, num_stages=1)
+    unit = g.new_empty(tokens, 2, key_heads, key_dim)
+    fresh = g.new_empty(tokens, value_heads, value_dim)
+    known = g.new_empty(tokens, value_heads, key_dim)
+    inside = g.new_empty(tokens, value_heads, CHUNK)
+    padded = max(16, triton.next_power_of_2(key_dim))
+    grid = spans.longest, triton.cdiv(2 * key_heads, HEADS.value), len(spans.starts)
+    unit_kernel[grid](
+        qkv, unit, spans[:3], (qkv.shape[1], key_heads, key_dim, padded, key_dim**-0.5)
+    )
+    shape = key_heads, value_heads, key_dim, value_dim, padded, tiled
+    solved, among = (fresh, known, inside), (value_heads, len(spans.starts))
+    chunks, columns = triton.cdiv(spans.longest, CHUNK), triton.cdiv(value_dim, VALUES.value)
+    options = {"num_warps": WARPS, "num_stages": 1}
+    solve_kernel[chunks, *among](unit, qkv, (g, beta), spans[:3], solved, shape, **options)
+    carry_kernel[columns, *among](unit, g, spans[:3], solved, state, out, shape, **options)
 
 
 @triton.jit
-def unit_kernel(qkv: tl.tensor, unit: tl.tensor, shape: tl.constexpr) -> None:
+def unit_kernel(qkv: tl.tensor, unit: tl.tensor, spans: tl.tensor, shape: tl.constexpr) -> None:
     """q and k of some heads of a token, normalised, q scaled: qkv [T, C] → unit [T, 2, Hk, Dk].
 
     ``shape`` is (C, Hk, Dk, the power of two from Dk on, Dk^-½).
     """
     heads: tl.constexpr = shape[1]
     size: tl.constexpr = shape[2]
-    token = tl.program_id(0).to(tl.int64)
+    start, length = _rows(spans, tl.program_id(2))
+    if tl.program_id(0) >= length:
+        return
+    token = start + tl.program_id(0)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)  # queries' first, then keys'
     d = tl.arange(0, shape[3])
     there = (head < 2 * heads)[:, None] & (d < size)[None, :]
@@ -108,11 +114,11 @@ def solve_kernel(
     value_heads: tl.constexpr = shape[1]
     key_dim: tl.constexpr = shape[2]
     value_dim: tl.constexpr = shape[3]
-    start, length = _rows(spans, tl.program_id(1))
+    start, length = _rows(spans, tl.program_id(2))
     i = tl.arange(0, SIZE)
     if tl.program_id(0) * SIZE >= length:
         return
-    head = tl.program_id(2)
+    head = tl.program_id(1)
     row = tl.program_id(0) * SIZE + i
     there, row = row < length, start + row
     total = tl.cumsum(tl.load(gates[0] + row * value_heads + head, mask=there, other=0.0), 0)
@@ -219,9 +225,7 @@ def _rows(spans: tl.tensor, span: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _tile(
-    rows: tl.tensor, depth: tl.tensor, there: tl.tensor, size: tl.constexpr
-) -> tl.tensor:
+def _tile(rows: tl.tensor, depth: tl.tensor, there: tl.tensor, size: tl.constexpr) -> tl.tensor:
     """32 columns from ``depth`` on of rows of ``size``, 0 beyond them."""
     column = depth + tl.arange(0, DEPTH)
     mask = there[:, None] & (column < size)[None, :]

@@ -97,11 +97,7 @@ def key_head_of(
     head: tl.tensor, key_heads: tl.constexpr, value_heads: tl.constexpr, tiled: tl.constexpr
 ) -> tl.tensor:
     """The key head of a value head."""
-    if tiled:
-        found = head % key_heads
-    else:
-        found = head // (value_heads // key_heads)
-    return found
+    return head % key_heads if tiled else head // (value_heads // key_heads)
 
 
 @triton.jit

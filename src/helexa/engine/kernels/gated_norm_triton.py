@@ -41,7 +41,7 @@ def gated_norm_kernel(
     out: tl.tensor,
     shape: tl.constexpr,
 ) -> None:
-    """Some heads of a token. ``shape`` is (H, D, power of two from D on, distance of z's tokens)."""
+    """Some heads of a token. ``shape`` is (H, D, power of two from D, distance of z's tokens)."""
     heads: tl.constexpr = shape[0]
     size: tl.constexpr = shape[1]
     token = tl.program_id(0).to(tl.int64)

@@ -33,9 +33,9 @@ DIMS = 2, 4, 16, 24, 16
 
 def kernels(dtype: str) -> list[tuple[Any, dict[str, Any]]]:
     """Each kernel and its arguments: strings are types, other things are compiled in."""
-    spans, solved = (INDEX,) * 3, (WIDE,) * 3
+    spans, solved = (INDEX,) * 3, (WIDE,) * 4
     conv = {"x": dtype, "weight": WIDE, "state": dtype, "out": dtype}
-    shape = {"shape": (*DIMS, True)}
+    shape = {"shape": (*DIMS[:4], True)}
     return [
         (causal_conv_kernel, {**conv, "spans": (INDEX, INDEX, None), "shape": (4, 4, 200, 1, 300)}),
         (causal_conv_kernel, {**conv, "spans": spans, "shape": (4, 4, 200, 16, 300)}),
@@ -51,7 +51,7 @@ def kernels(dtype: str) -> list[tuple[Any, dict[str, Any]]]:
         ),
         (
             unit_kernel,
-            {"qkv": dtype, "unit": WIDE, "spans": spans, "shape": (160, 2, 16, 16, 0.25)},
+            {"qkv": dtype, "unit": WIDE, "spans": spans, "shape": (160, 2, 16, 0.25)},
         ),
         (
             solve_kernel,

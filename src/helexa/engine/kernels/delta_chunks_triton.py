@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 
@@ -23,6 +24,8 @@ HEADS = tl.constexpr(4)
 """Heads of a tile of `unit_kernel`."""
 DEPTH = tl.constexpr(32)
 """Dims of keys and of values that `solve_kernel` takes at a time."""
+STEP = tl.constexpr(16)
+"""What `carry_kernel` sums over at a time: the fewest that a product takes."""
 
 
 WARPS = 8
@@ -62,13 +65,11 @@ def chunked_on_device(
     fresh = g.new_empty(tokens, value_heads, value_dim)
     known = g.new_empty(tokens, value_heads, key_dim)
     inside = g.new_empty(tokens, value_heads, CHUNK)
-    padded = max(16, triton.next_power_of_2(key_dim))
     grid = spans.longest, triton.cdiv(2 * key_heads, HEADS.value), len(spans.starts)
-    unit_kernel[grid](
-        qkv, unit, spans[:3], (qkv.shape[1], key_heads, key_dim, padded, key_dim**-0.5)
-    )
-    shape = key_heads, value_heads, key_dim, value_dim, padded, tiled
-    solved, among = (fresh, known, inside), (value_heads, len(spans.starts))
+    unit_kernel[grid](qkv, unit, spans[:3], (qkv.shape[1], key_heads, key_dim, key_dim**-0.5))
+    shape = key_heads, value_heads, key_dim, value_dim, tiled
+    solved = fresh, known, inside, torch.empty_like(fresh)
+    among = value_heads, len(spans.starts)
     chunks, columns = triton.cdiv(spans.longest, CHUNK), triton.cdiv(value_dim, VALUES.value)
     options = {"num_warps": WARPS, "num_stages": 1}
     solve_kernel[chunks, *among](unit, qkv, (g, beta), spans[:3], solved, shape, **options)
@@ -79,7 +80,7 @@ def chunked_on_device(
 def unit_kernel(qkv: tl.tensor, unit: tl.tensor, spans: tl.tensor, shape: tl.constexpr) -> None:
     """q and k of some heads of a token, normalised, q scaled: qkv [T, C] → unit [T, 2, Hk, Dk].
 
-    ``shape`` is (C, Hk, Dk, the power of two from Dk on, Dk^-½).
+    ``shape`` is (C, Hk, Dk, Dk^-½).
     """
     heads: tl.constexpr = shape[1]
     size: tl.constexpr = shape[2]
@@ -88,12 +89,12 @@ def unit_kernel(qkv: tl.tensor, unit: tl.tensor, spans: tl.tensor, shape: tl.con
         return
     token = start + tl.program_id(0)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)  # queries' first, then keys'
-    d = tl.arange(0, shape[3])
+    d = tl.arange(0, triton.next_power_of_2(size))
     there = (head < 2 * heads)[:, None] & (d < size)[None, :]
     place = head[:, None] * size + d[None, :]
     x = tl.load(qkv + token * shape[0] + place, mask=there, other=0.0).to(tl.float32)
     length = tl.sqrt(tl.sum(x * x, 1) + L2_EPS)
-    scaled = x * tl.where(head < heads, shape[4] / length, 1.0 / length)[:, None]
+    scaled = x * tl.where(head < heads, shape[3] / length, 1.0 / length)[:, None]
     tl.store(unit + token * (2 * heads * size) + place, scaled, mask=there)
 
 
@@ -109,7 +110,7 @@ def solve_kernel(
     """What a chunk of one value head does that does not depend on the state before it.
 
     ``solved`` are U = A⁻¹ βv [T, Hv, Dv], W = A⁻¹ (βk · e^γ) [T, Hv, Dk] and q kᵀ ∘ Γ [T, Hv, 64];
-    ``shape`` is (Hk, Hv, Dk, Dv, the power of two from Dk on, tiled).
+    ``shape`` is (Hk, Hv, Dk, Dv, tiled).
     """
     value_heads: tl.constexpr = shape[1]
     key_dim: tl.constexpr = shape[2]
@@ -126,7 +127,7 @@ def solve_kernel(
     between = tl.where(i[:, None] >= i[None, :], total[:, None] - total[None, :], float("-inf"))
     decay = tl.exp(between)  # masked first: no e^large
     key = unit + row * (2 * shape[0] * key_dim)
-    key += key_head_of(head, shape[0], value_heads, shape[5]) * key_dim
+    key += key_head_of(head, shape[0], value_heads, shape[4]) * key_dim
     keys = tl.zeros((SIZE, SIZE), tl.float32)
     asked = tl.zeros((SIZE, SIZE), tl.float32)
     for depth in range(0, key_dim, DEPTH):
@@ -162,42 +163,77 @@ def carry_kernel(
 ) -> None:
     """Some columns of one value head's state through all chunks of a sequence.
 
-    v' = U − W S, o = (q · e^γ) S + (q kᵀ ∘ Γ) v', S ← e^γ_C · S + (k · e^(γ_C − γ))ᵀ v'.
-    ``solved`` and ``shape`` as `solve_kernel`'s.
+    v' = U − W S, o = (q · e^γ) S + (q kᵀ ∘ Γ) v', S ← e^γ_C · S + (k · e^(γ_C − γ))ᵀ v'. The state
+    stays in memory and v' takes the place of U, so that products need few registers: these columns
+    are nobody else's. ``solved`` is `solve_kernel`'s, and room for e^(γ_C − γ) v'; so is ``shape``.
     """
     value_heads: tl.constexpr = shape[1]
     key_dim: tl.constexpr = shape[2]
     value_dim: tl.constexpr = shape[3]
     start, length = _rows(spans, tl.program_id(2))
-    i, d, head = tl.arange(0, SIZE), tl.arange(0, shape[4]), tl.program_id(1)
+    i, head = tl.arange(0, SIZE), tl.program_id(1)
     column = tl.program_id(0) * VALUES + tl.arange(0, VALUES)
     wanted = column < value_dim
     slot = tl.load(spans[1] + tl.program_id(2)).to(tl.int64)
-    tile = state + (slot * value_heads + head) * (key_dim * value_dim)
-    tile += d[:, None] * value_dim + column[None, :]
-    kept = (d < key_dim)[:, None] & wanted[None, :]
-    s = tl.load(tile, mask=kept, other=0.0)
-    key = unit + key_head_of(head, shape[0], value_heads, shape[5]) * key_dim
+    held = state + (slot * value_heads + head) * (key_dim * value_dim)
+    key_head = key_head_of(head, shape[0], value_heads, shape[4])
     for first in range(0, length, SIZE):
-        row = start + first + i
-        there = first + i < length
+        there, row = first + i < length, start + first + i
         at = row * value_heads + head
         total = tl.cumsum(tl.load(g + at, mask=there, other=0.0), 0)
         last = tl.sum(tl.where(i == SIZE - 1, total, 0.0), 0)
-        read, write = there[:, None] & (d < key_dim)[None, :], there[:, None] & wanted[None, :]
+        query = unit + row * (2 * shape[0] * key_dim) + key_head * key_dim
+        write = there[:, None] & wanted[None, :]
         place = at[:, None] * value_dim + column[None, :]
-        known = tl.load(solved[1] + at[:, None] * key_dim + d[None, :], mask=read, other=0.0)
         new = tl.load(solved[0] + place, mask=write, other=0.0)
-        new -= tl.dot(known, s, input_precision="ieee")
-        own = key + row[:, None] * (2 * shape[0] * key_dim) + d[None, :]
-        q = tl.load(own, mask=read, other=0.0) * tl.exp(total)[:, None]
-        inside = solved[2] + at[:, None] * SIZE + i[None, :]
-        o = tl.dot(q, s, input_precision="ieee")
-        o = tl.dot(tl.load(inside, mask=there[:, None], other=0.0), new, o, input_precision="ieee")
+        o = tl.zeros((SIZE, VALUES), tl.float32)
+        grown = tl.exp(total)
+        for depth in range(0, key_dim, STEP):
+            s = _columns(held, depth + tl.arange(0, STEP), key_dim, column, value_dim)
+            known = _tile(solved[1] + at * key_dim, depth, there, key_dim, STEP)
+            q = _tile(query, depth, there, key_dim, STEP) * grown[:, None]
+            new = tl.dot(-known, s, new, input_precision="ieee")
+            o = tl.dot(q, s, o, input_precision="ieee")
+        tl.store(solved[0] + place, new, mask=write)
+        tl.store(solved[3] + place, new * tl.exp(last - total)[:, None], mask=write)
+        tl.debug_barrier()  # what other threads read below is there, and what they read above, read
+        own = (start + first) * value_heads + head
+        for depth in range(0, SIZE, STEP):
+            near = _tile(solved[2] + at * SIZE, depth, there, SIZE, STEP)
+            j = depth + tl.arange(0, STEP)
+            v = solved[0] + own * value_dim
+            v = _columns(v, j, length - first, column, value_dim, value_heads)
+            o = tl.dot(near, v, o, input_precision="ieee")
         tl.store(out + place, o.to(out.dtype.element_ty), mask=write)
-        k = tl.load(own + shape[0] * key_dim, mask=read, other=0.0) * tl.exp(last - total)[:, None]
-        s = tl.dot(tl.trans(k), new, s * tl.exp(last), input_precision="ieee")
-    tl.store(tile, s, mask=kept)
+        key = unit + (start + first) * (2 * shape[0] * key_dim) + (shape[0] + key_head) * key_dim
+        kept = solved[3] + own * value_dim
+        _move_on(key, kept, held, tl.exp(last), length - first, column, shape)
+        tl.debug_barrier()  # before the next chunk reads the state
+
+
+@triton.jit
+def _move_on(
+    key: tl.tensor,
+    kept: tl.tensor,
+    held: tl.tensor,
+    decay: tl.tensor,
+    rows: tl.tensor,
+    column: tl.tensor,
+    shape: tl.constexpr,
+) -> None:
+    """Some columns of a state over a chunk of ``rows``: S ← decay · S + keysᵀ kept."""
+    key_dim: tl.constexpr = shape[2]
+    value_dim: tl.constexpr = shape[3]
+    for depth in range(0, key_dim, DEPTH):
+        d = depth + tl.arange(0, DEPTH)
+        s = _columns(held, d, key_dim, column, value_dim) * decay
+        for some in range(0, SIZE, STEP):
+            j = some + tl.arange(0, STEP)
+            k = _columns(key, j, rows, d, key_dim, 2 * shape[0])
+            v = _columns(kept, j, rows, column, value_dim, shape[1])
+            s = tl.dot(tl.trans(k), v, s, input_precision="ieee")
+        mask = (d < key_dim)[:, None] & (column < value_dim)[None, :]
+        tl.store(held + d[:, None] * value_dim + column[None, :], s, mask=mask)
 
 
 @triton.jit
@@ -225,9 +261,30 @@ def _rows(spans: tl.tensor, span: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def _tile(rows: tl.tensor, depth: tl.tensor, there: tl.tensor, size: tl.constexpr) -> tl.tensor:
-    """32 columns from ``depth`` on of rows of ``size``, 0 beyond them."""
-    column = depth + tl.arange(0, DEPTH)
+def _columns(
+    rows: tl.tensor,
+    row: tl.tensor,
+    end: tl.tensor,
+    column: tl.tensor,
+    size: tl.constexpr,
+    apart: tl.constexpr = 1,
+) -> tl.tensor:
+    """Some columns of some rows of ``size`` that are ``apart``, 0 from row ``end`` on."""
+    mask = (row < end)[:, None] & (column < size)[None, :]
+    place = row[:, None].to(tl.int64) * (apart * size) + column[None, :]
+    return tl.load(rows + place, mask=mask, other=0.0)
+
+
+@triton.jit
+def _tile(
+    rows: tl.tensor,
+    depth: tl.tensor,
+    there: tl.tensor,
+    size: tl.constexpr,
+    width: tl.constexpr = DEPTH,
+) -> tl.tensor:
+    """``width`` columns from ``depth`` on of rows of ``size``, 0 beyond them."""
+    column = depth + tl.arange(0, width)
     mask = there[:, None] & (column < size)[None, :]
     return tl.load(rows[:, None] + column[None, :], mask=mask, other=0.0)
 

@@ -173,7 +173,6 @@ def carry_kernel(
     start, length = _rows(spans, tl.program_id(2))
     i, head = tl.arange(0, SIZE), tl.program_id(1)
     column = tl.program_id(0) * VALUES + tl.arange(0, VALUES)
-    wanted = column < value_dim
     slot = tl.load(spans[1] + tl.program_id(2)).to(tl.int64)
     held = state + (slot * value_heads + head) * (key_dim * value_dim)
     key_head = key_head_of(head, shape[0], value_heads, shape[4])
@@ -183,30 +182,28 @@ def carry_kernel(
         total = tl.cumsum(tl.load(g + at, mask=there, other=0.0), 0)
         last = tl.sum(tl.where(i == SIZE - 1, total, 0.0), 0)
         query = unit + row * (2 * shape[0] * key_dim) + key_head * key_dim
-        write = there[:, None] & wanted[None, :]
+        write = there[:, None] & (column < value_dim)[None, :]
         place = at[:, None] * value_dim + column[None, :]
         new = tl.load(solved[0] + place, mask=write, other=0.0)
         o = tl.zeros((SIZE, VALUES), tl.float32)
-        grown = tl.exp(total)
         for depth in range(0, key_dim, STEP):
             s = _columns(held, depth + tl.arange(0, STEP), key_dim, column, value_dim)
             known = _tile(solved[1] + at * key_dim, depth, there, key_dim, STEP)
-            q = _tile(query, depth, there, key_dim, STEP) * grown[:, None]
+            q = _tile(query, depth, there, key_dim, STEP) * tl.exp(total)[:, None]
             new = tl.dot(-known, s, new, input_precision="ieee")
             o = tl.dot(q, s, o, input_precision="ieee")
         tl.store(solved[0] + place, new, mask=write)
         tl.store(solved[3] + place, new * tl.exp(last - total)[:, None], mask=write)
         tl.debug_barrier()  # what other threads read below is there, and what they read above, read
-        own = (start + first) * value_heads + head
+        own = ((start + first) * value_heads + head) * value_dim
+        moved, kept = solved[0] + own, solved[3] + own
         for depth in range(0, SIZE, STEP):
             near = _tile(solved[2] + at * SIZE, depth, there, SIZE, STEP)
             j = depth + tl.arange(0, STEP)
-            v = solved[0] + own * value_dim
-            v = _columns(v, j, length - first, column, value_dim, value_heads)
+            v = _columns(moved, j, length - first, column, value_dim, value_heads)
             o = tl.dot(near, v, o, input_precision="ieee")
         tl.store(out + place, o.to(out.dtype.element_ty), mask=write)
         key = unit + (start + first) * (2 * shape[0] * key_dim) + (shape[0] + key_head) * key_dim
-        kept = solved[3] + own * value_dim
         _move_on(key, kept, held, tl.exp(last), length - first, column, shape)
         tl.debug_barrier()  # before the next chunk reads the state
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from helexa.engine.drawing import MARGIN, draw, draw_open, first_read, needs_ranking
+from helexa.engine.drawing import MARGIN, draw_open, draw_ranked, needs_ranking
 from helexa.engine.logit_changes import SampleRow, change, has_changes, known
 from helexa.engine.outputs import TokenLogprobs
-from helexa.engine.philox import uniform
+from helexa.engine.philox import uniforms
 from helexa.engine.ranking import Blocks, Ranking, rankings
 from helexa.errors import HelexaError, NumericalError
 
@@ -110,11 +110,12 @@ def _choose(blocks: Blocks, rows: dict[int, SampleRow]) -> dict[int, int]:
     """Token ids of some rows of ``blocks``: the best one if greedy, else a draw."""
     chosen = {i: blocks.best[i] for i in rows}
     drawn = [i for i, row in rows.items() if known(row.params.temperature) > 0.0]
-    numbers = {i: uniform(known(rows[i].params.seed), len(rows[i].generated)) for i in drawn}
+    places = [(known(rows[i].params.seed), len(rows[i].generated)) for i in drawn]
+    numbers = dict(zip(drawn, uniforms(places), strict=True))
     ranked = [i for i in drawn if needs_ranking(rows[i].params)]
-    reads = [first_read(rows[i].params) for i in ranked]
-    for i, ranking in zip(ranked, rankings(blocks, ranked, reads), strict=True):
-        chosen[i] = draw(ranking, rows[i].params, numbers[i])
+    if ranked:
+        asked = [(rows[i].params, numbers[i]) for i in ranked]
+        chosen |= zip(ranked, draw_ranked(blocks, ranked, asked), strict=True)
     for i in drawn:
         if not needs_ranking(rows[i].params):
             chosen[i] = draw_open(blocks, i, rows[i].params, numbers[i])

@@ -35,7 +35,7 @@ def needs_ranking(params: SamplingParams) -> bool:
 
 def draw_open(blocks: Blocks, index: int, params: SamplingParams, number: float) -> int:
     """The token id that ``number`` in [0, 1) falls on, for a row without top-k and top-p."""
-    return blocks.draw(index, _divisor(params), known(params.min_p), number)
+    return blocks.draw(index, divisor(params), known(params.min_p), number)
 
 
 def draw(ranking: Ranking, params: SamplingParams, number: float) -> int:
@@ -46,7 +46,7 @@ def draw(ranking: Ranking, params: SamplingParams, number: float) -> int:
     two nearly equal logits change places by rounding. Source: Holtzman et al., arXiv:1904.09751
     (top-p); Nguyen et al., arXiv:2407.01082 (min-p); filters and renormalising as in transformers.
     """
-    temperature = _divisor(params)
+    temperature = divisor(params)
     top_k, top_p, min_p = known(params.top_k), known(params.top_p), known(params.min_p)
     while top_k and len(ranking) < top_k and not ranking.whole:
         ranking.extend()
@@ -101,7 +101,7 @@ def draw_many(
     values and ids [R, n] as `Blocks.top` gives them, of which each row counts only ``sizes``.
     """
     columns = [
-        (known(p.top_k), known(p.top_p), max(known(p.min_p), _SMALLEST), _divisor(p), number)
+        (known(p.top_k), known(p.top_p), max(known(p.min_p), _SMALLEST), divisor(p), number)
         for p, number in asked
     ]
     top_k, top_p, least, temperature, number = np.array(columns).T[:, :, None]  # [R, 1] each
@@ -153,5 +153,6 @@ def place(weights: NDArray[np.float64], number: float) -> int:
     return min(int(mass.searchsorted(number * mass[-1], side="right")), len(weights) - 1)
 
 
-def _divisor(params: SamplingParams) -> float:
+def divisor(params: SamplingParams) -> float:
+    """What logits are divided by: the temperature, as far as float32 has it."""
     return min(max(known(params.temperature), _TEMPERATURES[0]), _TEMPERATURES[1])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from helexa.engine.ranking import BLOCK, Blocks, rankings
+from helexa.engine.ranking import BLOCK, Blocks, in_order, rankings
 
 
 def ordered(row: Tensor) -> list[int]:
@@ -49,6 +50,17 @@ def test_a_ranking_is_an_exact_prefix(
                 break
             ranking.extend()
         assert all(row[i] == -math.inf for i in truth[len(ranking) :])
+
+
+FLOATS = st.floats(width=32, allow_nan=False)
+
+
+@given(st.lists(st.sampled_from([0.0, -0.0, 1.5, -1.5, math.inf, -math.inf]) | FLOATS, min_size=1))
+def test_the_order_is_by_logit_and_then_by_id(row: list[float]) -> None:
+    ids = np.arange(len(row))[::-1]
+    values, order = in_order(np.array([row], np.float32)[:, ::-1], ids[None])
+    assert order[0].tolist() == sorted(range(len(row)), key=lambda i: (-row[i], i))
+    assert values[0].tolist() == [row[i] for i in order[0]]
 
 
 @pytest.mark.parametrize("vocab_size", [3, 128, 129, 5000])

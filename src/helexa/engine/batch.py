@@ -58,7 +58,8 @@ class Batch:
     token_ids [T] and positions [T] are int64, as is logit_rows [R]: the rows whose logits are
     wanted, in the order of the spans. ``slots`` says where the tokens' keys and values go in the
     cache: a slice if they are neighbours, else an index [T]. ``steps`` are the spans of a single
-    token, by row and by state, None if there are none; ``fresh_states`` those that begin anew.
+    token, by row and by state, None if there are none; ``prompts`` those of more, by first row,
+    state and length, an int64 tensor [3, P] on the device; ``fresh_states`` those that begin anew.
     """
 
     token_ids: Tensor
@@ -67,6 +68,7 @@ class Batch:
     spans: tuple[Span, ...]
     logit_rows: Tensor
     steps: tuple[slice | Tensor, slice | Tensor] | None = None
+    prompts: Tensor | None = None
     fresh_states: tuple[int, ...] = ()
 
 
@@ -105,6 +107,7 @@ def build_batch(
         tuple(spans),
         rows,
         steps=single_steps(spans, device),
+        prompts=several_tokens(spans, device),
         fresh_states=tuple(span.state for span in spans if not span.context),
     )
 
@@ -118,6 +121,12 @@ def single_steps(
         return None
     rows = neighbours_or_index([span.start for span in single], device)
     return rows, neighbours_or_index([span.state for span in single], device)
+
+
+def several_tokens(spans: Sequence[Span], device: torch.device) -> Tensor | None:
+    """First rows, state slots and lengths [3, P] of spans of more than one token, None without."""
+    longer = [(span.start, span.state, span.length) for span in spans if span.length > 1]
+    return torch.tensor(longer, dtype=torch.int64).t().contiguous().to(device) if longer else None
 
 
 def neighbours_or_index(slots: list[int], device: torch.device) -> slice | Tensor:

@@ -43,40 +43,53 @@ class Blocks:
     @classmethod
     def of(cls, logits: Tensor) -> Blocks:
         """Cut logits [R, V] float32: a view where 128 divides V, else a copy."""
-        count, vocab_size = logits.shape
-        if vocab_size % BLOCK:
-            logits = F.pad(logits, (0, -vocab_size % BLOCK), value=-torch.inf)
-        rows = logits.contiguous().view(count, -1, BLOCK)
-        maxima = rows.amax(-1)  # [R, N]; a NaN wins over every number
-        # argmax is documented to give the first of equal maxima, on every device.
-        block = maxima.argmax(-1)  # [R]
-        flat = block + torch.arange(count, device=rows.device) * rows.shape[1]
-        inside = rows.view(-1, BLOCK).index_select(0, flat).argmax(-1)  # [R]
-        best = (block * BLOCK + inside).tolist()
-        return cls(rows, maxima, vocab_size, maxima.amax(-1).tolist(), best)
+        rows, maxima = cut(logits)
+        peaks: list[float] = maxima.amax(-1).tolist()
+        return cls(rows, maxima, logits.shape[1], peaks, best_of(rows, maxima).tolist())
 
     def top(self, indices: Sequence[int], count: int) -> tuple[Floats, Ints]:
         """The ``count`` highest logits of some rows and their ids, [rows, count], in order.
 
         Which of several tokens equal to the last one are in is arbitrary.
         """
-        values, ids = (found.cpu().numpy() for found in self._top(indices, count))
-        order = np.lexsort((ids, -values), axis=-1)
-        return np.take_along_axis(values, order, -1), np.take_along_axis(ids, order, -1)
+        if self.rows.device.type == "cpu":
+            return in_order(*self._cpu_top(indices, count))
+        values, ids = self.unordered_top(indices, count)
+        return in_order(values.cpu().numpy(), ids.cpu().numpy())
 
-    def _top(self, indices: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
-        """As `top`, with equal logits in any order."""
+    def _cpu_top(self, indices: Sequence[int], count: int) -> tuple[Floats, Ints]:
+        """As `top`, in any order: numpy selects several times faster than torch does."""
+        rows: Floats = self.rows.numpy()
+        chosen = list(indices)
+        if 2 * count > rows.shape[1]:
+            flat = rows.reshape(len(rows), -1)[:, : self.vocab_size]
+            flat = flat if chosen == list(range(len(rows))) else flat[chosen]
+            ids = highest(flat, count)
+            return np.take_along_axis(flat, ids, -1), ids
+        where = highest(self.maxima.numpy()[chosen], count)  # [I, count]
+        near = rows[np.array(chosen)[:, None], where].reshape(len(chosen), -1)
+        at = highest(near, count)
+        ids = np.take_along_axis(where, at // BLOCK, -1) * BLOCK + at % BLOCK
+        return np.take_along_axis(near, at, -1), ids
+
+    def unordered_top(self, indices: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
+        """As `top`, in any order, where the rows are."""
         total, blocks, _ = self.rows.shape
         chosen = torch.tensor(indices, device=self.rows.device)
         if 2 * count > blocks:
-            rows = self.rows if len(indices) == total else self.rows[chosen]
-            values, ids = rows.flatten(1)[:, : self.vocab_size].topk(count, dim=-1)
+            rows = self.rows[chosen] if len(indices) < total else self.rows
+            values, ids = rows.flatten(1)[:, : self.vocab_size].topk(count, dim=-1, sorted=False)
             return values, ids
-        where = self.maxima.index_select(0, chosen).topk(count, dim=-1).indices  # [I, count]
+        maxima = self.maxima.index_select(0, chosen)
+        where = maxima.topk(count, dim=-1, sorted=False).indices  # [I, count]
         flat = (where + chosen[:, None] * blocks).flatten()
         near = self.rows.view(-1, BLOCK).index_select(0, flat).view(len(indices), -1)
-        values, at = near.topk(count, dim=-1)
+        values, at = near.topk(count, dim=-1, sorted=False)
         return values, where.gather(1, at // BLOCK) * BLOCK + at % BLOCK
+
+    def logit(self, index: int, token_id: int) -> float:
+        """The logit of any token of a row."""
+        return float(self.rows[index].view(-1)[token_id])
 
     def mass(self, index: int, temperature: float) -> float:
         """Sum over the vocabulary of exp((logit - peak) / temperature), of one row."""
@@ -104,6 +117,47 @@ class Blocks:
         """
         scaled = (self.rows[index] - self.peaks[index]).mul_(math.log2(math.e) / temperature)
         return scaled.exp2_()
+
+
+def cut(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of logits [R, V] float32 as blocks [R, N, 128], and the maxima of these [R, N]."""
+    count, vocab_size = logits.shape
+    if vocab_size % BLOCK:
+        logits = F.pad(logits, (0, -vocab_size % BLOCK), value=-torch.inf)
+    rows = logits.contiguous().view(count, -1, BLOCK)
+    return rows, rows.amax(-1)  # a NaN wins over every number
+
+
+def best_of(rows: Tensor, maxima: Tensor) -> Tensor:
+    """The lowest id of each row's highest logits, [R], from what `cut` makes."""
+    # argmax is documented to give the first of equal maxima, on every device.
+    block = maxima.argmax(-1)  # [R]
+    flat = block + torch.arange(len(rows), device=rows.device) * rows.shape[1]
+    inside = rows.view(-1, BLOCK).index_select(0, flat).argmax(-1)  # [R]
+    return block * BLOCK + inside
+
+
+def highest(values: Floats, count: int) -> Ints:
+    """Where each row of values [R, n] has its ``count`` highest, [R, count], in any order."""
+    size = values.shape[-1]
+    if count == size:
+        return np.broadcast_to(np.arange(size), values.shape)
+    found: Ints = values.argpartition(size - count, -1)[:, size - count :]
+    return found
+
+
+def in_order(values: Floats, ids: Ints) -> tuple[Floats, Ints]:
+    """Logits [R, n] and their ids, by logit, highest first, equal ones by id.
+
+    Both are sorted as one integer, which is many times faster than by two keys: the bits of a
+    float32, those behind the sign turned round where it is set, ascend as the numbers do.
+    """
+    bits = (values + np.float32(0.0)).view(np.int32)  # -0.0 is 0.0 to whoever compares
+    rising = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    keys = (~rising).astype(np.int64) << 32 | ids
+    keys.sort(-1)
+    rising = ~(keys >> 32).astype(np.int32)
+    return (rising ^ ((rising >> 31) & 0x7FFFFFFF)).view(np.float32), keys & 0xFFFFFFFF
 
 
 def _falls_on(mass: NDArray[np.float64], target: float) -> int:
@@ -141,7 +195,7 @@ class Ranking:
 
     def logit(self, token_id: int) -> float:
         """The logit of any token."""
-        return float(self._blocks.rows[self._index].view(-1)[token_id])
+        return self._blocks.logit(self._index, token_id)
 
     def _take(self, values: Floats, ids: Ints) -> None:
         """Keep what is certain: tokens equal to the last one may be missing some of their kind."""

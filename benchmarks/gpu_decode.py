@@ -91,8 +91,7 @@ class Engine:
         order = torch.randperm(batch * pages, generator=torch.Generator().manual_seed(0))
         self.blocks = order.view(batch, pages).tolist()
         self.runner = Runner(model, cache, graphs=decode_graphs(model, cache))
-        kernels = model.numerics.fused_ops
-        self.sampler = Sampler(model.config.vocab_size, kernels=kernels)
+        self.sampler = Sampler(model.config.vocab_size)
         self.rows = [SampleRow(GREEDY)] * batch
 
     def decode(self, at: int) -> None:

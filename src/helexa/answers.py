@@ -152,6 +152,7 @@ class Answer:
             decode_ms=self._timing.decode_ms,
             prefill_tokens=self._prompt_tokens,
             cache=self._cache,
+            drafts=last.drafts,
         )
         return Finish(reason, usage, self._parser.stop)
 

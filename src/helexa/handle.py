@@ -75,6 +75,10 @@ class Handle:
     max_entries           states kept by models that need more than pages to reuse; 0: no reuse
     chat_template         a jinja template that replaces the model's own
     revision, cache_dir, offline, token   how the hub is used
+    drafter               "lookup" guesses tokens that stood in the prompt or the answer before, and
+                          has the model check several at once: the same answers, sooner where they
+                          repeat or quote; None: only for requests that set `speculative`
+    draft_len             tokens guessed at a time, at most; 0: none, whatever a request sets
     host                  "thread", or "process": the model in a child process, which returns every
                           byte when it is closed and whose death leaves this process unharmed
     progress              called with (name, bytes done, bytes total); None: bars on a terminal
@@ -101,6 +105,8 @@ class Handle:
         cache_dir: str | Path | None = None,
         offline: bool = False,
         token: str | None = None,
+        drafter: str | None = None,
+        draft_len: int = 4,
         host: str = "thread",
         progress: Progress | None = None,
         **unknown: Never,
@@ -131,6 +137,8 @@ class Handle:
             prefix_cache=prefix_cache,
             prefix_cache_mb=prefix_cache_mb,
             max_entries=max_entries,
+            drafter=drafter,
+            draft_len=draft_len,
             disabled=switches(os.environ),
         )
         self._make_host = HOSTS[host]

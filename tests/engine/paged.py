@@ -11,6 +11,7 @@ from helexa.engine.batch import Part
 from helexa.engine.cache.copies import Copy
 from helexa.engine.config import EngineConfig
 from helexa.engine.core import EngineCore
+from helexa.engine.drafting.drafter import Drafter
 from helexa.engine.intake import CoreSpec
 from helexa.engine.outputs import EngineFacts, Request, StepOutput
 from helexa.engine.params import GenerationDefaults, SamplingParams
@@ -35,6 +36,7 @@ class PagedRunner:
         self.faults: list[BaseException] = []
         self.model_s = 0.0005  # half a reading of the clock below
         self.sick: set[int] = set()  # a sequence with one of these tokens gets NaN
+        self.habit = 0.0  # how much likelier a token is that `follower` names
 
     def run(self, parts: Sequence[Part]) -> Tensor:
         if self.faults:
@@ -49,9 +51,9 @@ class PagedRunner:
                 before = self.read(blocks, position - 1) if position else 1
                 self.store[slot] = hash((before, token, position)) % PRIME
         rows = [
-            self.logits(tokens, blocks, context + len(tokens))
+            self.logits(tokens[: len(tokens) - back], blocks, context + len(tokens) - back)
             for tokens, context, blocks, wanted, _ in parts
-            if wanted
+            for back in reversed(range(int(wanted)))
         ]
         return torch.stack(rows) if rows else torch.empty(0, VOCAB)
 
@@ -71,9 +73,15 @@ class PagedRunner:
         noise = torch.Generator().manual_seed(state % PRIME)
         row = torch.randn(VOCAB, generator=noise) * 2
         row[END] -= 6  # answers end now and then
+        row[follower(tokens[-1])] += self.habit
         if self.sick.intersection(tokens):
             row[3] = torch.nan
         return row
+
+
+def follower(token: int) -> int:
+    """What comes after a token by habit: circles of six tokens, and one of two."""
+    return (3 * token + 1) % 14
 
 
 class Clock:
@@ -91,7 +99,12 @@ class Bench:
     """A core over a paged stand-in, and everything it has put out so far."""
 
     def __init__(
-        self, blocks: int = 64, budget: int | None = None, longest: int = 256, **config: object
+        self,
+        blocks: int = 64,
+        budget: int | None = None,
+        longest: int = 256,
+        guesses: Drafter | None = None,
+        **config: object,
     ) -> None:
         self.config = EngineConfig(**{"block_size": 4, **config})  # type: ignore[arg-type]  # any field
         size = self.config.block_size
@@ -110,7 +123,9 @@ class Bench:
                 kv_budget_mb=budget // 4,
             ),
         )
-        self.core = EngineCore(self.runner, Sampler(VOCAB), spec, self.config, Clock())
+        self.core = EngineCore(
+            self.runner, Sampler(VOCAB), spec, self.config, Clock(), drafter=guesses
+        )
         self.outputs: dict[int, list[StepOutput]] = {}
 
     def submit(self, prompt: Sequence[int], cap: int | None = None, **params: object) -> int:

@@ -17,7 +17,14 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from helexa.engine.drawing import count_kept, draw, draw_open, first_read, needs_ranking
+from helexa.engine.drawing import (
+    count_kept,
+    draw,
+    draw_open,
+    draw_ranked,
+    first_read,
+    needs_ranking,
+)
 from helexa.engine.params import GenerationDefaults, SamplingParams, resolve
 from helexa.engine.philox import uniform
 from helexa.engine.ranking import Blocks, Ranking, rankings
@@ -209,3 +216,32 @@ def test_nearly_equal_logits_may_change_places_without_changing_the_draw() -> No
             number = uniform(9, i)
             same = drawn(row, number, temperature=1.0, **params)
             assert drawn(nudged, number, temperature=1.0, **params) == same
+
+
+WAY = st.fixed_dictionaries(
+    {
+        "top_k": st.integers(0, 60),
+        "top_p": st.sampled_from([0.05, 0.5, 0.9, 0.999, 1.0]),
+        "min_p": st.sampled_from([0.0, 0.01, 0.3, 1.0]),
+        "temperature": st.sampled_from([1e-3, 0.3, 1.0, 4.0]),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ways=st.lists(st.tuples(WAY, st.floats(0, ALMOST_ONE)), min_size=4, max_size=9),
+    vocab_size=st.sampled_from([1, 5, 70, 200, 5000]),
+    levels=st.sampled_from([1, 2, 30, 10**6]),
+    banned=st.floats(0, 1),
+)
+def test_rows_drawn_together_get_what_they_get_alone(
+    ways: list[tuple[dict[str, Any], float]], vocab_size: int, levels: int, banned: float
+) -> None:
+    noise = torch.Generator().manual_seed(len(ways) + levels)
+    logits = torch.randint(0, levels, (len(ways), vocab_size), generator=noise) / 8 - levels / 16
+    logits[1::2, 1 : 1 + int(banned * (vocab_size - 1))] = -math.inf
+    blocks, indices = Blocks.of(logits), list(range(len(ways)))
+    asked = [(settled(vocab_size, **way), number) for way, number in ways]
+    alone = [draw(ranked(row, p), p, n) for row, (p, n) in zip(logits, asked, strict=True)]
+    assert draw_ranked(blocks, indices, asked) == alone

@@ -104,7 +104,7 @@ def test_E094_the_sampler_may_run_out_of_memory_too(monkeypatch: pytest.MonkeyPa
 
     bench = Bench()
     with monkeypatch.context() as patched:
-        patched.setattr(bench.core._sampler, "sample", sample)
+        patched.setattr(bench.core._execution.sampler, "sample", sample)
         lost = bench.submit([1, 2, 3])
         bench.step()
     assert isinstance(bench.last(lost).error, OutOfMemory)

@@ -67,7 +67,7 @@ class CountingMasks:
 def core_of(masks: MaskFactory | None, config: EngineConfig = FEW_PAGES) -> EngineCore:
     core = build_core("tiny", replace(config, dtype="float32"))
     spec = replace(core.spec, budget_blocks=ONE_ANSWER)
-    return EngineCore(core._runner, Sampler(spec.vocab_size), spec, config, masks=masks)
+    return EngineCore(core._execution.runner, Sampler(spec.vocab_size), spec, config, masks=masks)
 
 
 def request(seed: int, *, prompt: tuple[int, ...] = (5, 6, 7), **fields: object) -> Request:
@@ -152,7 +152,9 @@ class Recording:
 def test_rows_without_a_grammar_have_no_mask() -> None:
     core = core_of(CountingMasks(5))
     sampler = Recording(core.spec.vocab_size)
-    watched = EngineCore(core._runner, sampler, core.spec, FEW_PAGES, masks=CountingMasks(5))
+    watched = EngineCore(
+        core._execution.runner, sampler, core.spec, FEW_PAGES, masks=CountingMasks(5)
+    )
     run(watched, replace(request(1), grammar=None), request(1))
     masked = [row.allowed is not None for row in sampler.rows]
     assert masked.count(True) == 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helexa.engine.philox import Words, philox4x32, uniform
+from helexa.engine.philox import Words, philox4x32, uniform, uniforms
 
 # Source: Random123, examples/kat_vectors, philox4x32 with 10 rounds.
 VECTORS = [
@@ -36,3 +36,10 @@ def test_every_seed_and_index_has_its_own_number() -> None:
     indices = (0, 1, 2**32, 2**32 + 1, 2**64 - 1)
     assert len({uniform(s, i) for s in seeds for i in indices}) == 25
     assert uniform(3, 4) == uniform(3, 4)
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 40])
+def test_many_numbers_are_those_of_each(count: int) -> None:
+    seeds = (0, 1, 2**32 - 1, 2**32, 2**63, 2**64 - 1)
+    places = [(seeds[i % 6], (i * 2**59 + i) % 2**64) for i in range(count)]
+    assert uniforms(places) == [uniform(seed, index) for seed, index in places]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from helexa.engine.ranking import BLOCK, Blocks, rankings
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+from helexa.engine.ranking import BLOCK, Blocks, in_order, rankings
 
 
 def ordered(row: Tensor) -> list[int]:
@@ -54,34 +52,32 @@ def test_a_ranking_is_an_exact_prefix(
         assert all(row[i] == -math.inf for i in truth[len(ranking) :])
 
 
-@pytest.fixture(params=["operators", "kernels"])
-def blocks_of(request: pytest.FixtureRequest) -> Callable[[Tensor], Blocks]:
-    """Both ways of finding the best, the kernel's on a GPU or interpreted."""
-    if request.param == "operators":
-        return Blocks.of
-    pytest.importorskip("triton", reason="there is no triton for this machine")
-    return lambda rows: Blocks.of(rows.to(DEVICE), kernels=True)
+FLOATS = st.floats(width=32, allow_nan=False)
 
 
-@pytest.mark.parametrize("vocab_size", [3, 128, 129, 5000, 9000])
+@given(st.lists(st.sampled_from([0.0, -0.0, 1.5, -1.5, math.inf, -math.inf]) | FLOATS, min_size=1))
+def test_the_order_is_by_logit_and_then_by_id(row: list[float]) -> None:
+    ids = np.arange(len(row))[::-1]
+    values, order = in_order(np.array([row], np.float32)[:, ::-1], ids[None])
+    assert order[0].tolist() == sorted(range(len(row)), key=lambda i: (-row[i], i))
+    assert values[0].tolist() == [row[i] for i in order[0]]
+
+
+@pytest.mark.parametrize("vocab_size", [3, 128, 129, 5000])
 @pytest.mark.parametrize("levels", [1, 3, 10**6])
-def test_best_is_the_lowest_of_the_highest(
-    vocab_size: int, levels: int, blocks_of: Callable[[Tensor], Blocks]
-) -> None:
+def test_best_is_the_lowest_of_the_highest(vocab_size: int, levels: int) -> None:
     rows = logits(vocab_size, 4, vocab_size, levels)
-    blocks = blocks_of(rows)
+    blocks = Blocks.of(rows)
     assert blocks.best == [ordered(row)[0] for row in rows]
     assert blocks.peaks == [row.max().item() for row in rows]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("place", [0, 127, 128, 999])
-def test_a_peak_shows_what_is_not_a_number(
-    bad: float, place: int, blocks_of: Callable[[Tensor], Blocks]
-) -> None:
+def test_a_peak_shows_what_is_not_a_number(bad: float, place: int) -> None:
     rows = torch.zeros(3, 1000)
     rows[1, place] = bad
-    peaks = blocks_of(rows).peaks
+    peaks = Blocks.of(rows).peaks
     assert [math.isfinite(peak) for peak in peaks] == [True, False, True]
 
 

@@ -175,6 +175,69 @@ def test_shapes_are_checked() -> None:
     assert sample(torch.zeros(0, VOCAB)) == []
 
 
+WAYS: list[dict[str, Any]] = [
+    *KINDS,
+    {"seed": 8, "top_p": 0.8, "temperature": 1.0, "logprobs": 2},
+    {"seed": 9, "logprobs": 1},
+    {"seed": 10, "min_p": 0.2, "temperature": 0.6, "presence_penalty": 0.5, "logprobs": 3},
+    {"seed": 11, "top_k": 3, "repetition_penalty": 1.2, "logprobs": 0},
+    {"seed": 12, "top_k": 40, "top_p": 0.7, "min_p": 0.05},
+    {"seed": 13, "top_k": 1},
+]
+
+
+@pytest.mark.parametrize("vocab_size", [700, 1001, 128 * 150])
+@pytest.mark.parametrize("coarse", [False, True], ids=["distinct", "many equal"])
+def test_reading_ahead_changes_nothing(vocab_size: int, coarse: bool) -> None:
+    logits = noise(10, len(WAYS) + 3, vocab_size)
+    if coarse:
+        logits = logits.round()
+    logits[-1, 3], logits[-2, 4], logits[-3] = math.nan, math.inf, -math.inf
+    ways = [*WAYS, KINDS[1], {**KINDS[2], "logprobs": 1}, KINDS[3]]
+    rows = [row(3, 4, 3, blocked=(9,), vocab_size=vocab_size, **way) for way in ways[::2]]
+    rows += [row(5, vocab_size=vocab_size, **way) for way in ways[1::2]]
+    rows = [rows[i // 2 + i % 2 * -(-len(ways) // 2)] for i in range(len(ways))]
+    ahead, plain = (
+        Sampler(vocab_size, reads_ahead=reads).sample(logits, rows) for reads in (True, False)
+    )
+    assert [s.token_id for s in ahead] == [s.token_id for s in plain]
+    assert [s.error is None for s in ahead] == [s.error is None for s in plain]
+    for ours, theirs in zip(ahead, plain, strict=True):
+        assert (ours.logprob is None) == (theirs.logprob is None)
+        if ours.logprob is not None and theirs.logprob is not None:
+            assert ours.logprob.logprob == pytest.approx(theirs.logprob.logprob, abs=1e-6)
+            assert [i for i, _ in ours.logprob.top] == [i for i, _ in theirs.logprob.top]
+
+
+def test_what_was_read_ahead_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: Any) -> None:
+        raise AssertionError("the device is read again")
+
+    for name in ("top", "mass", "draw", "logit"):
+        monkeypatch.setattr(f"helexa.engine.ranking.Blocks.{name}", late)
+    size = 128 * 150
+    logits = noise(11, len(WAYS), size) * 2
+    rows = [row(3, 4, 3, vocab_size=size, **{**way, "temperature": 0.7}) for way in WAYS]
+    rows[-1] = row(vocab_size=size, **{**GREEDY, "logprobs": 4, "logit_bias": {5: 30.0}})
+    result = Sampler(size, reads_ahead=True).sample(logits, rows)
+    assert all(sampled.error is None for sampled in result)
+    assert result[-1].token_id == 5
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_read_once_a_step() -> None:
+    size = 128 * 150
+    logits = (noise(11, len(WAYS), size) * 2).cuda()
+    rows = [row(3, 4, 3, vocab_size=size, **{**way, "temperature": 0.7}) for way in WAYS]
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with pytest.warns(UserWarning, match="synchronizing") as seen:
+            sample(logits, *rows)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(seen) == 1
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("coarse", [False, True], ids=["distinct", "many equal"])
 def test_a_gpu_chooses_what_the_cpu_does(coarse: bool) -> None:
@@ -184,15 +247,3 @@ def test_a_gpu_chooses_what_the_cpu_does(coarse: bool) -> None:
     rows = [row(3, 4, 3, vocab_size=128 * 150, **kind) for kind in KINDS]
     on_cpu = [s.token_id for s in sample(logits, *rows)]
     assert [s.token_id for s in sample(logits.cuda(), *rows)] == on_cpu
-
-
-def test_kernels_choose_what_operators_do() -> None:
-    pytest.importorskip("triton", reason="there is no triton for this machine")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    logits = noise(11, len(KINDS) + 1, 1000).round(decimals=1)
-    logits[-1, 700] = math.nan
-    rows = [row(3, 4, 3, vocab_size=1000, **kind) for kind in [*KINDS, GREEDY]]
-    expected = Sampler(1000).sample(logits, rows)
-    ours = Sampler(1000, kernels=True).sample(logits.to(device), rows)
-    assert [s.token_id for s in ours] == [s.token_id for s in expected]
-    assert ours[-1].error is not None

@@ -97,7 +97,7 @@ class Serving(RuleBasedStateMachine):
         assert bool(parts) == bool(self.open)
         self.check_plan(parts)
         self.write(parts)
-        sampling = [seq for seq, length in parts if length == seq.remaining]
+        sampling = [seq for seq, length, _ in parts if length == seq.remaining]
         self.scheduler.commit(parts)
         for seq in sampling:
             self.read(seq)
@@ -127,7 +127,7 @@ class Serving(RuleBasedStateMachine):
 
     def write(self, parts: list[Part]) -> None:
         written = set()
-        for seq, length in parts:
+        for seq, length, _ in parts:
             for position in range(seq.computed, seq.computed + length):
                 block = seq.blocks[position // PAGE]
                 assert not self.pages.pool.is_cached(block), "a shared page is written to"
@@ -199,7 +199,7 @@ TestServing.settings = settings(max_examples=40, stateful_step_count=30, deadlin
 def plan(scheduler: Scheduler) -> list[tuple[int, int]]:
     """Run a step in which every sampled token is 7; (id, tokens) of each part."""
     parts = scheduler.plan()
-    shown = [(seq.id, length) for seq, length in parts]
+    shown = [(seq.id, length) for seq, length, _ in parts]
     sampling = [part.sequence for part in parts if part.samples]
     scheduler.commit(parts)
     for seq in sampling:

@@ -33,6 +33,8 @@ class Daemon:
                 prefix_bytes=8,
                 prefix_lookups=9,
                 prefix_hits=2,
+                drafted=5,
+                drafts_accepted=4,
                 losses={"deadline": 1},
             )
             for model, door in self.doors.items()
@@ -112,6 +114,8 @@ WANTED = {
     'prefix_cache_bytes{model="m"}': 8,
     'prefix_cache_lookups_total{model="m"}': 9,
     'prefix_cache_hits_total{model="m"}': 2,
+    'draft_tokens_total{model="m"}': 5,
+    'draft_tokens_accepted_total{model="m"}': 4,
     'device_vram_used_mb{device="0"}': 3,
     'device_vram_free_mb{device="0"}': 4,
     'device_utilization_pct{device="0"}': 5,

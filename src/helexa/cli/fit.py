@@ -70,7 +70,8 @@ def need(
     weights = plain * DTYPE_BYTES[dtype] + summary.quantised_bytes
     kv = config.kv_bytes_per_token(DTYPE_BYTES[dtype])
     state = config.state_bytes(4)
-    taken = weights + EngineConfig().max_batch * state
+    settings = EngineConfig()
+    taken = weights + (settings.max_batch + settings.spare_states) * state
     fits = tuple(
         Fit(place, context_that_fits(place, taken, kv, config.longest_sequence)) for place in where
     )

@@ -19,14 +19,14 @@ class Part(NamedTuple):
     """One sequence's share of a step, as the scheduler states it.
 
     ``tokens`` are new, ``context`` tokens are in the cache before them, and ``blocks`` (the block
-    table) has room for both. ``want_logits``: whether the last position is to be sampled. ``state``
-    is its slot in a `StateCache`, if the model has one.
+    table) has room for both. ``want_logits`` of the last positions are to be sampled: none or one,
+    or more behind a draft. ``state`` is its slot in a `StateCache`, if the model has one.
     """
 
     tokens: Sequence[int]
     context: int
     blocks: Sequence[int]
-    want_logits: bool
+    want_logits: int
     state: int = 0
 
 
@@ -60,7 +60,8 @@ class Batch:
     token_ids [T] and positions [T] are int64, as is logit_rows [R]: the rows whose logits are
     wanted, in the order of the sequences. ``slots`` says where keys and values of the tokens go in
     the cache: a slice if they are neighbours, else an index [T]. ``steps`` are the sequences with a
-    single token, by row and by state, None if there are none; ``fresh_states`` those that begin
+    single token, by row and by state, None if there are none; ``prompts`` those of more, by first
+    row, state and length, an int64 tensor [3, P] on the device; ``fresh_states`` those that begin
     anew. With ``pages``, those of ``steps``, a kernel attends for all of these at once; ``spans``
     leaves them out then.
     """
@@ -71,12 +72,13 @@ class Batch:
     spans: tuple[Span, ...]
     logit_rows: Tensor
     steps: tuple[slice | Tensor, slice | Tensor] | None = None
+    prompts: Tensor | None = None
     fresh_states: tuple[int, ...] = ()
     pages: Pages | None = None
 
 
 def build_batch(
-    parts: Sequence[Part | tuple[Sequence[int], int, Sequence[int], bool]],
+    parts: Sequence[Part | tuple[Sequence[int], int, Sequence[int], int]],
     block_size: int,
     device: torch.device,
 ) -> Batch:
@@ -98,8 +100,7 @@ def build_batch(
         ids.extend(tokens)
         positions.extend(new)
         slots.extend(table[i // block_size] * block_size + i % block_size for i in new)
-        if want_logits:
-            wanted.append(len(ids) - 1)
+        wanted.extend(range(len(ids) - want_logits, len(ids)))
     flat = torch.tensor([ids, positions], dtype=torch.int64).to(device)
     rows = torch.tensor(wanted, dtype=torch.int64).to(device)
     return Batch(
@@ -109,6 +110,7 @@ def build_batch(
         tuple(spans),
         rows,
         steps=single_steps(spans, device),
+        prompts=several_tokens(spans, device),
         fresh_states=tuple(span.state for span in spans if not span.context),
     )
 
@@ -137,6 +139,12 @@ def single_steps(
         return None
     rows = neighbours_or_index([span.start for span in single], device)
     return rows, neighbours_or_index([span.state for span in single], device)
+
+
+def several_tokens(spans: Sequence[Span], device: torch.device) -> Tensor | None:
+    """First rows, state slots and lengths [3, P] of spans of more than one token, None without."""
+    longer = [(span.start, span.state, span.length) for span in spans if span.length > 1]
+    return torch.tensor(longer, dtype=torch.int64).t().contiguous().to(device) if longer else None
 
 
 def neighbours_or_index(slots: list[int], device: torch.device) -> slice | Tensor:

@@ -74,7 +74,7 @@ def build_core(
     if size.snapshots:
         spec = replace(spec, header_ids=header_token_ids(model))
     runner = Runner(loaded, cache, graphs=decode_graphs(loaded, cache))
-    sampler = Sampler(spec.vocab_size, kernels=loaded.numerics.fused_ops)
+    sampler = Sampler(spec.vocab_size)
     return EngineCore(runner, sampler, spec, config, masks=masks)
 
 
@@ -117,7 +117,7 @@ def plan_pool(model: Model, config: EngineConfig) -> PoolSize:
 
 def claim(model: Model, size: PoolSize, config: EngineConfig) -> KVCache:
     """The memory of the pool, and of the states. Raises CapacityError if the device refuses it."""
-    states = config.max_batch + size.snapshots
+    states = config.max_batch + size.snapshots + config.spare_states
     try:
         with refusals_as_memory_errors():
             return model.new_cache(size.num_blocks, config.block_size, states=states)
@@ -172,15 +172,15 @@ def describe(
 def _ceiling_mb(model: Model, prefix_cache_mb: int, config: EngineConfig) -> int:
     """The most the KV cache may take of what is free on the device of a loaded model.
 
-    The states of running sequences come first. Of host memory a quarter counts as free, unless the
-    size was asked for or it is dedicated.
+    The states of running sequences and of a draft come first. Of host memory a quarter counts as
+    free, unless the size was asked for or it is dedicated.
     """
     reserves = {
         "prefix_cache_mb": prefix_cache_mb,
         "headroom_mb": config.headroom_mb,
         "floor_mb": config.floor_mb,
     }
-    states_mb = config.max_batch * model.state_bytes // MIB
+    states_mb = (config.max_batch + config.spare_states) * model.state_bytes // MIB
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
         free_mb = torch.cuda.mem_get_info(model.device)[0] // MIB

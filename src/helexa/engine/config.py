@@ -60,6 +60,8 @@ LEGACY_SWITCHES = {
     "NEURON_MROPE": ("mrope", ("0", "false", "no", "off")),
     "NEURON_BATCHING": ("batching", ("0", "false")),
 }
+DRAFTERS = ("lookup",)
+"""Who may guess tokens: ``lookup`` finds them in the prompt and the answer so far."""
 OFF = ("false", "0", "no", "off")
 
 
@@ -271,9 +273,12 @@ class EngineConfig:
 
     ``*_mb`` are MiB, ``*_tokens``, ``max_context`` and ``block_size`` are tokens. None means:
     derived from the device and the model. ``headroom_mb`` and ``floor_mb`` are left free beside
-    the weights and the cache. ``disabled`` holds names of SWITCHES. ``dedicated``: the device is
-    there for serving, so all free memory of a host counts, the prefix cache gets its MiB however
-    small the model is, and a model without room for a KV cache is loaded all the same.
+    the weights and the cache. ``drafter`` guesses tokens for requests that do not say whether they
+    want that, at most ``draft_len`` at a time; 0: for none. Without one, recurrent models have no
+    memory for it. ``disabled`` holds names of SWITCHES.
+    ``dedicated``: the device is there for serving, so all free memory of a host counts, the prefix
+    cache gets its MiB however small the model is, and a model without room for a KV cache is loaded
+    all the same.
     """
 
     device: str = "auto"
@@ -290,13 +295,15 @@ class EngineConfig:
     prefix_cache: bool = True
     prefix_cache_mb: int = 1024
     max_entries: int = 8
+    drafter: str | None = None
+    draft_len: int = 4
     disabled: frozenset[str] = frozenset()
     dedicated: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "kv_context_tokens", "block_size", "prefill_chunk_tokens"):
             self.check_int(name, at_least=1)
-        for name in ("headroom_mb", "floor_mb", "prefix_cache_mb", "max_entries"):
+        for name in ("headroom_mb", "floor_mb", "prefix_cache_mb", "max_entries", "draft_len"):
             self.check_int(name, at_least=0)
         for name, least in (("max_context", 2), ("kv_memory_mb", 1)):
             if getattr(self, name) is not None:
@@ -310,9 +317,16 @@ class EngineConfig:
             raise self.wrong("dtype", f"one of {', '.join(DTYPES)}")
         if self.quant is not None and not isinstance(self.quant, str):
             raise self.wrong("quant", "the name of a format, or None")
+        if self.drafter is not None and self.drafter not in DRAFTERS:
+            raise self.wrong("drafter", f"one of {', '.join(DRAFTERS)}, or None")
         unknown = sorted(set(self.disabled) - SWITCHES)
         if unknown:
             raise self.wrong("disabled", f"a set of switches ({', '.join(sorted(SWITCHES))})")
+
+    @property
+    def spare_states(self) -> int:
+        """How many drafts a recurrent model can try at a time, each on a copy of a state."""
+        return 1 if self.drafter is not None and self.draft_len else 0
 
     def check_int(self, name: str, *, at_least: int) -> None:
         value = getattr(self, name)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn, Protocol
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
 
 import torch
-from torch import Tensor
 
-from helexa.engine.allocation import refusals_as_memory_errors, unused_mb
-from helexa.engine.batch import Part as Work
-from helexa.engine.cache.copies import Copy
+from helexa.engine.allocation import unused_mb
 from helexa.engine.cache.state_pages import StatePages
 from helexa.engine.config import EngineConfig
+from helexa.engine.drafting.drafter import Drafter
+from helexa.engine.drafting.drafts import Drafts
+from helexa.engine.drafting.lookup import LookupDrafter
+from helexa.engine.execution import Execution, StepRunner, TokenSampler
 from helexa.engine.faults import device_failed, own_error, ran_out
 from helexa.engine.intake import CoreSpec, Intake
 from helexa.engine.keeping import keeper
-from helexa.engine.logit_changes import allowing
 from helexa.engine.masks import MaskFactory
 from helexa.engine.memory import MIB, kv_reservation_mb
 from helexa.engine.outputs import (
@@ -29,36 +29,13 @@ from helexa.engine.outputs import (
     StepOutput,
 )
 from helexa.engine.rates import Rates
-from helexa.engine.sampling import NO_TOKEN, Sampled, SampleRow
+from helexa.engine.sampling import Sampled
 from helexa.engine.scheduler import Part, Scheduler
 from helexa.engine.sequence import Sequence as Row
 from helexa.engine.tracebacks import drop_locals
 from helexa.errors import DeviceError, EngineClosed, EngineLost, HelexaError, OutOfMemory
 
 OOM_LIMIT: Final = 3
-
-
-class StepRunner(Protocol):
-    """What executes a step; ``helexa.engine.runner.Runner`` is one."""
-
-    @property
-    def model_s(self) -> float:
-        """How long the model alone took in the last run, in seconds."""
-        ...
-
-    def run(self, parts: Sequence[Work]) -> Tensor:
-        """Compute these tokens: logits [R, V] of those that want them."""
-        ...
-
-    def copy(self, copies: Sequence[Copy]) -> None:
-        """Copy pages and states, one after the other."""
-        ...
-
-
-class TokenSampler(Protocol):
-    """What chooses tokens; ``helexa.engine.sampling.Sampler`` is one."""
-
-    def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]: ...
 
 
 class EngineCore:
@@ -68,7 +45,8 @@ class EngineCore:
     that has ``finish_reason`` or ``error`` set, or with ``abort``. A fault of the device ends the
     core: ``step`` raises DeviceError, every open request is over, and none is accepted any more.
     Any other exception of a step ends requests of that step, see `_failed`.
-    ``clock`` gives seconds; ``masks`` is needed by requests with a grammar.
+    ``clock`` gives seconds; ``masks`` is needed by requests with a grammar; ``drafter`` guesses
+    tokens in place of a lookup in what was said so far.
     """
 
     def __init__(
@@ -79,10 +57,10 @@ class EngineCore:
         config: EngineConfig,
         clock: Callable[[], float] = time.perf_counter,
         masks: MaskFactory | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         self.spec = spec
-        self._runner = runner
-        self._sampler = sampler
+        self._execution = Execution(runner, sampler, spec.vocab_size)
         self._clock = clock
         self._intake = Intake(spec, config, masks)
         self._pages = keeper(spec, config)
@@ -91,13 +69,13 @@ class EngineCore:
             max_batch=1 if "batching" in config.disabled else config.max_batch,
             chunk_tokens=config.prefill_chunk_tokens,
         )
+        self._drafts = Drafts(drafter or LookupDrafter(), self._pages, config)
         self._rates = Rates()
         self._open: dict[int, Row] = {}
-        self._sample_rows: dict[int, SampleRow] = {}
         self._ready: list[StepOutput] = []
         self._next_id = 0
         self._steps = 0
-        self._step_s = self._model_s = 0.0
+        self._step_s = 0.0
         self._ooms = 0  # since a request last came to its end
         self._faulted = False  # whether the last step failed
         self._ended: HelexaError | None = None
@@ -160,15 +138,17 @@ class EngineCore:
         for part in parts:
             if part.sequence.started_s is None:
                 part.sequence.started_s = begin
-        sampling = [part.sequence for part in parts if part.samples]
         try:
-            sampled = self._execute(parts, sampling)
+            parts = self._drafts.add(parts)
+            drawn = self._execution.run(parts, self._pages.take_copies())
         except Exception as error:  # the edge to the device
             return outputs + self._failed(parts, error)
         self._faulted = False
-        self._scheduler.commit(parts)
         now = self._clock()
-        outputs += [self._take(s, drawn, now) for s, drawn in zip(sampling, sampled, strict=True)]
+        self._drafts.learn(parts, now - begin)
+        settled = self._drafts.settle(parts, drawn)
+        self._scheduler.commit([part for part, _ in settled])
+        outputs += [self._take(part, draws, now) for part, draws in settled if draws]
         self._steps += 1
         self._step_s = self._clock() - begin
         return outputs
@@ -190,8 +170,9 @@ class EngineCore:
             prefix=self._pages.stats(),
             steps=self._steps,
             last_step_ms=self._step_s * 1e3,
-            overhead_ms=(self._step_s - self._model_s) * 1e3,
+            overhead_ms=(self._step_s - self._execution.model_s) * 1e3,
             preemptions=self._scheduler.preemptions,
+            drafts=self._drafts.counts,
         )
 
     def close(self) -> None:
@@ -201,77 +182,37 @@ class EngineCore:
         self._ready = []
         self._ended = self._ended or EngineClosed("the model was closed", hint="load it again")
 
-    def _execute(self, parts: list[Part], sampling: list[Row]) -> list[Sampled]:
-        """Run the model and draw a token for each row of ``sampling``."""
-        work = [
-            Work(
-                seq.tokens[seq.computed : seq.computed + count],
-                seq.computed,
-                seq.blocks,
-                count == seq.remaining,
-                seq.state,
-            )
-            for seq, count in parts
-        ]
-        if copies := self._pages.take_copies():
-            self._runner.copy(copies)
-        rows = [self._sample_row(seq) for seq in sampling]
-        logits = self._runner.run(work)
-        refused = self._constrain(sampling, rows)  # while an accelerator computes the logits
-        with refusals_as_memory_errors():
-            sampled = self._sampler.sample(logits, rows) if rows else []
-        for at, error in refused.items():
-            sampled[at] = Sampled(NO_TOKEN, error=error)
-        self._model_s = self._runner.model_s
-        return sampled
-
-    def _constrain(self, sampling: list[Row], rows: list[SampleRow]) -> dict[int, HelexaError]:
-        """Give each row that has a mask its allowed tokens, in place; errors by row."""
-        refused: dict[int, HelexaError] = {}
-        for at, seq in enumerate(sampling):
-            if seq.mask is None:
-                continue
-            try:
-                rows[at] = allowing(rows[at], seq.mask.fill(), self.spec.vocab_size)
-            except BaseException as error:  # whatever a library makes of it: no other row's
-                refused[at] = own_error(error)
-        return refused
-
-    def _sample_row(self, seq: Row) -> SampleRow:
-        """What the sampler needs of a sequence; made anew only when end tokens become allowed."""
-        row = self._sample_rows.get(seq.id)
-        early = len(seq.generated) < seq.params.min_tokens
-        if row is None or bool(row.blocked) != (early and bool(seq.ends)):
-            row = SampleRow(seq.params, seq.generated, seq.ends if early else ())
-            self._sample_rows[seq.id] = row
-        return row
-
-    def _take(self, seq: Row, sampled: Sampled, now: float) -> StepOutput:
-        """Add a sampled token to its sequence, or end it."""
-        if sampled.error is not None:
+    def _take(self, counted: Part, drawn: list[Sampled], now: float) -> StepOutput:
+        """Add sampled tokens to their sequence, or end it; all but the last were drafted."""
+        seq = counted.sequence
+        if drawn[0].error is not None:
             self._drop(seq, forget=True)
-            return self._last(seq, now, error=sampled.error)
-        report = None
+            return self._last(seq, now, error=drawn[0].error)
+        new: dict[str, Any] = {}
         if seq.first_token_s is None:
-            report = self._prefilled(seq, now)
-        if sampled.token_id in seq.ends:
-            self._end(seq, now)
-            return self._last(seq, now, finish_reason="stop", cache=report)
-        try:
-            seq.append(sampled.token_id)
-        except BaseException as error:  # whatever a library makes of it: no other row's
-            self._drop(seq)
-            return self._last(seq, now, error=own_error(error))
-        new: dict[str, Any] = {
-            "token_ids": (sampled.token_id,),
-            "logprobs": (sampled.logprob,) if sampled.logprob is not None else (),
-            "cache": report,
-        }
-        if reason := _finish_reason(seq):
+            new["cache"] = self._prefilled(seq, now)
+        taken = 0
+        reason: FinishReason | None = None
+        for index, sampled in enumerate(drawn):
+            if index and counted.length:
+                self._scheduler.commit_drafted(seq)
+            if sampled.token_id in seq.ends:
+                reason = "stop"
+                break
+            try:
+                seq.append(sampled.token_id)
+            except BaseException as error:  # whatever a library makes of it: no other row's
+                self._drop(seq)
+                return self._last(seq, now, error=own_error(error), **new)
+            taken += 1
+            if reason := _finish_reason(seq):
+                break
+        new["token_ids"] = tuple(sampled.token_id for sampled in drawn[:taken])
+        new["logprobs"] = tuple(s.logprob for s in drawn[:taken] if s.logprob is not None)
+        if reason is not None:
             self._end(seq, now)
             return self._last(seq, now, finish_reason=reason, **new)
-        timing = seq.timing(now)
-        return StepOutput(seq.id, timing=timing, completion_tokens=len(seq.generated), **new)
+        return self._output(seq, now, **new)
 
     def _prefilled(self, seq: Row, now: float) -> CacheReport:
         """A sequence has its first token: count its speed, say what the cache did for it."""
@@ -291,7 +232,8 @@ class EngineCore:
 
     def _drop(self, seq: Row, *, forget: bool = False) -> None:
         del self._open[seq.id]
-        self._sample_rows.pop(seq.id, None)
+        self._execution.drop(seq)
+        self._drafts.drop(seq)
         self._scheduler.remove(seq, forget=forget)
 
     def _last(
@@ -304,12 +246,15 @@ class EngineCore:
         **new: Any,
     ) -> StepOutput:
         """A sequence's last output."""
+        return self._output(seq, now, finish_reason=finish_reason, error=error, **new)
+
+    def _output(self, seq: Row, now: float, **new: Any) -> StepOutput:
+        """What is told of a sequence whatever has happened to it, and what is new."""
         return StepOutput(
             seq.id,
-            finish_reason=finish_reason,
-            error=error,
             timing=seq.timing(now),
             completion_tokens=len(seq.generated),
+            drafts=seq.drafts,
             **new,
         )
 
@@ -323,7 +268,7 @@ class EngineCore:
         request that came to its end between them is the device's. Anything else is due to the
         prompts too, and when it comes again to all of the step.
         """
-        prompts = [seq for seq, _ in parts if seq.prefilling]
+        prompts = [part.sequence for part in parts if part.sequence.prefilling]
         if isinstance(self._pages, StatePages):
             self._pages.distrust()
             self._scheduler.restart()

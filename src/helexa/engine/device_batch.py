@@ -38,6 +38,7 @@ class Layout(NamedTuple):
         return (
             *(2 * self.tokens,) * 3,
             *(2 * self.sequences,) * 3,
+            2 * self.tokens,
             self.sequences,
             self.sequences * self.pages,
         )
@@ -67,9 +68,9 @@ def table_pages(pages: int) -> int:
 class Fields(NamedTuple):
     """The parts of a step's memory, of T tokens and S sequences.
 
-    Tokens have ids, positions and slots [T]; sequences with one new token have, before the others,
-    the row of it, and all have the slot of their state, their length with the new tokens and a
-    block table [S, M]. ``wanted`` [S] begins with the rows whose logits are wanted. Lengths and
+    Tokens have ids, positions and slots [T]; sequences, those with one new token before the others,
+    their first row, the slot of their state, how many new tokens they have, their length with these
+    and a block table [S, M]. ``wanted`` [T] begins with the rows whose logits are wanted. Lengths and
     tables are int32, the rest is int64.
     """
 
@@ -78,6 +79,7 @@ class Fields(NamedTuple):
     slots: Tensor
     rows: Tensor
     states: Tensor
+    counts: Tensor
     wanted: Tensor
     lengths: Tensor
     tables: Tensor
@@ -87,9 +89,10 @@ def fields(memory: Tensor, layout: Layout) -> Fields:
     """The parts of int32 memory [layout.numbers] as views."""
     places = torch.split(memory, [aligned(size) for size in layout.sizes])
     exact = [part[:size] for part, size in zip(places, layout.sizes, strict=True)]
-    ids, positions, slots, rows, states, wanted = (part.view(torch.int64) for part in exact[:6])
-    tables = exact[7].view(layout.sequences, layout.pages)
-    return Fields(ids, positions, slots, rows, states, wanted, exact[6], tables)
+    *whole, lengths, tables = exact
+    ids, positions, slots, rows, states, counts, wanted = (p.view(torch.int64) for p in whole)
+    tables = tables.view(layout.sequences, layout.pages)
+    return Fields(ids, positions, slots, rows, states, counts, wanted, lengths, tables)
 
 
 def staged(parts: Sequence[Part], layout: Layout, size: int, device: torch.device) -> Tensor:
@@ -100,8 +103,8 @@ def staged(parts: Sequence[Part], layout: Layout, size: int, device: torch.devic
     """
     memory = torch.empty(layout.numbers, dtype=torch.int32, pin_memory=device.type == "cuda")
     host = [field.numpy() for field in fields(memory, layout)]
-    ids, positions, slots, rows, states, wanted, lengths, tables = host
-    for array, value in zip(host[:7], (0, 0, PADDING, 0, PADDING, 0, 0), strict=True):
+    ids, positions, slots, rows, states, counts, wanted, lengths, tables = host
+    for array, value in zip(host[:8], (0, 0, PADDING, 0, PADDING, 0, 0, 0), strict=True):
         array.fill(value)
     places = {at: place for place, at in enumerate(singles_first(parts))}
     start = count = 0
@@ -109,7 +112,8 @@ def staged(parts: Sequence[Part], layout: Layout, size: int, device: torch.devic
         total, end, place = context + len(tokens), start + len(tokens), places[at]
         table = block_table(tokens, total, blocks, size)
         tables[place, : len(table)] = table
-        rows[place], states[place], lengths[place] = start, state, total
+        rows[place], states[place], counts[place] = start, state, len(tokens)
+        lengths[place] = total
         if len(tokens) == 1:  # plain numbers: faster than arrays of one
             ids[start], positions[start] = tokens[0], context
             slots[start] = table[context // size] * size + context % size
@@ -117,10 +121,8 @@ def staged(parts: Sequence[Part], layout: Layout, size: int, device: torch.devic
             new = np.arange(context, total)
             ids[start:end], positions[start:end] = tokens, new
             slots[start:end] = tables[place, new // size].astype(np.int64) * size + new % size
-        if want_logits:
-            wanted[count] = end - 1
-            count += 1
-        start = end
+        wanted[count : count + want_logits] = np.arange(end - want_logits, end)
+        count, start = count + want_logits, end
     return memory
 
 
@@ -130,7 +132,7 @@ def singles_first(parts: Sequence[Part]) -> list[int]:
 
 
 def build_device_batch(
-    parts: Sequence[Part | tuple[Sequence[int], int, Sequence[int], bool]],
+    parts: Sequence[Part | tuple[Sequence[int], int, Sequence[int], int]],
     block_size: int,
     device: torch.device,
     *,
@@ -164,9 +166,16 @@ def build_device_batch(
         tuple(spans),
         made.wanted[: sum(work.want_logits for work in works)],
         steps=(step_rows(works, made.rows[:single]), made.states[:single]) if single else None,
+        prompts=several_tokens(made, single) if single < len(works) else None,
         fresh_states=tuple(work.state for work in works if not work.context),
         pages=Pages(tables, made.lengths[:single], block_size) if paged and single else None,
     )
+
+
+def several_tokens(made: Fields, single: int) -> Tensor:
+    """First rows, state slots and lengths, int64 [3, P], of the sequences behind the single ones."""
+    rows, states = made.rows[single:], made.states[single:]
+    return torch.stack((rows, states, made.counts[single:]))
 
 
 def gathered(table: list[int], pages: Tensor, total: int, size: int) -> slice | Tensor:

@@ -19,6 +19,7 @@ import torch
 from helexa.engine.batch import Batch, Part
 from helexa.engine.device_batch import PADDING, Layout, fields, staged, table_pages
 from helexa.engine.kernels.decoding import Pages
+from helexa.engine.layers.delta import GatedDelta
 from helexa.engine.layers.experts import Experts
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class DecodeGraphs:
     def _layout(self, parts: Sequence[Part]) -> Layout | None:
         """What a step of these parts is padded to, if it can be replayed."""
         rows = next((size for size in self._sizes if size >= len(parts)), None)
-        whole = all(len(part.tokens) == 1 and part.context and part.want_logits for part in parts)
+        whole = all(len(part.tokens) == 1 and part.context and part.want_logits == 1 for part in parts)
         if not whole or rows is None or self._refused or not parts:
             return None
         size = self._cache.block_size
@@ -179,11 +180,14 @@ class DecodeGraphs:
 def decode_graphs(model: Model, cache: KVCache) -> DecodeGraphs | None:
     """Recorded steps for a model, if they are wanted and possible.
 
-    Nothing is recorded where the host must learn which experts were chosen.
+    Nothing is recorded where the host must learn which experts were chosen, or where states are not
+    changed by kernels, which leave padding alone.
     """
     if not model.numerics.cuda_graphs:
         return None
-    experts = (module for module in model.modules() if isinstance(module, Experts))
-    if any(module.waits for module in experts):
-        return None
+    for module in model.modules():
+        if isinstance(module, Experts) and module.waits:
+            return None
+        if isinstance(module, GatedDelta) and not module.on_device:
+            return None
     return DecodeGraphs(model, cache, CudaRecorder(model.device))

@@ -17,14 +17,18 @@ def keeper(spec: CoreSpec, config: EngineConfig) -> Pages | StatePages:
     if not spec.state_bytes:
         return Pages(pool, spec.budget_blocks, reuse=reuse)
     running = config.max_batch
+    behind = running + spec.snapshots
     snapshots = Snapshots(
         pool,
-        range(running, running + spec.snapshots),
+        range(running, behind),
         budget_bytes=config.prefix_cache_mb * MIB,
         block_bytes=spec.block_bytes,
         state_bytes=spec.state_bytes,
     )
-    return StatePages(pool, spec.budget_blocks, snapshots, slots=running, reuse=reuse)
+    spares = range(behind, behind + config.spare_states)
+    return StatePages(
+        pool, spec.budget_blocks, snapshots, slots=running, spares=spares, reuse=reuse
+    )
 
 
 def reuses(config: EngineConfig) -> bool:

@@ -292,7 +292,6 @@ def with_triton(numerics: Numerics, disabled: Collection[str] = ()) -> Numerics:
         fused_ops=fused_ops,
         fused_rows=fused_ops and "fused_rows" not in disabled,
         paged_decode=paged,
-        paged_states=numerics.fused_delta,
     )
-    graphs = fused_ops and paged and numerics.fused_delta and "cuda_graphs" not in disabled
+    graphs = fused_ops and paged and "cuda_graphs" not in disabled
     return replace(made, cuda_graphs=graphs)

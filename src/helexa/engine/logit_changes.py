@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from helexa.engine.params import SamplingParams
-from helexa.engine.staging import sent
+from helexa.engine.upload import moved, upload
 
 T = TypeVar("T")
 
@@ -62,6 +62,14 @@ def has_changes(row: SampleRow) -> bool:
     )
 
 
+def changed_logits(logits: Tensor, rows: Sequence[SampleRow], which: Sequence[int]) -> Tensor:
+    """Some rows of logits [R, V], float32 and changed as they ask: a copy [C, V]."""
+    copies = logits.index_select(0, upload(which, logits.device)).float()
+    for copy, i in zip(copies, which, strict=True):
+        change(copy, rows[i])
+    return copies
+
+
 def change(logits: Tensor, row: SampleRow) -> None:
     """Apply masks, bias and penalties, in this order, to logits [V] float32, in place."""
     params = row.params
@@ -80,17 +88,17 @@ def change(logits: Tensor, row: SampleRow) -> None:
 def _mask(logits: Tensor, row: SampleRow) -> None:
     if row.allowed is not None:
         bits = torch.arange(_WORD_BITS, dtype=torch.int32, device=logits.device)
-        words = row.allowed.to(logits.device, torch.int32)
+        words = moved(row.allowed, logits.device)
         forbidden = ((words[:, None] >> bits) & 1).view(-1)[: logits.numel()] == 0
         logits.masked_fill_(forbidden, -torch.inf)
     ids = [token_id for token_id in row.blocked if token_id < logits.numel()]
     if ids:
-        logits.index_fill_(0, sent(ids, logits, torch.int64), -torch.inf)
+        logits.index_fill_(0, upload(ids, logits.device), -torch.inf)
 
 
 def _repetition(logits: Tensor, ids: list[int], penalty: float) -> None:
     """Logits ≥ 0 divided, < 0 multiplied: less likely. Source: CTRL, arXiv:1909.05858 §4.1."""
-    at = sent(ids, logits, torch.int64)
+    at = upload(ids, logits.device)
     penalty = min(max(penalty, _PENALTY_RANGE[0]), _PENALTY_RANGE[1])
     now = logits[at]
     changed = torch.where(now >= 0, now / penalty, now * penalty)
@@ -98,5 +106,5 @@ def _repetition(logits: Tensor, ids: list[int], penalty: float) -> None:
 
 
 def _columns(values: Mapping[int, float], like: Tensor) -> tuple[Tensor, Tensor]:
-    ids = sent(list(values.keys()), like, torch.int64)
-    return ids, sent(list(values.values()), like, like.dtype)
+    ids = upload(list(values.keys()), like.device)
+    return ids, upload(list(values.values()), like.device, like.dtype)

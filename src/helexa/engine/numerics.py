@@ -26,8 +26,8 @@ class Numerics:
 
     The rest are kernels of triton: ``fused_ops`` for norms, activations and what comes between
     projection and attention, ``fused_rows`` for single rows to be multiplied in one go with their
-    norms, activations and additions; ``paged_decode`` for attention of all single tokens at once,
-    ``paged_states`` for their step of the delta rule; ``cuda_graphs`` replays whole steps of them.
+    norms, activations and additions; ``paged_decode`` for attention of all single tokens at once;
+    ``cuda_graphs`` replays whole steps of them.
     """
 
     device: torch.device
@@ -43,13 +43,12 @@ class Numerics:
     fused_ops: bool = False
     fused_rows: bool = False
     paged_decode: bool = False
-    paged_states: bool = False
     cuda_graphs: bool = False
 
     @property
     def on_device(self) -> bool:
         """Whether kernels find a step's sequences through tables on the device."""
-        return self.fused_ops or self.paged_decode or self.paged_states
+        return self.fused_ops or self.paged_decode
 
     @property
     def narrow_cache(self) -> bool:

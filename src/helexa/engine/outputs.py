@@ -78,12 +78,30 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftCounts:
+    """Of ``drafted`` tokens that were guessed, the ``accepted`` ones were what came."""
+
+    drafted: int = 0
+    accepted: int = 0
+
+    @property
+    def acceptance(self) -> float:
+        """The share that was right; 0.0 where nothing was guessed."""
+        return self.accepted / self.drafted if self.drafted else 0.0
+
+    def plus(self, drafted: int, accepted: int) -> DraftCounts:
+        """With one more draft."""
+        return DraftCounts(self.drafted + drafted, self.accepted + accepted)
+
+
+@dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What one step did for one request.
+    """What one step did for one request: a token, or several where a draft was right.
 
     The last output of a request has ``finish_reason`` or ``error`` set; the first one after its
     prompt was computed has ``cache``. ``completion_tokens`` counts all so far. ``timing`` is on
-    every output, because a reader may take any of them for the last; an error may lack it.
+    every output, because a reader may take any of them for the last; an error may lack it. So is
+    ``drafts``, what became of all drafts so far, None where there were none.
     """
 
     id: int
@@ -94,6 +112,7 @@ class StepOutput:
     cache: CacheReport | None = None
     timing: Timing | None = None
     completion_tokens: int = 0
+    drafts: DraftCounts | None = None
 
     @property
     def finished(self) -> bool:
@@ -123,7 +142,8 @@ class EngineStatus:
     """A core at one moment. Sizes in MiB, rates in tokens per second, times in milliseconds.
 
     ``last_step_ms`` is the last step as a whole; ``overhead_ms`` is the part of it spent outside
-    the model (schedule, batch, sample, outputs), in host time.
+    the model (schedule, batch, sample, outputs), in host time. ``drafts`` are totals of all
+    requests.
     """
 
     running: int = 0
@@ -141,6 +161,7 @@ class EngineStatus:
     last_step_ms: float = 0.0
     overhead_ms: float = 0.0
     preemptions: int = 0
+    drafts: DraftCounts = field(default_factory=DraftCounts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ class SamplingParams:
     seed                0 … 2^64 - 1; None draws one
     repetition_penalty  > 0, 1: off; looks at the last ``repeat_last_n`` generated tokens
     logprobs            how many alternatives to report per token, 0 … 20; None reports nothing
+    speculative         whether tokens may be guessed ahead, which changes only the speed; None:
+                        if the engine was given a drafter
     """
 
     max_tokens: int = 8192
@@ -62,6 +64,7 @@ class SamplingParams:
     min_tokens: int = 0
     n: int = 1
     logprobs: int | None = None
+    speculative: bool | None = None
 
     def __post_init__(self) -> None:
         for name, check in _CHECKS.items():
@@ -311,5 +314,6 @@ _CHECKS: Final[Mapping[str, _Check]] = {
     "min_tokens": _integer(0),
     "n": _integer(1, MAX_CHOICES),
     "logprobs": _integer(0, MAX_LOGPROBS, "it is the number of alternatives to report per token"),
+    "speculative": _flag,
 }
 _OPTIONAL: Final = frozenset(f.name for f in fields(SamplingParams) if f.default is None)

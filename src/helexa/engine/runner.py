@@ -45,12 +45,12 @@ class Runner:
         self._graphs = graphs
 
     @torch.inference_mode()
-    def run(self, parts: Sequence[Part | tuple[Sequence[int], int, Sequence[int], bool]]) -> Tensor:
+    def run(self, parts: Sequence[Part | tuple[Sequence[int], int, Sequence[int], int]]) -> Tensor:
         """Execute one step (see `batch.Part`): → logits [R, V] float32.
 
-        One row for the last position of each part that wants logits, in order; R may be 0. They may
-        be overwritten by the next step. Raises MemoryError or torch.OutOfMemoryError if host or GPU
-        have no memory for it.
+        A row for each of the last positions whose logits a part wants, in order; R may be 0. They
+        may be overwritten by the next step. Raises MemoryError or torch.OutOfMemoryError if host or
+        GPU have no memory for it.
         """
         with refusals_as_memory_errors():
             step = self._graphs.step([Part(*part) for part in parts]) if self._graphs else None

@@ -11,15 +11,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from helexa.engine.drawing import MARGIN, draw, draw_open, first_read, needs_ranking
-from helexa.engine.logit_changes import SampleRow, change, has_changes, known
+from helexa.engine.drawing import MARGIN, draw_open, draw_ranked, needs_ranking
+from helexa.engine.logit_changes import SampleRow, changed_logits, has_changes, known
 from helexa.engine.outputs import TokenLogprobs
-from helexa.engine.philox import uniform
+from helexa.engine.philox import uniforms
 from helexa.engine.ranking import Blocks, Ranking, rankings
-from helexa.engine.staging import sent
+from helexa.engine.read_ahead import read_ahead
 from helexa.errors import HelexaError, NumericalError
 
 __all__ = ["SampleRow", "Sampled", "Sampler", "health_record"]
@@ -39,12 +38,12 @@ class Sampled:
 class Sampler:
     """Chooses tokens for a vocabulary of ``vocab_size``; holds no state.
 
-    ``kernels``: logits are on a GPU, and kernels of triton are wanted.
+    ``reads_ahead``: also where reading logits costs nothing; a GPU's are always read so.
     """
 
-    def __init__(self, vocab_size: int, *, kernels: bool = False) -> None:
+    def __init__(self, vocab_size: int, *, reads_ahead: bool = False) -> None:
         self.vocab_size = vocab_size
-        self.kernels = kernels
+        self.reads_ahead = reads_ahead
 
     def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
         """One token per row of logits [R, V] float32, which are left as they are.
@@ -59,14 +58,34 @@ class Sampler:
             )
         if not rows:
             return []
-        raw = Blocks.of(logits.float(), kernels=self.kernels)
+        raw, altered, changed = self._blocks(logits, rows)
         sound = [i for i in range(len(rows)) if math.isfinite(raw.peaks[i])]
-        chosen = _choose_all(raw, logits, rows, sound)
+        chosen = _choose(raw, {i: rows[i] for i in sound if i not in changed})
+        if altered is not None:
+            places = {
+                at: rows[i]
+                for at, i in enumerate(changed)
+                if i in sound and math.isfinite(altered.peaks[at])
+            }
+            chosen |= {changed[at]: token for at, token in _choose(altered, places).items()}
         logprobs = _logprobs(raw, rows, chosen)
         return [
             Sampled(chosen[i], logprobs.get(i)) if i in chosen else _refused(raw, i)
             for i in range(len(rows))
         ]
+
+    def _blocks(
+        self, logits: Tensor, rows: Sequence[SampleRow]
+    ) -> tuple[Blocks, Blocks | None, list[int]]:
+        """The logits, those of rows that change theirs if there are any, and which rows those are.
+
+        From a GPU all of it is read in one go.
+        """
+        if self.reads_ahead or logits.device.type == "cuda":
+            return read_ahead(logits, rows)
+        changed = [i for i, row in enumerate(rows) if has_changes(row)]
+        raw = Blocks.of(logits.float())
+        return raw, Blocks.of(changed_logits(logits, rows, changed)) if changed else None, changed
 
 
 def _refused(raw: Blocks, index: int) -> Sampled:
@@ -96,31 +115,16 @@ def health_record(logits: Tensor) -> str:
     )
 
 
-def _choose_all(
-    raw: Blocks, logits: Tensor, rows: Sequence[SampleRow], sound: list[int]
-) -> dict[int, int]:
-    """Token ids by row; rows that change their logits work on a copy."""
-    changed = [i for i in sound if has_changes(rows[i])]
-    if not changed:
-        return _choose(raw, {i: rows[i] for i in sound})
-    chosen = _choose(raw, {i: rows[i] for i in sound if i not in changed})
-    copies = logits.index_select(0, sent(changed, logits, torch.int64)).float()  # [C, V]
-    for copy, i in zip(copies, changed, strict=True):
-        change(copy, rows[i])
-    blocks = Blocks.of(copies, kernels=raw.by_kernel)
-    places = {at: rows[i] for at, i in enumerate(changed) if math.isfinite(blocks.peaks[at])}
-    return chosen | {changed[at]: token for at, token in _choose(blocks, places).items()}
-
-
 def _choose(blocks: Blocks, rows: dict[int, SampleRow]) -> dict[int, int]:
     """Token ids of some rows of ``blocks``: the best one if greedy, else a draw."""
     chosen = {i: blocks.best[i] for i in rows}
     drawn = [i for i, row in rows.items() if known(row.params.temperature) > 0.0]
-    numbers = {i: uniform(known(rows[i].params.seed), len(rows[i].generated)) for i in drawn}
+    places = [(known(rows[i].params.seed), len(rows[i].generated)) for i in drawn]
+    numbers = dict(zip(drawn, uniforms(places), strict=True))
     ranked = [i for i in drawn if needs_ranking(rows[i].params)]
-    reads = [first_read(rows[i].params) for i in ranked]
-    for i, ranking in zip(ranked, rankings(blocks, ranked, reads), strict=True):
-        chosen[i] = draw(ranking, rows[i].params, numbers[i])
+    if ranked:
+        asked = [(rows[i].params, numbers[i]) for i in ranked]
+        chosen |= zip(ranked, draw_ranked(blocks, ranked, asked), strict=True)
     for i in drawn:
         if not needs_ranking(rows[i].params):
             chosen[i] = draw_open(blocks, i, rows[i].params, numbers[i])

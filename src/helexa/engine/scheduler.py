@@ -12,10 +12,14 @@ from helexa.engine.sequence import Sequence
 
 
 class Part(NamedTuple):
-    """A sequence's share of a step: the next ``length`` of its tokens are computed."""
+    """A sequence's share of a step: the next ``length`` of its tokens are computed.
+
+    Behind its last token a ``draft`` of what may follow is computed, too.
+    """
 
     sequence: Sequence
     length: int
+    draft: tuple[int, ...] = ()
 
     @property
     def samples(self) -> bool:
@@ -77,11 +81,16 @@ class Scheduler:
 
     def commit(self, parts: list[Part]) -> None:
         """The step has run: count its tokens, share the pages they filled."""
-        for seq, length in parts:
+        for seq, length, _ in parts:
             if self.pages.advance(seq, length):
                 self._worth_trying = True
             if not seq.remaining:
                 seq.prefilling = False
+
+    def commit_drafted(self, seq: Sequence) -> None:
+        """A token that was drafted has been appended: it was computed with the draft."""
+        if self.pages.advance(seq, 1):
+            self._worth_trying = True
 
     def restart(self) -> None:
         """Have every running sequence computed anew: what a failed step left is not trusted."""
@@ -89,13 +98,16 @@ class Scheduler:
             self._preempt(self.running.pop())
 
     def _rows(self) -> list[Part]:
-        """One token for each row that is past its prompt, oldest first."""
+        """What is not computed of each row that is past its prompt, oldest first: mostly a token.
+
+        It is more where a recurrent state had to be put back to before a draft.
+        """
         parts: list[Part] = []
         index = 0
         while index < len(self.running):  # the list shrinks from its end when pages are short
             seq = self.running[index]
             if not seq.prefilling and self._secure(seq):
-                parts.append(Part(seq, 1))
+                parts.append(Part(seq, seq.remaining))
             index += 1
         return parts
 

@@ -6,8 +6,9 @@ from array import array
 from dataclasses import dataclass, field
 
 from helexa.engine.cache.history import Nearest
+from helexa.engine.drafting.pace import Pace
 from helexa.engine.masks import TokenMask
-from helexa.engine.outputs import Timing
+from helexa.engine.outputs import DraftCounts, Timing
 from helexa.engine.params import SamplingParams
 
 TOKEN_TYPE = "i"  # 4 bytes: array slices turn into the keys of the prefix tree
@@ -24,7 +25,9 @@ class Sequence:
     pages are the prefix tree's. A recurrent model keeps its ``state`` in that slot, and others may
     go on from where it stood after the first ``cuts`` tokens. ``runs`` counts the times it was
     given pages: once, and once more after each preemption. ``mask`` says what may come next, None
-    that anything may; it knows nothing of pages, so a preemption leaves it as it is.
+    that anything may; it knows nothing of pages, so a preemption leaves it as it is. ``fork`` is
+    the slot of a copy of the state, if the draft of this step is tried on one; ``pace`` and
+    ``drafts`` say what came of drafts so far.
     """
 
     id: int
@@ -44,12 +47,15 @@ class Sequence:
     computed: int = 0
     indexed: int = 0
     state: int = 0
+    fork: int | None = None
     prefilling: bool = True
     runs: int = 0
     cached_tokens: int = 0
     nearest: Nearest | None = None
     started_s: float | None = None
     first_token_s: float | None = None
+    pace: Pace = field(default_factory=Pace)
+    drafts: DraftCounts | None = None
 
     @classmethod
     def of(

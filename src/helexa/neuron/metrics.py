@@ -60,7 +60,8 @@ DEVICE_GAUGES = {
 class ModelState:
     """One slot: its status, its memory, its prefix cache; ``load`` only while it is loaded.
 
-    ``losses`` counts the processes that it has lost, by their cause.
+    Of ``drafted`` tokens that were guessed ahead ``drafts_accepted`` were right. ``losses`` counts
+    the processes that it has lost, by their cause.
     """
 
     id: str
@@ -70,6 +71,8 @@ class ModelState:
     prefix_bytes: int = 0
     prefix_lookups: int = 0
     prefix_hits: int = 0
+    drafted: int = 0
+    drafts_accepted: int = 0
     losses: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -271,6 +274,10 @@ def add_model(series: Series, model: ModelState) -> None:
     series.counter("prefix_cache_lookups", text, model.prefix_lookups, labels)
     text = "Prompts of which a part was cached."
     series.counter("prefix_cache_hits", text, model.prefix_hits, labels)
+    text = "Tokens guessed ahead of the model."
+    series.counter("draft_tokens", text, model.drafted, labels)
+    text = "Tokens guessed ahead that were right."
+    series.counter("draft_tokens_accepted", text, model.drafts_accepted, labels)
     for cause, count in model.losses.items():
         series.counter("model_recoveries", "Lost processes.", count, {**labels, "cause": cause})
     if model.load is None:

@@ -218,6 +218,8 @@ class Slot:
             prefix_bytes=round(status.cached_mb * MIB),
             prefix_lookups=status.prefix.lookups,
             prefix_hits=status.prefix.hits,
+            drafted=status.drafts.drafted,
+            drafts_accepted=status.drafts.accepted,
             losses=dict(self.host.recoveries),
         )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from helexa.engine.outputs import CacheReport
+    from helexa.engine.outputs import CacheReport, DraftCounts
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -32,7 +32,8 @@ class Usage:
 
     ``completion_tokens`` counts every generated token, reasoning and markers included;
     ``prefill_tokens`` is the whole prompt, ``cached_tokens`` how many of its tokens came out of
-    the prefix cache, and ``cache`` says why no more did.
+    the prefix cache, and ``cache`` says why no more did. ``drafts`` says how many tokens were
+    guessed ahead, and how many of them rightly; None if none were.
     """
 
     prompt_tokens: int
@@ -43,6 +44,7 @@ class Usage:
     decode_ms: float
     prefill_tokens: int
     cache: CacheReport | None = None
+    drafts: DraftCounts | None = None
 
     @property
     def total_tokens(self) -> int:

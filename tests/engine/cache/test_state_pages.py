@@ -18,6 +18,7 @@ from helexa.engine.cache.copies import Copy
 from helexa.engine.cache.snapshots import Snapshots
 from helexa.engine.config import EngineConfig
 from helexa.engine.core import EngineCore
+from helexa.engine.drafting.drafter import Drafter
 from helexa.engine.intake import CoreSpec, stable_cuts
 from helexa.engine.outputs import EngineFacts, Request, StepOutput
 from helexa.engine.params import GenerationDefaults, SamplingParams
@@ -39,18 +40,20 @@ class StateRunner(PagedRunner):
     def run(self, parts: Sequence[Part]) -> Tensor:
         slots = [part.state for part in parts]
         assert len(set(slots)) == len(slots), "two sequences have one state"
+        wanted: list[int] = []
         for part in parts:
             state = 1 if part.context == 0 else self.states[part.state]
             assert state is not None, "a state is used that never was"
+            passed = []
             for position, token in enumerate(part.tokens, part.context):
                 state = hash((state, token, position)) % PRIME
+                passed.append(state)
             self.states[part.state] = state
+            wanted += passed[len(passed) - part.want_logits :]
         if self.faults and isinstance(self.faults[0], ValueError):
             raise self.faults.pop(0)  # when the states have gone on
         rows = super().run(parts)
-        wanted = [self.states[part.state] for part in parts if part.want_logits]
         for row, state in zip(rows, wanted, strict=True):
-            assert state is not None
             row.add_(torch.randn(VOCAB, generator=torch.Generator().manual_seed(state)))
         return rows
 
@@ -69,13 +72,21 @@ class StateRunner(PagedRunner):
 class Bench:
     """A core over a `StateRunner`; ``answers`` by request id."""
 
-    def __init__(self, *, blocks: int = 200, snapshots: int = 4, chunk: int = 16) -> None:
+    def __init__(
+        self,
+        *,
+        blocks: int = 200,
+        snapshots: int = 4,
+        chunk: int = 16,
+        guesses: Drafter | None = None,
+    ) -> None:
         config = EngineConfig(
             max_batch=BATCH,
             block_size=4,
             prefill_chunk_tokens=chunk,
             prefix_cache=snapshots > 0,
             prefix_cache_mb=1,
+            drafter="lookup" if guesses is not None else None,
         )
         facts = EngineFacts("cpu", "float32", 0, 0.0, 1, blocks * 4, 10_000, (END,), 1, 1.0)
         spec = CoreSpec(
@@ -91,8 +102,10 @@ class Bench:
             snapshots=snapshots,
             header_ids=frozenset({HEADER}),
         )
-        self.runner = StateRunner(blocks, 4, BATCH + snapshots)
-        self.core = EngineCore(self.runner, Sampler(VOCAB), spec, config, clock=Clock())
+        self.runner = StateRunner(blocks, 4, BATCH + snapshots + config.spare_states)
+        self.core = EngineCore(
+            self.runner, Sampler(VOCAB), spec, config, clock=Clock(), drafter=guesses
+        )
         self.answers: dict[int, list[StepOutput]] = {}
 
     def submit(self, prompt: list[int], **params: int) -> int:

@@ -14,14 +14,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from helexa.engine.hybrid_config import DeltaConfig
 from helexa.engine.kernels.angles_triton import angles_on_device
-from helexa.engine.kernels.best_triton import best_of_rows
 from helexa.engine.kernels.decoding import Pages
 from helexa.engine.kernels.decoding_triton import paged_decode
 from helexa.engine.kernels.norm_triton import add_rms_norm_on_device
@@ -29,13 +26,11 @@ from helexa.engine.kernels.one_row_triton import added_product, normed_product
 from helexa.engine.kernels.placing import Projected
 from helexa.engine.kernels.placing_triton import place_on_device
 from helexa.engine.kernels.silu_mul_triton import silu_mul_on_device
-from helexa.engine.kernels.state_step_triton import conv_step, delta_step_at
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ATTENTION = [(16, 8, 128), (16, 2, 256)]
 """Query heads, key heads, numbers of each."""
 SEQUENCES = 3
-DELTA = DeltaConfig(16, 32, 128, 128, 4, tiled=True)
 
 
 class Pretended:
@@ -69,7 +64,7 @@ def pretend(target: GPUTarget) -> list[tuple[str, int]]:
 
 
 def small(new: Any) -> None:
-    """Norms, activation, angles, products of one row, the best logits."""
+    """Norms, activation, angles, products of one row."""
     zeros = partial(torch.zeros, dtype=torch.float32)
     for size in (1024, 5120):
         x, norm = new(SEQUENCES, size), (zeros(size), zeros(()))
@@ -79,7 +74,6 @@ def small(new: Any) -> None:
         normed_product(x[:1], norm, new(64, size), gated=True)
     silu_mul_on_device(new(SEQUENCES, 6144))
     added_product(new(1, 3072), new(64, 3072), new(1, 64))
-    best_of_rows(zeros(2, 151936))
     angles_on_device(torch.zeros(SEQUENCES, dtype=torch.int64), zeros(64), 1.0)
 
 
@@ -99,22 +93,10 @@ def attention(new: Any, sizes: tuple[int, int, int], *, gated: bool) -> None:
         paged_decode(q, kv, pages, made.gate, parts=parts)
 
 
-def states(new: Any) -> None:
-    """The kernels of a layer that keeps a state."""
-    slots, heads = torch.zeros(SEQUENCES, dtype=torch.int64), DELTA.value_heads
-    y = new(SEQUENCES, DELTA.channels + 64)[:, : DELTA.channels]
-    weight = torch.zeros(DELTA.kernel, DELTA.channels)
-    qkv: Tensor = conv_step(y, new(4, DELTA.kernel - 1, DELTA.channels), slots, weight)
-    gates = torch.zeros(SEQUENCES, heads), torch.zeros(SEQUENCES, heads)
-    held = torch.zeros(4, heads, DELTA.key_dim, DELTA.value_dim)
-    delta_step_at(qkv, gates, held, slots, DELTA)
-
-
 def main(capability: str, dtype: str) -> None:
     launched = pretend(GPUTarget("cuda", int(capability), 32))
     new = partial(torch.zeros, dtype=TYPES[dtype])
     small(new)
-    states(new)
     for sizes in ATTENTION:
         for gated in (False, True):
             attention(new, sizes, gated=gated)

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from helexa.engine.kernels.attention import (
+    FEW_ROWS,
     SUMMED_MIN_KEYS,
     TILE_KEYS,
     attention,
     attention_definition,
     summable,
     summed_attention,
+    tiled_attention,
     visible,
 )
 
@@ -64,6 +66,30 @@ def test_summing_values_where_they_lie_matches_the_definition(
     assert summable(q, kv)
     expected = attention_definition(q, kv)
     torch.testing.assert_close(summed_attention(q, kv), expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+@pytest.mark.parametrize("kind", ["random", "correlated", "repeated"])
+@pytest.mark.parametrize(("heads", "groups"), HEADS)
+@pytest.mark.parametrize(
+    ("length", "total"),
+    [(1, 1), (2, 2), (5, 200), (16, TILE_KEYS), (7, TILE_KEYS + 3), (2, 2 * TILE_KEYS + 1)],
+)
+def test_a_few_rows_tile_by_tile_match_the_definition(
+    length: int, total: int, heads: int, groups: int, kind: str, dtype: torch.dtype
+) -> None:
+    """Also where the last keys, which not every row may see, lie in two tiles."""
+    q = draw(length, heads, 16, kind=kind)
+    kv = draw(2, groups, total + 9, 16, kind="random").to(dtype)[:, :, 4 : total + 4]
+    expected = attention_definition(q, kv)
+    torch.testing.assert_close(tiled_attention(q, kv), expected, atol=2e-5, rtol=1e-5)
+
+
+def test_drafts_over_long_contexts_are_tiled_and_prompts_are_not() -> None:
+    kv = draw(2, 2, SUMMED_MIN_KEYS, 16, kind="random").half()
+    for length, tiled in ((2, True), (FEW_ROWS, True), (FEW_ROWS + 1, False)):
+        q = draw(length, 4, 16, kind="random")
+        assert torch.equal(attention(q, kv), tiled_attention(q, kv)) == tiled
 
 
 def test_long_contexts_of_one_token_are_summed_and_gathered_ones_too() -> None:

@@ -16,7 +16,7 @@ SHARED_BYTES = {"75": 64 * 1024, "80": 99 * 1024, "90": 227 * 1024}
 
 KERNELS = {
     f"{name}_kernel"
-    for name in "add_norm added angles combine conv delta normed place share silu_mul split".split()
+    for name in "add_norm added angles combine normed place silu_mul split".split()
 }
 
 

@@ -10,6 +10,7 @@ import torch
 
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
 from helexa.engine.checkpoint.weights import Weights
+from helexa.engine.layers.delta import GatedDelta
 from helexa.engine.loading import resolve_numerics, with_triton
 from helexa.engine.models.model import Model
 from helexa.engine.models.registry import MODELS
@@ -42,4 +43,7 @@ def interpreted(folder: str | Path, *disabled: str) -> Model:
         model.load(Weights(checkpoint, dtype=torch.float32, device=DEVICE))
     finally:
         checkpoint.close()
+    for module in model.modules():
+        if isinstance(module, GatedDelta):
+            module.on_device = not {"gdn_fused", "gdn_chunked"}.intersection(disabled)
     return model.to(DEVICE).eval()

@@ -73,12 +73,30 @@ class Pages:
         return True
 
     def grow(self, seq: Sequence) -> bool:
-        """Make sure of a page for a sequence's next token; False if none is to be had."""
-        if seq.computed < len(seq.blocks) * self._size:
+        """Make sure of pages for all of a sequence's tokens; False if they are not to be had."""
+        missing = self._blocks_for(len(seq.tokens)) - len(seq.blocks)
+        if missing <= 0:
             return True
-        if self.available < 1:
+        if self.available < missing:
             return False
-        self._extend(seq, 1)
+        self._extend(seq, missing)
+        return True
+
+    def stretch(self, seq: Sequence, count: int, reserve: int) -> int:
+        """Make room for ``count`` tokens behind a sequence's last; for how many there is some.
+
+        No page is taken if that left fewer than ``reserve`` for others.
+        """
+        missing = self._blocks_for(len(seq.tokens) + count) - len(seq.blocks)
+        if missing > 0 and self.available >= missing + reserve:
+            self._extend(seq, missing)
+        return min(count, len(seq.blocks) * self._size - len(seq.tokens))
+
+    def settle(self, seq: Sequence, *, whole: bool) -> bool:
+        """A draft was right, as a ``whole`` or not; what counts as computed may be told by token.
+
+        Keys and values of wrong tokens are never read: they lie behind what counts.
+        """
         return True
 
     def advance(self, seq: Sequence, count: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from helexa.engine.cache.blocks import BlockPool
 from helexa.engine.cache.copies import Copy
 from helexa.engine.cache.lookups import Lookups
@@ -15,7 +17,8 @@ class StatePages:
     """As `Pages`, with a slot for the state of each sequence, and snapshots in place of a tree.
 
     A sequence is continued from the longest snapshot that it begins with. Whole pages of that are
-    shared; a page that is not full is copied, as the sequence writes to the rest of it.
+    shared; a page that is not full is copied, as the sequence writes to the rest of it. A draft
+    needs one of the ``spares``, slots for copies of states.
     """
 
     def __init__(
@@ -25,6 +28,7 @@ class StatePages:
         snapshots: Snapshots,
         *,
         slots: int,
+        spares: Iterable[int] = (),
         reuse: bool = True,
     ) -> None:
         self.pool = pool
@@ -33,6 +37,7 @@ class StatePages:
         self.budget_blocks = min(budget_blocks, pool.num_blocks)
         self._size = pool.block_size
         self._slots = list(range(slots))[::-1]
+        self._spares = list(spares)
         self._copies: list[Copy] = []
 
     @property
@@ -78,13 +83,43 @@ class StatePages:
         return True
 
     def grow(self, seq: Sequence) -> bool:
-        """Make sure of a page for a sequence's next token; False if none is to be had."""
-        if seq.computed < len(seq.blocks) * self._size:
+        """Make sure of pages for all of a sequence's tokens; False if they are not to be had."""
+        missing = self._blocks_for(len(seq.tokens)) - len(seq.blocks)
+        if missing <= 0:
             return True
-        if self.available < 1:
+        if self.available < missing:
             return False
-        self._extend(seq, 1)
+        self._extend(seq, missing)
         return True
+
+    def stretch(self, seq: Sequence, count: int, reserve: int) -> int:
+        """Make room for ``count`` tokens behind a sequence's last; for how many there is some.
+
+        They are tried on a copy of its state, so there is none while another sequence has that. No
+        page is taken if that left fewer than ``reserve`` for others.
+        """
+        missing = self._blocks_for(len(seq.tokens) + count) - len(seq.blocks)
+        if missing > 0 and self._spares and self.available >= missing + reserve:
+            self._extend(seq, missing)
+        room = min(count, len(seq.blocks) * self._size - len(seq.tokens))
+        if room < 1 or not self._spares:
+            return 0
+        seq.fork = self._spares.pop()
+        self._copies.append(Copy("state", seq.state, seq.fork))
+        return room
+
+    def settle(self, seq: Sequence, *, whole: bool) -> bool:
+        """A draft was right, as a ``whole`` or not: only then its state is the sequence's.
+
+        Returns whether the step counts. If not, the state is that of before it, and what was right
+        is computed again with the next token.
+        """
+        if seq.fork is not None:
+            if whole:
+                seq.state, seq.fork = seq.fork, seq.state
+            self._spares.append(seq.fork)
+            seq.fork = None
+        return whole
 
     def advance(self, seq: Sequence, count: int) -> bool:
         """Count ``count`` more tokens as computed, and keep a snapshot where one is due.
@@ -105,6 +140,9 @@ class StatePages:
             self.snapshots.forget(seq.tokens.tobytes())
         self.pool.release(seq.blocks)
         self._slots.append(seq.state)
+        if seq.fork is not None:
+            self._spares.append(seq.fork)
+            seq.fork = None
         seq.blocks = []
         seq.computed = 0
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 HALF = (torch.float16, torch.bfloat16)
 SUMMED_MIN_KEYS = 192
 """Where `summed_attention` begins to be the faster way for one token."""
+FEW_ROWS = 16
+"""Up to which `tiled_attention` is the faster way: a draft, not a prompt."""
 TILE_KEYS = 512
 
 
@@ -38,8 +40,8 @@ def attention(q: Tensor, kv: Tensor) -> Tensor:
     """`attention_definition` through torch's fused operator, no key or value copied per head."""
     length, heads, dim = q.shape
     _, groups, total, _ = kv.shape
-    if length == 1 and total >= SUMMED_MIN_KEYS and summable(q, kv):
-        return summed_attention(q, kv)
+    if length <= FEW_ROWS and total >= SUMMED_MIN_KEYS and summable(q, kv):
+        return (summed_attention if length == 1 else tiled_attention)(q, kv)
     k, v = kv.to(q.dtype).unsqueeze(2).unbind()  # [G, 1, S, D]
     if length == 1:  # one token: the heads of a group are the rows of one small product
         rows = q.view(groups, 1, heads // groups, dim)
@@ -87,6 +89,31 @@ def summed_attention(q: Tensor, kv: Tensor) -> Tensor:
     shares = scores.softmax(-1).to(v.dtype).view(-1)
     sums = torch.embedding_bag(table, places.view(-1), starts, mode=0, per_sample_weights=shares)
     return sums[0].view(q.shape).to(q.dtype)
+
+
+def tiled_attention(q: Tensor, kv: Tensor) -> Tensor:
+    """`attention_definition` for a few tokens over a 16-bit cache on a CPU, for long contexts.
+
+    q [L, H, D] float32, kv [2, G, S, D] as `summable` wants it → [L, H, D]. A tile of keys, and
+    then of values, is widened for all rows of a group: the whole cache never is.
+    """
+    length, _, dim = q.shape
+    _, groups, total, _ = kv.shape
+    rows = (q * dim**-0.5).view(length, groups, -1, dim).transpose(0, 1).reshape(groups, -1, dim)
+    scores = q.new_empty(*rows.shape[:2], total)
+    tile = q.new_empty(groups, min(total, TILE_KEYS), dim)
+    spans = [slice(start, start + TILE_KEYS) for start in range(0, total, TILE_KEYS)]
+    for span in spans:
+        part = kv[0, :, span]
+        wide = tile[:, : part.shape[1]].copy_(part)
+        scores[..., span] = torch.bmm(rows, wide.transpose(1, 2))
+    newest = scores.view(groups, length, -1, total)[..., total - length :]
+    newest.masked_fill_(~visible(length, length, q.device).unsqueeze(1), -torch.inf)
+    shares, out = scores.softmax(-1), torch.zeros_like(rows)
+    for span in spans:
+        part = kv[1, :, span]
+        out.baddbmm_(shares[..., span], tile[:, : part.shape[1]].copy_(part))
+    return out.view(groups, length, -1, dim).transpose(0, 1).reshape(q.shape)
 
 
 def last_rows(length: int, total: int, device: torch.device) -> Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from helexa.engine.kernels.causal_conv import causal_conv
@@ -22,6 +23,8 @@ from helexa.engine.layers.norm import GatedRMSNorm
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Tensor
+
     from helexa.engine.batch import Batch
     from helexa.engine.cache.state import LayerState
     from helexa.engine.checkpoint.weights import Weights
@@ -32,14 +35,13 @@ L2_EPS = 1e-6
 
 
 class Projected(NamedTuple):
-    """What the rows of a step become: qkv [T, C] before the convolution, z [T, Hv, Dv],
-    and in float32 g (log of what the state keeps) and beta [T, Hv].
+    """What the rows of a step become: qkv [T, C] before the convolution, z [T, Hv, Dv], and gates
+    [T, 2, Hv], b above a, from which g (log of what the state keeps) and beta are made.
     """
 
     qkv: Tensor
     z: Tensor
-    g: Tensor
-    beta: Tensor
+    gates: Tensor
 
 
 class GatedDelta(nn.Module):
@@ -63,6 +65,7 @@ class GatedDelta(nn.Module):
         self.norm = GatedRMSNorm(self.delta.value_dim, config.rms_norm_eps)
         self.out = Linear(self.delta.value_size, self.hidden, bias=False, numerics=numerics)
         self.grouped = self.grouped_gates = False
+        self.on_device = has_kernels(numerics)
         for name in ("conv", "dt_bias", "rate"):
             self.register_buffer(name, torch.empty(0))
 
@@ -110,15 +113,36 @@ class GatedDelta(nn.Module):
         made = self.project(x)
         for slot in batch.fresh_states:
             cache.clear(slot)
-        mixed = x.new_empty(made.z.shape)
+        mix = self.mix_on_device if self.on_device else self.mix
+        out: Tensor = self.out(mix(made, batch, cache).view(len(x), -1))
+        return out
+
+    def mix(self, made: Projected, batch: Batch, cache: LayerState) -> Tensor:
+        """What the convolution, the rule and the norm make of a step: → [T, Hv, Dv]."""
+        mixed = made.z.new_empty(made.z.shape)
+        gates = self.decays(made.gates)
         if batch.steps is not None:
             rows, slots = batch.steps
-            mixed[rows] = self.step(made, rows, slots, cache)
+            mixed[rows] = self.step(made.qkv, gates, rows, slots, cache)
         for span in batch.spans:
             if span.length > 1:
-                mixed[span.rows] = self.prefill(made, span.rows, span.state, cache)
-        out: Tensor = self.out(self.norm(mixed, made.z).view(len(x), -1))
-        return out
+                mixed[span.rows] = self.prefill(made.qkv, gates, span.rows, span.state, cache)
+        normed: Tensor = self.norm(mixed, made.z)
+        return normed
+
+    def mix_on_device(self, made: Projected, batch: Batch, cache: LayerState) -> Tensor:
+        """`mix` by kernels of a GPU, which take all sequences of a step at once."""
+        from helexa.engine.kernels import delta_device_triton as kernels  # only GPUs have triton
+
+        constants = kernels.Constants(self.conv, self.rate, self.dt_bias, self.delta.tiled)
+        mixed = made.z.new_empty(made.z.shape)
+        if batch.steps is not None:
+            kernels.steps(made.qkv, made.gates, batch.steps, constants, cache, mixed)
+        if batch.prompts is not None:
+            longest = max(span.length for span in batch.spans)
+            gates = self.decays(made.gates)
+            kernels.prompts(made.qkv, gates, (batch.prompts, longest), constants, cache, mixed)
+        return kernels.gated_norm_on_device(mixed, made.z, self.norm.gain, self.norm.floor)
 
     def project(self, x: Tensor) -> Projected:
         """What does not depend on other tokens: x [T, hidden]."""
@@ -133,47 +157,43 @@ class GatedDelta(nn.Module):
             y, z = torch.split(y, [shape.channels, shape.value_size], -1)
         if self.grouped_gates:
             gates = gates.view(rows, shape.key_heads, 2, each).transpose(1, 2)
-        b, a = gates.reshape(rows, 2, shape.value_heads).float().unbind(1)
-        g = self.rate * F.softplus(a + self.dt_bias)
         z = z.reshape(rows, shape.value_heads, shape.value_dim)
-        return Projected(y, z, g, b.sigmoid())
+        return Projected(y, z, gates.reshape(rows, 2, shape.value_heads))
+
+    def decays(self, gates: Tensor) -> tuple[Tensor, Tensor]:
+        """gates [T, 2, Hv] → g and beta [T, Hv] float32."""
+        b, a = gates.float().unbind(1)
+        return self.rate * F.softplus(a + self.dt_bias), b.sigmoid()
 
     def step(
-        self, made: Projected, rows: slice | Tensor, slots: slice | Tensor, cache: LayerState
+        self,
+        qkv: Tensor,
+        gates: tuple[Tensor, Tensor],
+        rows: slice | Tensor,
+        slots: slice | Tensor,
+        cache: LayerState,
     ) -> Tensor:
-        """One token of each of R sequences: → [R, Hv, Dv]."""
-        if self.numerics.paged_states and isinstance(slots, Tensor):
-            return self.step_at(made, rows, slots, cache)
-        qkv, before = causal_conv(made.qkv[rows].unsqueeze(1), cache.conv[slots], self.conv)
+        """One token of each of R sequences: qkv [T, C], g and beta [T, Hv] → [R, Hv, Dv]."""
+        qkv, before = causal_conv(qkv[rows].unsqueeze(1), cache.conv[slots], self.conv)
         cache.conv[slots] = before
         q, k, v = (part.squeeze(1) for part in self.heads(qkv))
-        g, beta = made.g[rows], made.beta[rows]
+        g, beta = (gate[rows] for gate in gates)
         if isinstance(slots, slice) and self.numerics.fused_delta:
             return delta_step_in_place(q, k, v, g, beta, cache.recurrent[slots])
         out, cache.recurrent[slots] = delta_step(q, k, v, g, beta, cache.recurrent[slots])
         return out
 
-    def step_at(
-        self, made: Projected, rows: slice | Tensor, slots: Tensor, cache: LayerState
+    def prefill(
+        self, qkv: Tensor, gates: tuple[Tensor, Tensor], rows: slice, slot: int, cache: LayerState
     ) -> Tensor:
-        """`step` by kernels that find each sequence's state by its slot [R]."""
-        from helexa.engine.kernels.state_step_triton import (  # not everyone has triton
-            conv_step,
-            delta_step_at,
-        )
-
-        qkv = conv_step(made.qkv[rows], cache.conv, slots, self.conv)
-        gates = made.g[rows].contiguous(), made.beta[rows].contiguous()
-        return delta_step_at(qkv, gates, cache.recurrent, slots, self.delta)
-
-    def prefill(self, made: Projected, rows: slice, slot: int, cache: LayerState) -> Tensor:
-        """L tokens of one sequence: → [L, Hv, Dv]."""
-        qkv, before = causal_conv(made.qkv[rows], cache.conv[slot], self.conv)
+        """L tokens of one sequence: qkv [T, C], g and beta [T, Hv] → [L, Hv, Dv]."""
+        qkv, before = causal_conv(qkv[rows], cache.conv[slot], self.conv)
         cache.conv[slot] = before
         q, k, v = (part.unsqueeze(0) for part in self.heads(qkv))
         rule = chunked_delta_rule if self.numerics.chunked_delta else recurrent_delta_rule
         state = cache.recurrent[slot : slot + 1]
-        out, last = rule(q, k, v, made.g[rows].unsqueeze(0), made.beta[rows].unsqueeze(0), state)
+        g, beta = (gate[rows].unsqueeze(0) for gate in gates)
+        out, last = rule(q, k, v, g, beta, state)
         state.copy_(last)
         return out.squeeze(0)
 
@@ -187,6 +207,12 @@ class GatedDelta(nn.Module):
         q = repeat_heads(q * shape.key_dim**-0.5, each, tiled=shape.tiled)
         k = repeat_heads(k, each, tiled=shape.tiled)
         return q, k, v.view(*v.shape[:-1], shape.value_heads, -1)
+
+
+def has_kernels(numerics: Numerics) -> bool:
+    """Whether the rule runs by kernels of its own: on a GPU with triton, none switched off."""
+    wanted = numerics.fused_delta and numerics.chunked_delta
+    return wanted and numerics.device.type == "cuda" and find_spec("triton") is not None
 
 
 def l2norm(x: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Drafts: tokens that may come next, verified by the model several at a time."""

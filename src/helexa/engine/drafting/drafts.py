@@ -1,0 +1,117 @@
+"""Which rows of a step get a draft, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from typing import Final
+
+from helexa.engine.cache.pages import Pages
+from helexa.engine.cache.state_pages import StatePages
+from helexa.engine.config import EngineConfig
+from helexa.engine.drafting.costs import StepCosts
+from helexa.engine.drafting.drafter import Drafter
+from helexa.engine.drafting.pace import draft_length
+from helexa.engine.outputs import DraftCounts
+from helexa.engine.sampling import Sampled
+from helexa.engine.scheduler import Part
+from helexa.engine.sequence import Sequence
+
+MOST_ROWS: Final = 4
+"""With more sequences in a step its time goes into arithmetic, of which drafts need more."""
+
+
+class Drafts:
+    """Adds drafts to steps and learns from them. They change the time a step takes, nothing else.
+
+    A sequence draws with its own random numbers, one for each index of its answer. So each position
+    of a draft is drawn as it would be without it, and the draft is right as far as it is what was
+    drawn: nothing is accepted or rejected by chance, and an answer is the same with any drafts.
+    Source of the idea: Leviathan, Kalman, Matias, arXiv:2211.17192.
+    """
+
+    def __init__(self, drafter: Drafter, pages: Pages | StatePages, config: EngineConfig) -> None:
+        self.counts = DraftCounts()
+        self._drafter = drafter
+        self._pages = pages
+        self._most = config.draft_len
+        self._by_default = config.drafter is not None
+        self._costs = StepCosts()
+
+    def add(self, parts: list[Part]) -> list[Part]:
+        """The parts of a step, those that may with a draft; prompts are not kept waiting by any."""
+        rows = len(parts)
+        if not self._most or rows > MOST_ROWS or any(part.sequence.prefilling for part in parts):
+            return parts
+        return [
+            part._replace(draft=self._draft(part.sequence, rows)) if self._may(part) else part
+            for part in parts
+        ]
+
+    def settle(
+        self, parts: list[Part], drawn: list[list[Sampled]]
+    ) -> list[tuple[Part, list[Sampled]]]:
+        """After a step: each part as far as it counts, with the draws that are to be taken."""
+        rows = len(parts)
+        return [
+            self._settle(part, draws, rows) if draws else (part, draws)
+            for part, draws in zip(parts, drawn, strict=True)
+        ]
+
+    def learn(self, parts: Items[Part], seconds: float) -> None:
+        """Note how long a step has taken, if only rows with a token or a draft were in it."""
+        if any(part.sequence.prefilling or part.length != 1 for part in parts):
+            return
+        self._costs.add(len(parts), sum(len(part.draft) for part in parts), seconds)
+
+    def drop(self, seq: Sequence) -> None:
+        """A sequence is over."""
+        self._drafter.drop(seq)
+
+    def _settle(self, part: Part, drawn: list[Sampled], rows: int) -> tuple[Part, list[Sampled]]:
+        """Taken are the draws that the draft had right, and the next one.
+
+        One that went wrong waits for a step in which it is the first.
+        """
+        seq = part.sequence
+        seq.pace = seq.pace.stepped()
+        if not part.draft:
+            return part, drawn
+        drafted, right = len(part.draft), agreeing(part.draft, drawn)
+        taken = drawn[: right + 1]
+        if right and taken[-1].error is not None:
+            taken.pop()
+        counts = self._pages.settle(seq, whole=len(taken) > drafted)
+        costs = self._costs.of_drafts(rows, drafted)
+        cost = costs[drafted] + (0.0 if counts else costs[len(taken)])  # to compute them again
+        seq.pace = seq.pace.settled(drafted, right, cost)
+        self.counts = self.counts.plus(drafted, right)
+        seq.drafts = (seq.drafts or DraftCounts()).plus(drafted, right)
+        return (part if counts else part._replace(length=0)), taken
+
+    def _may(self, part: Part) -> bool:
+        """Whether a part is a row that draws its next token, with nothing but that to compute.
+
+        What constrains an answer is told of one token at a time.
+        """
+        seq = part.sequence
+        wanted = seq.params.speculative
+        allowed = self._by_default if wanted is None else wanted
+        return allowed and part.length == 1 and part.samples and seq.mask is None
+
+    def _draft(self, seq: Sequence, rows: int) -> tuple[int, ...]:
+        """Tokens that may follow, as many as promise to pay; the last of an answer needs none."""
+        left = seq.max_new - len(seq.generated) - 1
+        length = draft_length(seq.pace, self._costs.of_drafts(rows, max(0, min(self._most, left))))
+        if not length:
+            return ()
+        draft = self._drafter.propose(seq, length)
+        room = self._pages.stretch(seq, len(draft), rows) if draft else 0
+        return tuple(draft[:room])
+
+
+def agreeing(draft: Items[int], drawn: Items[Sampled]) -> int:
+    """How many tokens of a draft are what was drawn, up to the first that is not."""
+    for index, token_id in enumerate(draft):
+        if drawn[index].token_id != token_id:
+            return index
+    return len(draft)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from helexa.engine.batch import several_tokens
 from helexa.engine.kernels.causal_conv import causal_conv
 from helexa.engine.kernels.delta_rule import (
     chunked_delta_rule,
@@ -138,10 +139,12 @@ class GatedDelta(nn.Module):
         mixed = made.z.new_empty(made.z.shape)
         if batch.steps is not None:
             kernels.steps(made.qkv, made.gates, batch.steps, constants, cache, mixed)
-        if batch.prompts is not None:
-            longest = max(span.length for span in batch.spans)
+        longest = max((span.length for span in batch.spans), default=1)
+        if longest > 1:
+            spans = batch.prompts
+            spans = several_tokens(batch.spans, mixed.device) if spans is None else spans
             gates = self.decays(made.gates)
-            kernels.prompts(made.qkv, gates, (batch.prompts, longest), constants, cache, mixed)
+            kernels.prompts(made.qkv, gates, (spans, longest), constants, cache, mixed)
         return kernels.gated_norm_on_device(mixed, made.z, self.norm.gain, self.norm.floor)
 
     def project(self, x: Tensor) -> Projected:

@@ -43,7 +43,8 @@ def parts_of_steps(draw: st.DrawFn) -> list[Part]:
         context = draw(st.integers(0, 20))
         count = -(-(len(tokens) + context) // 4)
         blocks, free = free[:count], free[count:]
-        parts.append(Part(tokens, context, blocks, draw(st.booleans()), state))
+        wanted = draw(st.integers(0, len(tokens)))
+        parts.append(Part(tokens, context, blocks, wanted, state))
     return parts
 
 
@@ -56,6 +57,9 @@ def test_it_is_the_same_batch(parts: list[Part], paged: bool) -> None:
     assert isinstance(ours.slots, Tensor)
     assert ours.slots.tolist() == indices(expected.slots)
     assert ours.fresh_states == expected.fresh_states
+    assert (ours.prompts is None) == (expected.prompts is None)
+    if ours.prompts is not None and expected.prompts is not None:
+        assert torch.equal(ours.prompts, expected.prompts)
     left = [span for span in expected.spans if span.length > 1 or not paged]
     assert len(left) == len(ours.spans)
     for one, other in zip(ours.spans, left, strict=True):

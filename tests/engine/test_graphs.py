@@ -78,7 +78,7 @@ def test_recording_leaves_no_trace(dense: Model) -> None:
         [],
         [Part([1], 0, [0], True)],
         [Part([1, 2], 3, [0, 1], True)],
-        [Part([1], 3, [0], False)],
+        [Part([1], 3, [0], 0)],
         [Part([1], 3, [0], True)] * 3,
     ],
     ids=["nothing", "a beginning", "a prompt", "nothing to be sampled", "too many"],

@@ -70,8 +70,8 @@ class Fields(NamedTuple):
 
     Tokens have ids, positions and slots [T]; sequences, those with one new token before the others,
     their first row, the slot of their state, how many new tokens they have, their length with these
-    and a block table [S, M]. ``wanted`` [T] begins with the rows whose logits are wanted. Lengths and
-    tables are int32, the rest is int64.
+    and a block table [S, M]. ``wanted`` [T] begins with the rows whose logits are wanted. Lengths
+    and tables are int32, the rest is int64.
     """
 
     ids: Tensor
@@ -173,7 +173,7 @@ def build_device_batch(
 
 
 def several_tokens(made: Fields, single: int) -> Tensor:
-    """First rows, state slots and lengths, int64 [3, P], of the sequences behind the single ones."""
+    """First rows, state slots and lengths, int64 [3, P], of sequences behind the single ones."""
     rows, states = made.rows[single:], made.states[single:]
     return torch.stack((rows, states, made.counts[single:]))
 

@@ -148,7 +148,9 @@ class DecodeGraphs:
     def _layout(self, parts: Sequence[Part]) -> Layout | None:
         """What a step of these parts is padded to, if it can be replayed."""
         rows = next((size for size in self._sizes if size >= len(parts)), None)
-        whole = all(len(part.tokens) == 1 and part.context and part.want_logits == 1 for part in parts)
+        whole = all(
+            len(part.tokens) == 1 and part.context and part.want_logits == 1 for part in parts
+        )
         if not whole or rows is None or self._refused or not parts:
             return None
         size = self._cache.block_size

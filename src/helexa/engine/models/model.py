@@ -69,7 +69,7 @@ class Model(nn.Module, ABC):
 
     def batch(
         self,
-        parts: Sequence[Part | tuple[Sequence[int], int, Sequence[int], bool]],
+        parts: Sequence[Part | tuple[Sequence[int], int, Sequence[int], int]],
         block_size: int,
     ) -> Batch:
         """Lay the parts of a step out as its layers want them (see `build_batch`)."""

@@ -20,10 +20,9 @@ trap 'rm -rf "$folder"' EXIT
 tests=$?
 "$PYTHON" -m benchmarks.gpu_decode --json "$folder/decode.json" "$@" >&2
 decode=$?
-products=0
-if [ -f benchmarks/gpu_products.py ]; then
-    "$PYTHON" -m benchmarks.gpu_products --json "$folder/products.json" >&2
-    products=$?
-fi
+"$PYTHON" -m benchmarks.long_context --folder "$folder" --json "$folder/long_context.json" >&2
+long_context=$?
+"$PYTHON" -m benchmarks.gpu_products --json "$folder/products.json" >&2
+products=$?
 "$PYTHON" -m benchmarks.gpu_report "$folder" || exit 1
-[ "$tests" -eq 0 ] && [ "$decode" -eq 0 ] && [ "$products" -eq 0 ]
+[ $((tests + decode + long_context + products)) -eq 0 ]

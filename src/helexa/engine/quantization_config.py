@@ -270,7 +270,7 @@ def refuse_quant(model: str, found: QuantizationConfig | None, quant: str | None
     """Raise UnsupportedModel where weights that are quantised already are to be quantised."""
     if found is not None and quant:
         raise UnsupportedModel(
-            f"{model!r} is quantised already ({found.described}), it cannot be to {quant!r}",
+            f"{model!r} is quantised already ({found.described}), which cannot become {quant!r}",
             hint="leave quant out, or choose the model's plain weights",
         )
 

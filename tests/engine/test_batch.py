@@ -69,3 +69,11 @@ def test_the_cache_returns_what_was_written(dtype: torch.dtype) -> None:
     view = cache.layers[1].read(slice(8, 11))
     assert torch.equal(view, expected[:, :, :3])
     assert view.data_ptr() == cache.layers[1].k[8].data_ptr()
+
+
+def test_prompts_are_listed_by_first_row_state_and_length() -> None:
+    parts = [([1], 4, [0], True, 3), ([2, 3], 0, [1], True, 2), ([4, 5, 6], 1, [2], False, 0)]
+    batch = build_batch(parts, 16, torch.device("cpu"))
+    assert batch.prompts is not None
+    assert batch.prompts.tolist() == [[1, 3], [2, 0], [2, 3]]
+    assert build_batch(parts[:1], 16, torch.device("cpu")).prompts is None

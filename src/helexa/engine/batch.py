@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from helexa.engine.upload import moved
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -107,7 +109,7 @@ def build_batch(
         tuple(spans),
         rows,
         steps=single_steps(spans, device),
-        prompts=several_tokens(spans, device),
+        prompts=several_tokens(spans, device) if len(spans) < len(ids) else None,
         fresh_states=tuple(span.state for span in spans if not span.context),
     )
 
@@ -123,10 +125,11 @@ def single_steps(
     return rows, neighbours_or_index([span.state for span in single], device)
 
 
-def several_tokens(spans: Sequence[Span], device: torch.device) -> Tensor | None:
-    """First rows, state slots and lengths [3, P] of spans of more than one token, None without."""
+def several_tokens(spans: Sequence[Span], device: torch.device) -> Tensor:
+    """First rows, state slots and lengths, int64 [3, P], of the spans of more than one token."""
     longer = [(span.start, span.state, span.length) for span in spans if span.length > 1]
-    return torch.tensor(longer, dtype=torch.int64).t().contiguous().to(device) if longer else None
+    columns = torch.tensor(longer, dtype=torch.int64).view(-1, 3)
+    return moved(columns.t().contiguous(), device)
 
 
 def neighbours_or_index(slots: list[int], device: torch.device) -> slice | Tensor:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
+from helexa.engine.kernels.launching import FUSING
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -33,8 +35,9 @@ def causal_conv_on_device(
     ``slots``, both [P] integers on the device, none of them twice.
 
     x [T, C], its rows perhaps apart, weight [K, C] float32, state [slots, K − 1, C], which moves
-    on. Without ``lengths`` each sequence has one new token and the result is [P, C]; with lengths
-    [P], of which none is above ``longest``, it is [T, C], defined in these rows only.
+    on; a negative slot stands for no sequence, which gets zeros. Without ``lengths`` each sequence
+    has one new token and the result is [P, C]; with lengths [P], of which none is above
+    ``longest``, it is [T, C], defined in these rows only.
     """
     taps, channels = weight.shape
     assert x.stride(1) == 1 and state.is_contiguous()
@@ -42,7 +45,7 @@ def causal_conv_on_device(
     rows = 1 if lengths is None else ROWS
     grid = triton.cdiv(longest, rows), len(starts), triton.cdiv(channels, CHANNELS.value)
     shape = taps, triton.next_power_of_2(max(taps - 1, 1)), channels, rows, x.stride(0)
-    causal_conv_kernel[grid](x, weight, state, (starts, slots, lengths), out, shape)
+    causal_conv_kernel[grid](x, weight, state, (starts, slots, lengths), out, shape, **FUSING)
     return out
 
 
@@ -74,17 +77,21 @@ def causal_conv_kernel(
         first = start
     if tl.program_id(0) * rows >= length:
         return
-    before = state + tl.load(spans[1] + span).to(tl.int64) * ((taps - 1) * channels)
+    slot = tl.load(spans[1] + span).to(tl.int64)
+    before = state + slot * ((taps - 1) * channels)
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
     row = tl.program_id(0) * rows + tl.arange(0, rows)
     there = (row < length)[:, None] & inside[None, :]
+    place = out + (first + row.to(tl.int64))[:, None] * channels + channel[None, :]
     total = tl.zeros((rows, CHANNELS), tl.float32)
+    if slot < 0:
+        tl.store(place, total.to(out.dtype.element_ty), mask=there)
+        return
     for j in tl.static_range(taps):
         at = row - (taps - 1) + j
         u = _inputs(x + start * stride, before, at, channel, there, (taps, channels, stride))
         total += u * tl.load(weight + j * channels + channel, mask=inside, other=0.0)[None, :]
-    place = out + (first + row.to(tl.int64))[:, None] * channels + channel[None, :]
     tl.store(place, (total * tl.sigmoid(total)).to(out.dtype.element_ty), mask=there)
     if tl.program_id(0) == 0:
         last = tl.arange(0, shape[1])

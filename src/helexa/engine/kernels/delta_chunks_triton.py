@@ -15,6 +15,7 @@ import triton.language as tl
 
 from helexa.engine.kernels.delta_rule import CHUNK
 from helexa.engine.kernels.delta_rule_triton import L2_EPS, VALUES, key_head_of
+from helexa.engine.kernels.launching import FUSING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,12 +67,14 @@ def chunked_on_device(
     known = g.new_empty(tokens, value_heads, key_dim)
     inside = g.new_empty(tokens, value_heads, CHUNK)
     grid = spans.longest, triton.cdiv(2 * key_heads, HEADS.value), len(spans.starts)
-    unit_kernel[grid](qkv, unit, spans[:3], (qkv.shape[1], key_heads, key_dim, key_dim**-0.5))
+    unit_kernel[grid](
+        qkv, unit, spans[:3], (qkv.shape[1], key_heads, key_dim, key_dim**-0.5), **FUSING
+    )
     shape = key_heads, value_heads, key_dim, value_dim, tiled
     solved = fresh, known, inside, torch.empty_like(fresh)
     among = value_heads, len(spans.starts)
     chunks, columns = triton.cdiv(spans.longest, CHUNK), triton.cdiv(value_dim, VALUES.value)
-    options = {"num_warps": WARPS, "num_stages": 1}
+    options = {"num_warps": WARPS, "num_stages": 1, **FUSING}
     solve_kernel[chunks, *among](unit, qkv, (g, beta), spans[:3], solved, shape, **options)
     carry_kernel[columns, *among](unit, g, spans[:3], solved, state, out, shape, **options)
 

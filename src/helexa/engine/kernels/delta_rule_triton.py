@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
+from helexa.engine.kernels.launching import FUSING
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -34,8 +36,9 @@ def delta_step_on_device(
     qkv [R, C] as q | k | v, not normalised; gates [T, 2, Hv], b above a: β = sigmoid(b) and
     g = rate · softplus(a + bias) with ``constants`` = rate and bias, [Hv] float32. ``places`` are
     the rows of each sequence in gates and out, and its slot in state, both [R] integers on the
-    device. state [slots, Hv, Dk, Dv] float32, out [T, Hv, Dv]. Value head j belongs to key head
-    j // (Hv / Hk), or j mod Hk if ``tiled``.
+    device; a negative slot stands for no sequence, whose row becomes 0. state [slots, Hv, Dk, Dv]
+    float32, out [T, Hv, Dv]. Value head j belongs to key head j // (Hv / Hk), or j mod Hk if
+    ``tiled``.
     """
     _, value_heads, key_dim, value_dim = state.shape
     key_heads = (qkv.shape[1] - value_heads * value_dim) // (2 * key_dim)
@@ -43,7 +46,7 @@ def delta_step_on_device(
     shape = key_heads, value_heads, key_dim, value_dim, triton.next_power_of_2(key_dim)
     grid = triton.cdiv(value_dim, VALUES.value), value_heads, len(qkv)
     more = tiled, key_dim**-0.5
-    delta_step_kernel[grid](qkv, gates, constants, places, state, out, (*shape, *more))
+    delta_step_kernel[grid](qkv, gates, constants, places, state, out, (*shape, *more), **FUSING)
 
 
 @triton.jit
@@ -67,6 +70,12 @@ def delta_step_kernel(
     sequence, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
     row = tl.load(places[0] + sequence).to(tl.int64)
     slot = tl.load(places[1] + sequence).to(tl.int64)
+    column = tl.program_id(0) * VALUES + tl.arange(0, VALUES)
+    inside = column < value_dim
+    place = out + (row * value_heads + head) * value_dim + column
+    if slot < 0:
+        tl.store(place, tl.zeros((VALUES,), out.dtype.element_ty), mask=inside)
+        return
     key_head = key_head_of(head, key_heads, value_heads, shape[5])
     mine = qkv + sequence * (2 * key_heads * key_dim + value_heads * value_dim)
     d = tl.arange(0, shape[4])
@@ -74,8 +83,6 @@ def delta_step_kernel(
     mine += key_heads * key_dim
     k = l2norm(tl.load(mine + key_head * key_dim + d, mask=d < key_dim, other=0.0))
     mine += key_heads * key_dim
-    column = tl.program_id(0) * VALUES + tl.arange(0, VALUES)
-    inside = column < value_dim
     v = tl.load(mine + head * value_dim + column, mask=inside, other=0.0).to(tl.float32)
 
     b = tl.load(gates + row * (2 * value_heads) + head).to(tl.float32)
@@ -88,7 +95,6 @@ def delta_step_kernel(
     change = (v - tl.sum(k[:, None] * s, 0)) * tl.sigmoid(b)
     s += k[:, None] * change[None, :]
     tl.store(tile, s, mask=there)
-    place = out + (row * value_heads + head) * value_dim + column
     tl.store(place, tl.sum(q[:, None] * s, 0).to(out.dtype.element_ty), mask=inside)
 
 

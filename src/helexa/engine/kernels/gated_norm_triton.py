@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from helexa.engine.kernels.launching import FUSING
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -28,7 +30,7 @@ def gated_norm_on_device(x: Tensor, z: Tensor, gain: Tensor, floor: Tensor) -> T
     out = torch.empty_like(x)
     shape = heads, size, triton.next_power_of_2(size), z.stride(0)
     grid = tokens, triton.cdiv(heads, HEADS.value)
-    gated_norm_kernel[grid](x, z, gain, floor, out, shape)
+    gated_norm_kernel[grid](x, z, gain, floor, out, shape, **FUSING)
     return out
 
 

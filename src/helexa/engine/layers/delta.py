@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from helexa.engine.batch import several_tokens
 from helexa.engine.kernels.causal_conv import causal_conv
 from helexa.engine.kernels.delta_rule import (
     chunked_delta_rule,
@@ -17,6 +17,7 @@ from helexa.engine.kernels.delta_rule import (
     delta_step_in_place,
     recurrent_delta_rule,
 )
+from helexa.engine.kernels.stored_matrix import device_of, has_triton
 from helexa.engine.layers.linear import Linear
 from helexa.engine.layers.norm import GatedRMSNorm
 
@@ -136,13 +137,16 @@ class GatedDelta(nn.Module):
 
         constants = kernels.Constants(self.conv, self.rate, self.dt_bias, self.delta.tiled)
         mixed = made.z.new_empty(made.z.shape)
-        if batch.steps is not None:
-            kernels.steps(made.qkv, made.gates, batch.steps, constants, cache, mixed)
-        if batch.prompts is not None:
-            longest = max(span.length for span in batch.spans)
-            gates = self.decays(made.gates)
-            kernels.prompts(made.qkv, gates, (batch.prompts, longest), constants, cache, mixed)
-        return kernels.gated_norm_on_device(mixed, made.z, self.norm.gain, self.norm.floor)
+        longest = max((span.length for span in batch.spans), default=1)
+        with device_of(mixed):
+            if batch.steps is not None:
+                kernels.steps(made.qkv, made.gates, batch.steps, constants, cache, mixed)
+            if longest > 1:
+                spans = batch.prompts
+                spans = several_tokens(batch.spans, mixed.device) if spans is None else spans
+                gates = self.decays(made.gates)
+                kernels.prompts(made.qkv, gates, (spans, longest), constants, cache, mixed)
+            return kernels.gated_norm_on_device(mixed, made.z, self.norm.gain, self.norm.floor)
 
     def project(self, x: Tensor) -> Projected:
         """What does not depend on other tokens: x [T, hidden]."""
@@ -212,7 +216,7 @@ class GatedDelta(nn.Module):
 def has_kernels(numerics: Numerics) -> bool:
     """Whether the rule runs by kernels of its own: on a GPU with triton, none switched off."""
     wanted = numerics.fused_delta and numerics.chunked_delta
-    return wanted and numerics.device.type == "cuda" and find_spec("triton") is not None
+    return wanted and numerics.device.type == "cuda" and has_triton()
 
 
 def l2norm(x: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from rich.table import Table
 
 from benchmarks.architectures import ARCHITECTURES, CHOSEN, EXPERTS, SIZES, make_architecture
 from benchmarks.line_plot import line_plot
+from helexa.engine.graphs import decode_graphs
 from helexa.engine.layers.experts import Experts
 from helexa.engine.loading import load_model
 from helexa.engine.models.model import BLOCK_SIZE, Model
@@ -93,7 +94,7 @@ def measured(model: Model, args: argparse.Namespace, tell: Callable[[str], None]
         max(args.prompts) // BLOCK_SIZE + 1,
     )
     cache = model.new_cache(blocks, states=max(args.batches))
-    runner = Runner(model, cache)
+    runner = Runner(model, cache, graphs=decode_graphs(model, cache))
     readings: dict[tuple[str, int], list[float]] = {}
     for index in range(args.rounds + 1):  # the first warms up
         tell(f": round {index} of {args.rounds}")

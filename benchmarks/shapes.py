@@ -19,6 +19,24 @@ SHAPES: dict[str, dict[str, int]] = {
         "head_dim": 128,
         "vocab_size": 151936,
     },
+    "1.7b": {
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+    },
+    "8b": {
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+    },
     "six-layers": {
         "hidden_size": 1024,
         "intermediate_size": 3072,
@@ -38,21 +56,21 @@ SHAPES: dict[str, dict[str, int]] = {
         "vocab_size": 8192,
     },
 }
+UNTIED = ("8b",)
 MAX_POSITIONS = 40960
 
 
 def make_checkpoint(
     shape: str, folder: Path, dtype: torch.dtype = torch.bfloat16, files: int = 1
 ) -> Path:
-    """Write a tied Qwen3 checkpoint of a named shape into ``folder``; an existing one is kept."""
+    """Write a Qwen3 checkpoint of a named shape into ``folder``; an existing one is kept."""
     target = folder / f"qwen3-{shape}-{str(dtype).removeprefix('torch.')}"
     done = target / "config.json"
     if done.is_file():
         return target
     target.mkdir(parents=True, exist_ok=True)
-    sizes = SHAPES[shape]
-    _save(_tensors(sizes, dtype), target, files)
-    done.write_text(json.dumps(_config(sizes, dtype), indent=2))
+    _save(_tensors(shape, dtype), target, files)
+    done.write_text(json.dumps(config(shape, dtype), indent=2))
     return target
 
 
@@ -74,50 +92,57 @@ def _save(tensors: dict[str, torch.Tensor], folder: Path, files: int) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def _config(sizes: dict[str, int], dtype: torch.dtype) -> dict[str, object]:
+def config(shape: str, dtype: torch.dtype) -> dict[str, object]:
+    """What the config.json of a named shape says."""
     return {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
-        **sizes,
+        **SHAPES[shape],
         "max_position_embeddings": MAX_POSITIONS,
         "rms_norm_eps": 1e-6,
         "rope_theta": 1_000_000,
         "hidden_act": "silu",
         "attention_bias": False,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": shape not in UNTIED,
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
 
 
-def _tensors(sizes: dict[str, int], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def tensor_shapes(shape: str) -> dict[str, tuple[int, ...]]:
+    """The tensors of a named shape: matrices, and the weights of norms, which have one axis."""
+    sizes = SHAPES[shape]
     hidden, middle, head = sizes["hidden_size"], sizes["intermediate_size"], sizes["head_dim"]
     queries = sizes["num_attention_heads"] * head
     keys = sizes["num_key_value_heads"] * head
-
-    def matrix(rows: int, columns: int) -> torch.Tensor:
-        return (torch.randn(rows, columns, generator=generator) * 0.02).to(dtype)
-
-    def ones(size: int) -> torch.Tensor:
-        return torch.ones(size, dtype=dtype)
-
-    tensors = {
-        "model.embed_tokens.weight": matrix(sizes["vocab_size"], hidden),
-        "model.norm.weight": ones(hidden),
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (sizes["vocab_size"], hidden),
+        "model.norm.weight": (hidden,),
+    }
+    layer: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
+        "self_attn.q_proj.weight": (queries, hidden),
+        "self_attn.k_proj.weight": (keys, hidden),
+        "self_attn.v_proj.weight": (keys, hidden),
+        "self_attn.o_proj.weight": (hidden, queries),
+        "self_attn.q_norm.weight": (head,),
+        "self_attn.k_norm.weight": (head,),
+        "mlp.gate_proj.weight": (middle, hidden),
+        "mlp.up_proj.weight": (middle, hidden),
+        "mlp.down_proj.weight": (hidden, middle),
     }
     for index in range(sizes["num_hidden_layers"]):
-        layer = {
-            "input_layernorm.weight": ones(hidden),
-            "post_attention_layernorm.weight": ones(hidden),
-            "self_attn.q_proj.weight": matrix(queries, hidden),
-            "self_attn.k_proj.weight": matrix(keys, hidden),
-            "self_attn.v_proj.weight": matrix(keys, hidden),
-            "self_attn.o_proj.weight": matrix(hidden, queries),
-            "self_attn.q_norm.weight": ones(head),
-            "self_attn.k_norm.weight": ones(head),
-            "mlp.gate_proj.weight": matrix(middle, hidden),
-            "mlp.up_proj.weight": matrix(middle, hidden),
-            "mlp.down_proj.weight": matrix(hidden, middle),
-        }
-        tensors |= {f"model.layers.{index}.{name}": tensor for name, tensor in layer.items()}
-    return tensors
+        shapes |= {f"model.layers.{index}.{name}": size for name, size in layer.items()}
+    if shape in UNTIED:
+        shapes["lm_head.weight"] = (sizes["vocab_size"], hidden)
+    return shapes
+
+
+def _tensors(shape: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: (torch.randn(size, generator=generator) * 0.02).to(dtype)
+        if len(size) == 2
+        else torch.ones(size, dtype=dtype)
+        for name, size in tensor_shapes(shape).items()
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,22 +11,22 @@ import torch
 from torch import Tensor
 
 from helexa.engine.allocation import refusals_as_memory_errors
+from helexa.engine.batch import Batch, build_batch
 from helexa.engine.runner import Runner
 
 STEP = [([1, 2, 3], 0, [0], True)]
 
 
 class SlowModel:
-    """Takes seconds of a clock of its own: 1 to be asked for its device, 10 and 100 to compute."""
+    """Takes seconds of a clock of its own: 1 to make a batch, 10 and 100 to compute."""
 
     def __init__(self, forward: Callable[[], object] = lambda: None) -> None:
         self.now_s = 0.0
         self._forward = forward
 
-    @property
-    def device(self) -> torch.device:
+    def batch(self, parts: Sequence[Any], block_size: int) -> Batch:
         self.now_s += 1
-        return torch.device("cpu")
+        return build_batch(parts, block_size, torch.device("cpu"))
 
     def __call__(self, batch: object, cache: object) -> Tensor:
         self._forward()

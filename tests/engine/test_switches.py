@@ -18,10 +18,14 @@ from tests.engine.models.families import Family
 PROMPTS = [list(range(50, 50 + n)) for n in (3, 40, 90)]
 
 
-def greedy(*disabled: str, model: str | Path = "tiny") -> list[list[int]]:
+def greedy(*disabled: str, model: str | Path = "tiny", device: str = "cpu") -> list[list[int]]:
     """What a model answers to three prompts at once, the third in a second wave."""
     config = EngineConfig(
-        dtype="float32", max_batch=2, prefill_chunk_tokens=32, disabled=frozenset(disabled)
+        device=device,
+        dtype="float32",
+        max_batch=2,
+        prefill_chunk_tokens=32,
+        disabled=frozenset(disabled),
     )
     core = build_core(model, config)
     params = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from helexa.engine.kernels.decoding import Pages
+
 
 class Part(NamedTuple):
     """One sequence's share of a step, as the scheduler states it.
@@ -58,10 +60,12 @@ class Batch:
     """T new tokens of one or more sequences, and what is wanted of them.
 
     token_ids [T] and positions [T] are int64, as is logit_rows [R]: the rows whose logits are
-    wanted, in the order of the spans. ``slots`` says where the tokens' keys and values go in the
-    cache: a slice if they are neighbours, else an index [T]. ``steps`` are the spans of a single
-    token, by row and by state, None if there are none; ``prompts`` those of more, by first row,
-    state and length, an int64 tensor [3, P] on the device; ``fresh_states`` those that begin anew.
+    wanted, in the order of the sequences. ``slots`` says where keys and values of the tokens go in
+    the cache: a slice if they are neighbours, else an index [T]. ``steps`` are the sequences with a
+    single token, by row and by state, None if there are none; ``prompts`` those of more, by first
+    row, state and length, an int64 tensor [3, P] on the device; ``fresh_states`` those that begin
+    anew. With ``pages``, those of ``steps``, a kernel attends for all of these at once; ``spans``
+    leaves them out then.
     """
 
     token_ids: Tensor
@@ -72,6 +76,7 @@ class Batch:
     steps: tuple[slice | Tensor, slice | Tensor] | None = None
     prompts: Tensor | None = None
     fresh_states: tuple[int, ...] = ()
+    pages: Pages | None = None
 
 
 def build_batch(
@@ -90,9 +95,7 @@ def build_batch(
     wanted: list[int] = []
     for tokens, context, blocks, want_logits, state in (Part(*part) for part in parts):
         total = context + len(tokens)
-        table = list(blocks[: -(-total // block_size)])
-        if not tokens or len(table) * block_size < total:
-            raise ValueError(f"{len(tokens)} tokens after {context} do not fit blocks {table}")
+        table = block_table(tokens, total, blocks, block_size)
         new = range(context, total)
         where = cache_slots(table, total, block_size, device)
         spans.append(Span(len(ids), len(tokens), context, table, where, state))
@@ -112,6 +115,21 @@ def build_batch(
         prompts=several_tokens(spans, device) if len(spans) < len(ids) else None,
         fresh_states=tuple(span.state for span in spans if not span.context),
     )
+
+
+def block_table(
+    tokens: Sequence[int], total: int, blocks: Sequence[int], block_size: int
+) -> list[int]:
+    """The blocks that ``total`` tokens of a sequence take, the new ``tokens`` among them.
+
+    Raises ValueError if there are no tokens, or not so many blocks.
+    """
+    table = list(blocks[: -(-total // block_size)])
+    if not tokens or len(table) * block_size < total:
+        raise ValueError(
+            f"{len(tokens)} tokens after {total - len(tokens)} do not fit blocks {table}"
+        )
+    return table
 
 
 def single_steps(

@@ -15,6 +15,7 @@ from helexa.engine.checkpoint.files import Progress
 from helexa.engine.config import EngineConfig
 from helexa.engine.core import EngineCore
 from helexa.engine.end_tokens import end_token_ids, header_token_ids
+from helexa.engine.graphs import decode_graphs
 from helexa.engine.hardware import host_memory
 from helexa.engine.intake import CoreSpec
 from helexa.engine.keeping import reuses
@@ -72,7 +73,9 @@ def build_core(
     spec = describe(loaded, size, config, defaults, end_token_ids(model, defaults))
     if size.snapshots:
         spec = replace(spec, header_ids=header_token_ids(model))
-    return EngineCore(Runner(loaded, cache), Sampler(spec.vocab_size), spec, config, masks=masks)
+    runner = Runner(loaded, cache, graphs=decode_graphs(loaded, cache))
+    sampler = Sampler(spec.vocab_size)
+    return EngineCore(runner, sampler, spec, config, masks=masks)
 
 
 def plan_pool(model: Model, config: EngineConfig) -> PoolSize:

@@ -45,6 +45,8 @@ SWITCHES = frozenset(
         "gdn_fused",
         "moe_fused",
         "mrope",
+        "fused_ops",
+        "fused_rows",
         "cuda_graphs",
         "quant_kernels",
         "batching",

@@ -14,6 +14,7 @@ from helexa.engine.checkpoint.counting import numbers
 from helexa.engine.checkpoint.reference import Variant
 from helexa.engine.checkpoint.weights import Weights
 from helexa.engine.config import DTYPES, EngineConfig, switches
+from helexa.engine.kernels.stored_matrix import has_triton
 from helexa.engine.layers.decoder import DecoderLayer
 from helexa.engine.memory import SMALL_KV
 from helexa.engine.models.model import decoder_part
@@ -264,7 +265,8 @@ def resolve_numerics(
     kept = resolve_dtype(dtype, device, stored_16_bit)
     on_cpu = device.type == "cpu"
     dense = DenseFormat(kept, device, kernels="quant_kernels" not in disabled)
-    return Numerics(
+    triton = device.type == "cuda" and has_triton()
+    numerics = Numerics(
         device=device,
         activations=torch.float32 if on_cpu else kept,
         cache=kept,
@@ -276,3 +278,20 @@ def resolve_numerics(
         fused_delta="gdn_fused" not in disabled,
         fused_experts="moe_fused" not in disabled,
     )
+    return with_triton(numerics, disabled) if triton else numerics
+
+
+def with_triton(numerics: Numerics, disabled: Collection[str] = ()) -> Numerics:
+    """The same, with the kernels that need triton, but for those that are disabled.
+
+    Graphs are recorded only where kernels leave rows of padding alone.
+    """
+    fused_ops, paged = "fused_ops" not in disabled, numerics.fused_decode
+    made = replace(
+        numerics,
+        fused_ops=fused_ops,
+        fused_rows=fused_ops and "fused_rows" not in disabled,
+        paged_decode=paged,
+    )
+    graphs = fused_ops and paged and "cuda_graphs" not in disabled
+    return replace(made, cuda_graphs=graphs)

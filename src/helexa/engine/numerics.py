@@ -23,6 +23,11 @@ class Numerics:
     for one, or its written-out definition; ``chunked_delta`` and ``fused_delta`` whether the delta
     rule takes the tokens of a prompt 64 at a time, and changes a single sequence's state in place;
     ``fused_experts``, whether each expert is run once for all of its tokens.
+
+    The rest are kernels of triton: ``fused_ops`` for norms, activations and what comes between
+    projection and attention, ``fused_rows`` for single rows to be multiplied in one go with their
+    norms, activations and additions; ``paged_decode`` for attention of all single tokens at once;
+    ``cuda_graphs`` replays whole steps of them.
     """
 
     device: torch.device
@@ -35,6 +40,15 @@ class Numerics:
     chunked_delta: bool = True
     fused_delta: bool = True
     fused_experts: bool = True
+    fused_ops: bool = False
+    fused_rows: bool = False
+    paged_decode: bool = False
+    cuda_graphs: bool = False
+
+    @property
+    def on_device(self) -> bool:
+        """Whether kernels find a step's sequences through tables on the device."""
+        return self.fused_ops or self.paged_decode
 
     @property
     def narrow_cache(self) -> bool:

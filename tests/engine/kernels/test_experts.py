@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helexa.engine.graphs import waits_noticed
 from helexa.engine.kernels.experts import (
     Expert,
     experts_definition,
@@ -187,8 +188,5 @@ def test_the_host_does_not_wait_for_the_choice(on_device: Any) -> None:
     x, gate_up, down = draw(9, 64, 32, 16, torch.bfloat16)
     chosen, shares = choose(9, 16, 4, torch.bfloat16)
     on_device(x, chosen, shares, gate_up, down)  # compiles
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waits_noticed("error"):
         on_device(x, chosen, shares, gate_up, down)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

@@ -26,7 +26,6 @@ from transformers import (
     Qwen3NextForCausalLM,
 )
 
-from helexa.engine.batch import build_batch
 from helexa.engine.models.model import Model
 
 CLASSES: dict[str, tuple[Any, Any]] = {
@@ -182,7 +181,7 @@ def run_chunks(model: Model, ids: list[int], size: int, blocks: list[int]) -> Te
     with torch.inference_mode():
         for start in range(0, len(ids), size):
             part = (ids[start : start + size], start, blocks, True)
-            rows.append(model.logits(model(build_batch([part], 16, model.device), cache)))
+            rows.append(model.logits(model(model.batch([part], 16), cache)))
     return torch.cat(rows)
 
 

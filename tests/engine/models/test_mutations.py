@@ -169,7 +169,7 @@ def test_a_wrong_chunk_border_is_noticed(
     class Damaged:
         """The model, given damaged batches."""
 
-        device, new_cache, logits = model.device, model.new_cache, model.logits
+        batch, new_cache, logits = model.batch, model.new_cache, model.logits
 
         def __call__(self, batch: Batch, cache: Any) -> Tensor:
             return model(damage(batch), cache)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +50,7 @@ def attention(q: Tensor, kv: Tensor) -> Tensor:
     rows = q.view(length, groups, heads // groups, dim).permute(1, 2, 0, 3)
     keys, values = k.expand(shape), v.expand(shape)
     causal = length == total  # is_causal aligns top left, which is only right for a square
-    mask = None if causal else visible(length, total, q.device)
+    mask = None if causal else last_rows(length, total, q.device)
     out = F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask, is_causal=causal)
     return out.permute(2, 0, 1, 3).reshape(q.shape)
 
@@ -113,6 +114,13 @@ def tiled_attention(q: Tensor, kv: Tensor) -> Tensor:
         part = kv[1, :, span]
         out.baddbmm_(shares[..., span], tile[:, : part.shape[1]].copy_(part))
     return out.view(groups, length, -1, dim).transpose(0, 1).reshape(q.shape)
+
+
+def last_rows(length: int, total: int, device: torch.device) -> Tensor:
+    """`visible` for torch's operator: on a GPU a name for it, which its kernels know."""
+    if device.type == "cuda":
+        return causal_lower_right(length, total)
+    return visible(length, total, device)
 
 
 def visible(length: int, total: int, device: torch.device) -> Tensor:

@@ -22,6 +22,16 @@ def rms_norm(x: Tensor, gain: Tensor, floor: Tensor) -> Tensor:
     return (wide / length.hypot_(floor)).mul_(gain).to(x.dtype)
 
 
+def add_rms_norm(x: Tensor, change: Tensor | None, gain: Tensor, floor: Tensor) -> Tensor:
+    """The norm of a residual stream that a layer has changed: `rms_norm` of x += change.
+
+    x and change [T, D], gain [D], floor [] → like x; the sum, rounded to x's dtype, is left in x.
+    """
+    if change is not None:
+        x += change
+    return rms_norm(x, gain, floor)
+
+
 def norm_constants(weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """For a weight [..., D]: gain = weight · √D [..., D] and floor = √(D · eps) [], float32."""
     size = weight.shape[-1]

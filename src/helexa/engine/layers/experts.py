@@ -117,6 +117,11 @@ class Experts(nn.Module):
         return experts_on_device(x, chosen, shares, *self.stacks)
 
     @property
+    def waits(self) -> bool:
+        """Whether the host must learn the choice, and waits for it."""
+        return self.stacks is None and self.stored is None
+
+    @property
     def nbytes(self) -> int:
         """Bytes their matrices take in memory."""
         return sum(expert.nbytes for expert in self.experts)

@@ -29,6 +29,11 @@ class GatedMLP(nn.Module):
         size = size or config.intermediate_size
         self.gate_up = Linear(hidden, size, size, bias=bias, numerics=numerics)
         self.down = Linear(size, hidden, bias=bias, numerics=numerics)
+        self.act = silu_mul
+        if numerics.fused_ops:
+            from helexa.engine.kernels.silu_mul_triton import silu_mul_on_device
+
+            self.act = silu_mul_on_device  # imported here: not everyone has triton
 
     def load(self, weights: Weights) -> None:
         """Fill both linears."""
@@ -37,5 +42,5 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [T, hidden] → the same shape."""
-        out: Tensor = self.down(silu_mul(self.gate_up(x)))
+        out: Tensor = self.down(self.act(self.gate_up(x)))
         return out

@@ -5,12 +5,15 @@ Reference: transformers' `LlamaForCausalLM`; arXiv:2302.13971, arXiv:2407.21783.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from torch import nn
 
+from helexa.engine.kernels.stored_matrix import device_of
 from helexa.engine.layers.decoder import DecoderLayer, decoder_norm, load_layers
 from helexa.engine.layers.embedding import Embedding
+from helexa.engine.layers.fused import Step, run_fused
 from helexa.engine.layers.linear import Linear
 from helexa.engine.layers.rope import Rotary
 from helexa.engine.models.model import Model, decoder_part
@@ -52,9 +55,13 @@ class Llama(Model):
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Run T tokens: → hidden states [T, hidden] after the last norm."""
-        x = self.embed(batch.token_ids)
-        angles = self.rotary(batch.positions)
-        for layer, kv in zip(self.layers, cache.layers, strict=True):
-            x = layer(x, batch, kv, angles)
-        out: Tensor = self.norm(x)
-        return out
+        with device_of(batch.token_ids) if self.numerics.on_device else nullcontext():
+            x = self.embed(batch.token_ids)
+            if self.numerics.fused_ops:
+                step = Step.of(batch, self.rotary)
+                return run_fused(self.layers, self.norm, x, step, cache)
+            angles = self.rotary(batch.positions)
+            for layer, kv in zip(self.layers, cache.layers, strict=True):
+                x = layer(x, batch, kv, angles)
+            out: Tensor = self.norm(x)
+            return out

@@ -12,6 +12,7 @@ from torch import nn
 from helexa.engine.batch import Batch, build_batch
 from helexa.engine.cache.kv import KVCache
 from helexa.engine.cache.state import StateCache
+from helexa.engine.device_batch import build_device_batch
 from helexa.engine.layers.embedding import Embedding
 from helexa.engine.layers.experts import Experts
 from helexa.engine.layers.linear import Linear
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from helexa.engine.batch import Part
     from helexa.engine.checkpoint.weights import Weights
     from helexa.engine.config import ModelConfig
     from helexa.engine.numerics import Numerics
@@ -64,6 +66,17 @@ class Model(nn.Module, ABC):
         The batch says which sequence and position each token belongs to and where its key and
         value go in ``cache``, which is written to.
         """
+
+    def batch(
+        self,
+        parts: Sequence[Part | tuple[Sequence[int], int, Sequence[int], int]],
+        block_size: int,
+    ) -> Batch:
+        """Lay the parts of a step out as its layers want them (see `build_batch`)."""
+        if self.numerics.on_device:
+            paged = self.numerics.paged_decode
+            return build_device_batch(parts, block_size, self.device, paged=paged)
+        return build_batch(parts, block_size, self.device)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every vocabulary entry: hidden [R, hidden] → [R, V] float32."""
@@ -126,7 +139,7 @@ class Model(nn.Module, ABC):
         if context < 0:
             raise ValueError(f"context must be the number of tokens in the cache, not {context}")
         blocks = range(cache.num_blocks)
-        batch = build_batch([(ids, context, blocks, True)], cache.block_size, self.device)
+        batch = self.batch([(ids, context, blocks, True)], cache.block_size)
         return self.logits(self(batch, cache))
 
     def _known(self, ids: Sequence[int]) -> list[int]:

@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.engines import ENGINES, Times, Work, Worker, available
+from benchmarks.engines import COMPILED, ENGINES, Times, Work, Worker, available
 from benchmarks.gguf_export import FORMATS
 from benchmarks.overhead import overhead_per_step
 from benchmarks.shapes import SHAPES, make_checkpoint
@@ -33,8 +33,9 @@ def main() -> None:
     args = arguments()
     console = Console()
     folder = make_checkpoint(args.shape, Path(args.folder))
-    engines = [name for name in ENGINES if available(name) and name not in args.without]
-    absent = [name for name in ENGINES if name not in engines]
+    without = [*args.without, *([] if args.compile else [COMPILED])]
+    engines = [name for name in ENGINES if available(name) and name not in without]
+    absent = [name for name in ENGINES if not available(name)]
     rows: list[dict[str, Any]] = []
     with console.status("measuring") as status:
         for format in args.formats:
@@ -92,6 +93,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--decode", type=int, default=24, help="tokens decoded per measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--compile", action="store_true", help="measure helexa compiled, too")
     parser.add_argument("--without", nargs="*", default=[], help="engines to leave out")
     parser.add_argument("--folder", default=str(Path(tempfile.gettempdir()) / "helexa-benchmarks"))
     parser.add_argument("--json", help="write everything to this file")

@@ -45,6 +45,7 @@ SWITCHES = frozenset(
         "gdn_fused",
         "moe_fused",
         "mrope",
+        "compile",
         "cuda_graphs",
         "quant_kernels",
         "batching",
@@ -269,7 +270,7 @@ class EngineConfig:
 
     ``*_mb`` are MiB, ``*_tokens``, ``max_context`` and ``block_size`` are tokens. None means:
     derived from the device and the model. ``headroom_mb`` and ``floor_mb`` are left free beside
-    the weights and the cache. ``disabled`` holds names of SWITCHES. ``dedicated``: the device is
+    the weights and the cache. ``compile``: kernels are compiled for this CPU. ``disabled`` holds names of SWITCHES. ``dedicated``: the device is
     there for serving, so all free memory of a host counts, the prefix cache gets its MiB however
     small the model is, and a model without room for a KV cache is loaded all the same.
     """
@@ -277,6 +278,7 @@ class EngineConfig:
     device: str = "auto"
     dtype: str = "auto"
     quant: str | None = None
+    compile: bool = False
     max_batch: int = 8
     max_context: int | None = None
     kv_memory_mb: int | None = None
@@ -299,7 +301,7 @@ class EngineConfig:
         for name, least in (("max_context", 2), ("kv_memory_mb", 1)):
             if getattr(self, name) is not None:
                 self.check_int(name, at_least=least)
-        for name in ("prefix_cache", "dedicated"):
+        for name in ("compile", "prefix_cache", "dedicated"):
             if not isinstance(getattr(self, name), bool):
                 raise self.wrong(name, "True or False")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(self.device)):

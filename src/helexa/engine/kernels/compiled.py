@@ -101,8 +101,10 @@ def compiled(
 
     with torch.inference_mode():
         graph = make_fx(definition, tracing_mode="fake")(*example)
-        options: dict[str, Any] = dict(OPTIONS)
-        found = torch._inductor.compile(graph, list(example), options=options)
+        options: dict[str, Any] = {"config_patches": OPTIONS}
+        found = torch._inductor.standalone_compile(
+            graph, list(example), dynamic_shapes="from_example_inputs", options=options
+        )
     return cast("Callable[..., Tensor]", found)
 
 

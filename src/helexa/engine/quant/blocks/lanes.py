@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 TILE_BYTES = 2**19
 """Of a tile that is expanded at once: half of what a core's cache commonly holds."""
+SUMS_BYTES = 2**21
+"""Of the sums of groups in one call: they stay in a cache, and in memory that is used again."""
 FEW = 3
 """Up to so many rows of activations are multiplied one by one, which costs less than expanding."""
 
@@ -34,13 +36,13 @@ FEW = 3
 class LaneWeight:
     """A matrix ``shape`` = [N, K] in the layout of `kernels.lanes`.
 
-    ``tensors`` are those of ``lanes``. Many rows are multiplied in ``dtype``, ``tile_blocks`` blocks
-    of the matrix at a time.
+    One row is multiplied with one of ``parts`` after the other: the first block of each, and
+    `Lanes.tensors`. Many rows are multiplied in ``dtype``, ``tile_blocks`` blocks at a time.
     """
 
     form: Form
     lanes: Lanes
-    tensors: tuple[Tensor, ...]
+    parts: tuple[tuple[int, tuple[Tensor, ...]], ...]
     shape: tuple[int, int]
     dtype: torch.dtype
     tile_blocks: int
@@ -49,7 +51,7 @@ class LaneWeight:
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors)
+        return sum(tensor.nbytes for tensor in self.lanes.tensors())
 
     def matrix(self) -> Tensor:
         """The whole matrix [N, K], copied out, float32."""
@@ -69,8 +71,16 @@ class LaneWeight:
         if len(x) > FEW:
             return self.many(x)
         rows = x.contiguous().split(1)
-        outs = [self.one_row(row, *self.tensors) for row in rows]
-        out = outs[0] if len(outs) == 1 else torch.cat(outs)
+        if len(self.parts) == 1:
+            outs = [self.one_row(row, *self.parts[0][1]) for row in rows]
+            out = outs[0] if len(outs) == 1 else torch.cat(outs)
+        else:
+            size = self.form.rows
+            out = x.new_empty(len(x), len(self.lanes.words) * size)
+            for place, row in zip(out.split(1), rows, strict=True):
+                for first, tensors in self.parts:
+                    y = self.one_row(row, *tensors)
+                    place[:, first * size : first * size + y.shape[1]] = y
         return out[:, : self.shape[0]]
 
     def many(self, x: Tensor) -> Tensor:
@@ -145,18 +155,23 @@ class LaneSink:
 
     def weight(self, compiler: Compiler, dtype: torch.dtype) -> LaneWeight:
         """The finished weight; products of many rows are computed in ``dtype``."""
-        tensors, columns = self.lanes.tensors(), self.shape[1]
-        of_block = self.form.rows * columns * dtype.itemsize
-        count = max(1, min(len(tensors[0]), TILE_BYTES // of_block))
-        one_row = compiler.kernel(row_product, (self.form,), [torch.empty(1, columns), *tensors])
+        columns, form = self.shape[1], self.form
+        blocks = len(self.lanes.words)
+        count = max(1, min(blocks, TILE_BYTES // (form.rows * columns * dtype.itemsize)))
+        sums_bytes = 4 * form.rows * columns // form.group
+        calls = -(-blocks * sums_bytes // SUMS_BYTES)
+        each = -(-blocks // calls)
+        firsts = [min(first, blocks - each) for first in range(0, blocks, each)]  # may overlap
+        parts = [(first, self.lanes.blocks(first, first + each).tensors()) for first in firsts]
+        example = [torch.empty(1, columns), *parts[0][1]]
         part = self.lanes.blocks(0, count).wide().tensors()
         return LaneWeight(
-            form=self.form,
+            form=form,
             lanes=self.lanes,
-            tensors=tensors,
+            parts=tuple(parts),
             shape=self.shape,
             dtype=dtype,
             tile_blocks=count,
-            one_row=one_row,
-            tile=compiler.kernel(tile, (self.form, dtype), part),
+            one_row=compiler.kernel(row_product, (form,), example),
+            tile=compiler.kernel(tile, (form, dtype), part),
         )

@@ -9,6 +9,7 @@ its cache on disk (TORCHINDUCTOR_CACHE_DIR), so that only the first start on a m
 from __future__ import annotations
 
 import threading
+import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -96,13 +97,14 @@ def compiled(
 
     Not `torch.compile`: that looks at each call's arguments, which takes longer than many a kernel.
     """
-    import torch._inductor
-    from torch.fx.experimental.proxy_tensor import make_fx
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # torch warns of what is old within itself
+        from torch._inductor import standalone_compile
+        from torch.fx.experimental.proxy_tensor import make_fx
 
-    with torch.inference_mode():
         graph = make_fx(definition, tracing_mode="fake")(*example)
         options: dict[str, Any] = {"config_patches": OPTIONS}
-        found = torch._inductor.standalone_compile(
+        found = standalone_compile(
             graph, list(example), dynamic_shapes="from_example_inputs", options=options
         )
     return cast("Callable[..., Tensor]", found)

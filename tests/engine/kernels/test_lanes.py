@@ -80,7 +80,7 @@ def test_the_product_is_that_of_the_matrix(form: Form) -> None:
     q, lanes = drawn(form)
     matrix = plain(form, q, lanes)
     x = torch.randn(1, COLUMNS, generator=torch.Generator().manual_seed(1))
-    found = row_product(form, x, *lanes.tensors())
+    found = row_product(form, x, form.units(), *lanes.tensors())
     wanted = x.double() @ matrix.T
     assert found.shape == wanted.shape
     assert (found - wanted).norm() < 1e-6 * (x.abs().double() @ matrix.abs().T).norm()

@@ -54,12 +54,13 @@ class Factors(NamedTuple):
         return Factors(self.coarse[:, :, index], fine)
 
     def weighted(self, sums: Tensor) -> Tensor:
-        """Σ over groups of a place: sums [B or 1, G, 16] → [B, 16]."""
+        """Σ over groups: sums [B, G, P, 16], or what broadcasts to that, → [B, P, 16]."""
+        coarse = self.coarse.float()
         if self.fine is None:
-            return (sums * self.coarse.float()).sum(1)
-        blocks, most, lanes = self.coarse.shape
-        fine = (sums * self.fine.float()).view(blocks, most, -1, lanes).sum(2)
-        return (fine * self.coarse.float()).sum(1)
+            return (sums * coarse).sum(1)
+        weighted = sums * self.fine.float()
+        blocks, most, *rest = coarse.shape
+        return (weighted.view(blocks, most, -1, *rest).sum(2) * coarse).sum(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +86,18 @@ class Form:
         """R."""
         return LANES * self.places
 
-    def masked(self, words: Tensor, place: int) -> tuple[Tensor, float]:
-        """The integers of a place, int32, and what they are to be multiplied by."""
+    def masked(self, words: Tensor, place: int) -> Tensor:
+        """The integers of a place, int32, times 1 / its unit."""
         shift, mask = place * self.bits, (1 << self.bits) - 1
         if shift + self.bits == WORD_BITS:  # the sign is one of the bits
-            return (words >> shift) & mask, 1.0
-        return words & (mask << shift), 0.5**shift
+            return (words >> shift) & mask
+        return words & (mask << shift)
 
+    def units(self) -> Tensor:
+        """What `masked` integers are to be multiplied by, [P, 1] float32."""
+        shifts = (place * self.bits for place in range(self.places))
+        units = [1.0 if s + self.bits == WORD_BITS else 0.5**s for s in shifts]
+        return torch.tensor(units).view(-1, 1)
 
     def lanes(self, tensors: Sequence[Tensor]) -> Lanes:
         """The matrix whose `Lanes.tensors` these are."""
@@ -143,22 +149,28 @@ def pack_words(q: Tensor, form: Form) -> Tensor:
     return words
 
 
-def row_product(form: Form, x: Tensor, *tensors: Tensor) -> Tensor:
-    """x @ Wᵀ for one row: x [1, K] float32, `Lanes.tensors` → [1, B · R] float32."""
+def row_product(form: Form, x: Tensor, units: Tensor, *tensors: Tensor) -> Tensor:
+    """x @ Wᵀ for one row: x [1, K] float32, `Form.units`, `Lanes.tensors` → [1, B · R] float32.
+
+    All places are summed in one loop, and what follows is one loop, too: threads that share a loop
+    wait for each other at its end.
+    """
     words, scale, offset = form.lanes(tensors)
     blocks, columns, _ = words.shape
     groups = columns // form.group
     column = x.view(columns, 1)
-    totals = x.view(groups, form.group).sum(-1).view(1, groups, 1)
-    out = []
+    parts = []
     for place in range(form.places):
-        q, unit = form.masked(words, place)
-        sums = (q.float() * column).view(blocks, groups, form.group, LANES).sum(2) * unit
-        if form.zero:
-            sums = sums - form.zero * totals
-        y = scale.place(place).weighted(sums)
-        out.append(y if offset is None else y + offset.place(place).weighted(totals))
-    return torch.stack(out, 1).view(1, -1)
+        products = form.masked(words, place).float() * column
+        parts.append(products.view(blocks, groups, form.group, LANES).sum(2))
+    totals = x.view(groups, form.group).sum(-1).view(1, groups, 1, 1)
+    sums = torch.stack(parts, 2) * units
+    if form.zero:
+        sums = sums - form.zero * totals
+    out = scale.weighted(sums)
+    if offset is not None:
+        out = out + offset.weighted(totals)
+    return out.view(1, -1)
 
 
 def expanded(form: Form, lanes: Lanes, place: int) -> Tensor:

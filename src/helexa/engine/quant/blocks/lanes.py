@@ -37,7 +37,7 @@ class LaneWeight:
     """A matrix ``shape`` = [N, K] in the layout of `kernels.lanes`.
 
     One row is multiplied with one of ``parts`` after the other: the first block of each, and
-    `Lanes.tensors`. Many rows are multiplied in ``dtype``, ``tile_blocks`` blocks at a time.
+    what `row_product` wants of it. Many rows are multiplied in ``dtype``, ``tile_blocks`` blocks at a time.
     """
 
     form: Form
@@ -162,7 +162,10 @@ class LaneSink:
         calls = -(-blocks * sums_bytes // SUMS_BYTES)
         each = -(-blocks // calls)
         firsts = [min(first, blocks - each) for first in range(0, blocks, each)]  # may overlap
-        parts = [(first, self.lanes.blocks(first, first + each).tensors()) for first in firsts]
+        units = form.units()
+        parts = [
+            (first, (units, *self.lanes.blocks(first, first + each).tensors())) for first in firsts
+        ]
         example = [torch.empty(1, columns), *parts[0][1]]
         part = self.lanes.blocks(0, count).wide().tensors()
         return LaneWeight(

@@ -65,9 +65,7 @@ def helexa_engine(folder: Path, format: str, threads: int, *, compile: bool = Fa
     from helexa.engine.params import SamplingParams
 
     torch.set_num_threads(threads)
-    config = EngineConfig(
-        max_batch=1, prefix_cache=False, kv_context_tokens=4096, compile=compile
-    )
+    config = EngineConfig(max_batch=1, prefix_cache=False, kv_context_tokens=4096, compile=compile)
     model = folder if format == PLAIN else export_gguf(folder, format)
     core = build_core(str(model), config)
 

@@ -270,9 +270,10 @@ class EngineConfig:
 
     ``*_mb`` are MiB, ``*_tokens``, ``max_context`` and ``block_size`` are tokens. None means:
     derived from the device and the model. ``headroom_mb`` and ``floor_mb`` are left free beside
-    the weights and the cache. ``compile``: kernels are compiled for this CPU. ``disabled`` holds names of SWITCHES. ``dedicated``: the device is
-    there for serving, so all free memory of a host counts, the prefix cache gets its MiB however
-    small the model is, and a model without room for a KV cache is loaded all the same.
+    the weights and the cache. ``compile``: kernels are made for this CPU. ``disabled`` holds names
+    of SWITCHES. ``dedicated``: the device is there for serving, so all free memory of a host
+    counts, the prefix cache gets its MiB however small the model is, and a model without room for a
+    KV cache is loaded all the same.
     """
 
     device: str = "auto"

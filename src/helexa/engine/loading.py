@@ -69,8 +69,8 @@ def load_model(
 
     ``device`` is auto, cpu, mps, cuda or cuda:N; ``dtype`` is auto, float32 (exact), bfloat16 or
     float16; ``quant`` names a format to quantise linear layers to (see `quant.names`), and of
-    several GGUF files one, by a part of its name; ``compile`` makes kernels for this CPU with its C++
-    compiler (a GPU needs none). ``disabled`` names fast paths to leave out, None those that
+    several GGUF files one, by a part of its name; ``compile`` makes kernels for this CPU with its
+    C++ compiler (a GPU needs none). ``disabled`` names fast paths to leave out, None those that
     HELEXA_DISABLE names. ``progress`` is told of downloads, reading and compiling; ``hub`` are
     revision, cache_dir, offline and token. Raises InvalidRequest for an argument, TypeError for an
     unknown one, PreflightError, DownloadError, UnsupportedModel or CheckpointError for the

@@ -90,9 +90,7 @@ class Compiler:
             yield done
 
 
-def compiled(
-    definition: Callable[..., Tensor], example: Sequence[Tensor]
-) -> Callable[..., Tensor]:
+def compiled(definition: Callable[..., Tensor], example: Sequence[Tensor]) -> Callable[..., Tensor]:
     """The function as torch compiles it for tensors like the examples, and only for such.
 
     Not `torch.compile`: that looks at each call's arguments, which takes longer than many a kernel.

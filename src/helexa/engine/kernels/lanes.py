@@ -44,7 +44,7 @@ class Factors(NamedTuple):
         coarse = self.coarse.float()
         if self.fine is None:
             return coarse
-        blocks, groups, *rest = self.fine.shape
+        blocks, _, *rest = self.fine.shape
         parts = self.fine.float().view(blocks, coarse.shape[1], -1, *rest)
         return (parts * coarse[:, :, None]).view(self.fine.shape)
 

@@ -36,8 +36,8 @@ FEW = 3
 class LaneWeight:
     """A matrix ``shape`` = [N, K] in the layout of `kernels.lanes`.
 
-    One row is multiplied with one of ``parts`` after the other: the first block of each, and
-    what `row_product` wants of it. Many rows are multiplied in ``dtype``, ``tile_blocks`` blocks at a time.
+    One row is multiplied with one of ``parts`` after the other: the first block of each, and what
+    `row_product` wants of it. Many rows are multiplied in ``dtype``, ``tile_blocks`` at a time.
     """
 
     form: Form
@@ -70,17 +70,16 @@ class LaneWeight:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
         if len(x) > FEW:
             return self.many(x)
-        rows = x.contiguous().split(1)
-        if len(self.parts) == 1:
-            outs = [self.one_row(row, *self.parts[0][1]) for row in rows]
-            out = outs[0] if len(outs) == 1 else torch.cat(outs)
-        else:
-            size = self.form.rows
-            out = x.new_empty(len(x), len(self.lanes.words) * size)
-            for place, row in zip(out.split(1), rows, strict=True):
-                for first, tensors in self.parts:
-                    y = self.one_row(row, *tensors)
-                    place[:, first * size : first * size + y.shape[1]] = y
+        x = x.contiguous()
+        size = self.form.rows
+        if len(self.parts) == len(x) == 1:
+            found: Tensor = self.one_row(x, *self.parts[0][1])
+            return found[:, : self.shape[0]]
+        out = x.new_empty(len(x), len(self.lanes.words) * size)
+        for row in range(len(x)):
+            for first, tensors in self.parts:
+                y = self.one_row(x[row : row + 1], *tensors)
+                out[row, first * size : first * size + y.shape[1]] = y[0]
         return out[:, : self.shape[0]]
 
     def many(self, x: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
     python -m benchmarks.format_memory                       # Qwen3 0.6B shape, some minutes
     python -m benchmarks.format_memory --shape small --json -
 
-Each file is loaded by a process of its own; what that held before is left out.
+Each is loaded by a process of its own; what that held before is left out. What is resident counts
+whole, pages of mapped files too: weights that need no other layout are such pages, and those of
+others are to be given back once they are read.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -16,19 +17,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
-from datetime import date
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import helexa
+from benchmarks.readings import arguments, publish
 from benchmarks.shapes import SHAPES, make_checkpoint
+from benchmarks.stored import SAFETENSORS, write_stored
 from helexa.quantising import quantise_to_file
 
-FORMATS = ("f16", "q8_0", "q6_k", "q5_k", "q4_k", "q4_0")
+GGUF = ("f16", "q8_0", "q6_k", "q5_k", "q4_k", "q4_0")
 TINY = Path(helexa.__file__).parent / "builtin" / "tiny"
 MIB = 2**20
 LOAD = """
-import sys, time
+import json, sys, time
 from helexa.engine.loading import load_model
 
 def mib(field):
@@ -36,80 +39,108 @@ def mib(field):
         (line,) = (line for line in status if line.startswith(field))
     return int(line.split()[1]) / 1024
 
-load_model("tiny", device="cpu").compute_logits([1, 2])  # whatever is imported late
+tiny = load_model("tiny", device="cpu")
+tiny.compute_logits([1, 2])  # whatever is imported late
 before = mib("VmRSS")
 began = time.perf_counter()
-model = load_model(sys.argv[1], device="cpu")
-took = time.perf_counter() - began
-peak = mib("VmHWM") - before
+model = load_model(sys.argv[1], device="cpu", **json.loads(sys.argv[2]))
+took, loaded, peak = time.perf_counter() - began, mib("VmRSS"), mib("VmHWM")
 model.compute_logits([1, 2, 3])
-print(took, mib("VmRSS") - before, peak, model.nbytes / 2**20)
+resident = mib("VmRSS") - before
+print(json.dumps([took, model.nbytes / 2**20, loaded - before, resident, peak - before]))
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Occupied:
-    """Sizes in MiB and times in seconds.
+class Loaded:
+    """What loading took, in seconds and MiB: all but ``weights_mib`` more than before.
 
-    ``weights_mib`` is what the model counts, ``resident_mib`` what the process holds for it, and
-    ``peak_mib`` the most that it held while loading.
+    ``weights_mib`` is what the model counts, ``loaded_mib`` what the process holds once it is
+    loaded, ``resident_mib`` once it was used, and ``peak_mib`` the most while it was loaded.
     """
+
+    load_s: float
+    weights_mib: float
+    loaded_mib: float
+    resident_mib: float
+    peak_mib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Occupied:
+    """Sizes in MiB and times in seconds; see `Loaded`. ``quantise_s`` where helexa wrote it."""
 
     format: str
     file_mib: float
     weights_mib: float
     resident_mib: float
     peak_mib: float
-    quantise_s: float
+    quantise_s: float | None
     load_s: float
 
 
-def measure(folder: Path, format: str, work: Path) -> Occupied:
-    """One format of a checkpoint."""
-    written = quantise_to_file(folder, work / f"{format}.gguf", format)
+def load_apart(path: Path, **options: str) -> Loaded:
+    """Load a model in a process of its own; Linux only. ``options`` are those of `load_model`."""
     run = subprocess.run(
-        [sys.executable, "-c", LOAD, str(written.path)],
+        [sys.executable, "-c", LOAD, str(path), json.dumps(options)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
+        timeout=300,
         check=True,
     )
-    load_s, resident, peak, weights = map(float, run.stdout.split())
-    written.path.unlink()
-    return Occupied(format, written.nbytes / MIB, weights, resident, peak, written.seconds, load_s)
+    return Loaded(*json.loads(run.stdout))
+
+
+def occupied(format: str, path: Path, quantise_s: float | None = None, **options: str) -> Occupied:
+    """A checkpoint in a format, loaded."""
+    files = [path] if path.is_file() else path.glob("*.safetensors")
+    size = sum(file.stat().st_size for file in files) / MIB
+    found = load_apart(path, **options)
+    weights, resident, peak = found.weights_mib, found.resident_mib, found.peak_mib
+    return Occupied(format, size, weights, resident, peak, quantise_s, found.load_s)
+
+
+def measure(folder: Path, work: Path) -> Iterator[Occupied]:
+    """All formats of a checkpoint."""
+    yield occupied("bf16, safetensors", folder)
+    yield occupied("q4_k, as it is loaded", folder, quant="q4_k")
+    for format in GGUF:
+        written = quantise_to_file(folder, work / f"{format}.gguf", format)
+        yield occupied(f"{format}, GGUF", written.path, written.seconds)
+        written.path.unlink()
+    for format in SAFETENSORS:
+        path = write_stored(folder, format, work, noise=True)
+        yield occupied(format, path)
+        shutil.rmtree(path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="0.6b")
-    parser.add_argument("--json", metavar="PATH", help="write the readings there; - for stdout")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         folder = make_checkpoint(options.shape, work)
         shutil.copy(TINY / "tokenizer.json", folder)
-        found = [measure(folder, format, work) for format in FORMATS]
-    document = {
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "shape": options.shape,
-        "formats": [asdict(occupied) for occupied in found],
-    }
-    if options.json == "-":
-        print(json.dumps(document, indent=1))
-        return
-    if options.json:
-        Path(options.json).write_text(json.dumps(document, indent=1) + "\n")
-    print("| format | file, MiB | weights | resident | of the file | peak | written | loaded |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for o in found:
-        print(
-            f"| {o.format} | {o.file_mib:.0f} | {o.weights_mib:.0f} | {o.resident_mib:.0f} "
-            f"| {o.resident_mib / o.file_mib:.2f} × | {o.peak_mib:.0f} | {o.quantise_s:.0f} "
-            f"| {o.load_s:.1f} |"
-        )
+        found = list(measure(folder, work))
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
+    publish(
+        options.json,
+        {"machine": machine, "shape": options.shape},
+        found,
+        {
+            "format": lambda o: o.format,
+            "file, MiB": lambda o: f"{o.file_mib:.0f}",
+            "weights": lambda o: f"{o.weights_mib:.0f}",
+            "resident": lambda o: f"{o.resident_mib:.0f}",
+            "of the file": lambda o: f"{o.resident_mib / o.file_mib:.2f} ×",
+            "peak": lambda o: f"{o.peak_mib:.0f}",
+            "of the weights": lambda o: f"{o.peak_mib / o.weights_mib:.2f} ×",
+            "written, s": lambda o: "" if o.quantise_s is None else f"{o.quantise_s:.0f}",
+            "loaded, s": lambda o: f"{o.load_s:.1f}",
+        },
+    )
 
 
 if __name__ == "__main__":

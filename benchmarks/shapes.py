@@ -19,6 +19,15 @@ SHAPES: dict[str, dict[str, int]] = {
         "head_dim": 128,
         "vocab_size": 151936,
     },
+    "six-layers": {
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 8192,
+    },
     "small": {
         "hidden_size": 256,
         "intermediate_size": 768,
@@ -32,7 +41,9 @@ SHAPES: dict[str, dict[str, int]] = {
 MAX_POSITIONS = 40960
 
 
-def make_checkpoint(shape: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
+def make_checkpoint(
+    shape: str, folder: Path, dtype: torch.dtype = torch.bfloat16, files: int = 1
+) -> Path:
     """Write a tied Qwen3 checkpoint of a named shape into ``folder``; an existing one is kept."""
     target = folder / f"qwen3-{shape}-{str(dtype).removeprefix('torch.')}"
     done = target / "config.json"
@@ -40,9 +51,27 @@ def make_checkpoint(shape: str, folder: Path, dtype: torch.dtype = torch.bfloat1
         return target
     target.mkdir(parents=True, exist_ok=True)
     sizes = SHAPES[shape]
-    save_file(_tensors(sizes, dtype), target / "model.safetensors", metadata={"format": "pt"})
+    _save(_tensors(sizes, dtype), target, files)
     done.write_text(json.dumps(_config(sizes, dtype), indent=2))
     return target
+
+
+def _save(tensors: dict[str, torch.Tensor], folder: Path, files: int) -> None:
+    """Spread the tensors evenly over so many files."""
+    if files == 1:
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return
+    places: dict[str, str] = {}
+    share, done = sum(tensor.nbytes for tensor in tensors.values()) / files, 0
+    for name, tensor in tensors.items():
+        number = min(files, int(done / share) + 1)
+        places[name] = f"model-{number:05}-of-{files:05}.safetensors"
+        done += tensor.nbytes
+    for file in set(places.values()):
+        part = {name: tensors[name] for name, place in places.items() if place == file}
+        save_file(part, folder / file, metadata={"format": "pt"})
+    index = {"weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def _config(sizes: dict[str, int], dtype: torch.dtype) -> dict[str, object]:

@@ -19,7 +19,7 @@ import helexa
 ROOT = Path(helexa.__file__).parent
 
 ROOT_ONLY = ("helexa", "helexa.__version__")  # `import helexa`, but none of its lazy names
-ENGINE = (*ROOT_ONLY, "helexa.errors", "helexa.engine")
+ENGINE = (*ROOT_ONLY, "helexa.errors", "helexa.heap", "helexa.engine")
 TEXT = (*ENGINE, "helexa.text")
 LLM = tuple(
     f"helexa.{name}"
@@ -31,11 +31,12 @@ LLM = tuple(
 LIBRARY = (*TEXT, *LLM)
 ERRORS = (*ROOT_ONLY, "helexa.errors", "helexa.refusals")
 PROTOCOL = (*ERRORS, "helexa.protocol", "helexa.text.events")  # events are plain data
-SHARED = (*PROTOCOL, "helexa.http", "helexa.daemon")  # by the daemon and the gateway
+SHARED = (*PROTOCOL, "helexa.heap", "helexa.http", "helexa.daemon")  # by the daemon and the gateway
 
 # Floor → what its modules may import from this package. The longest matching prefix decides.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "helexa.errors": (),
+    "helexa.heap": (),
     "helexa.refusals": ("helexa.errors",),
     "helexa.protocol": PROTOCOL,
     "helexa.engine": ENGINE,

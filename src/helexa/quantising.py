@@ -1,10 +1,8 @@
-"""A plain checkpoint written to a GGUF file, its linear layers in another format."""
+"""A plain checkpoint written to a GGUF file or a model folder, its linear layers in fewer bits."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -12,10 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helexa.engine.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from helexa.engine.checkpoint.files import Progress, read_text
-from helexa.engine.checkpoint.gguf_export import outgoing_tensors
+from helexa.engine.checkpoint.files import CONFIG, Progress, TokenizerFiles, read_text
+from helexa.engine.checkpoint.gguf_export import FileExport, outgoing_tensors
 from helexa.engine.checkpoint.gguf_metadata import gguf_metadata
-from helexa.engine.checkpoint.gguf_writer import Outgoing, Value, file_bytes, write_gguf
+from helexa.engine.checkpoint.gguf_types import READABLE
+from helexa.engine.checkpoint.gguf_writer import Value
+from helexa.engine.checkpoint.output import check_room, check_target, is_file_name, whole
+from helexa.engine.checkpoint.reference import Named, Offer, Variant
+from helexa.engine.checkpoint.safetensors_export import FolderExport
+from helexa.engine.checkpoint.safetensors_writer import SHARD_BYTES
+from helexa.engine.config import ModelConfig
+from helexa.engine.hybrid_config import HYBRIDS
 from helexa.engine.loading import check_whole
 from helexa.engine.quant.insitu import NARROWER
 from helexa.engine.quant.names import REPLACED, format_of, plain_name
@@ -28,14 +33,19 @@ FILE_TYPES = {
     "BF16": 32,
 }  # fmt: skip
 """`general.file_type`: what most of a file's tensors are in."""
+STORED_BITS = {"bfloat16": 16, "float16": 16}
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written: sizes in bytes, ``tensors`` the number of them in each format."""
+    """What was written: sizes in bytes, ``tensors`` the number of them in each format.
+
+    ``path`` is the file or the folder, ``files`` are the names of those with weights.
+    """
 
     path: Path
     format: str
+    files: tuple[str, ...]
     nbytes: int
     source_bytes: int
     parameters: int
@@ -47,6 +57,61 @@ class Written:
         return 8 * self.nbytes / max(1, self.parameters)
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be written where: ``path`` has no links in it, ``shown`` is what was asked for."""
+
+    shown: Path
+    path: Path
+    format: str
+    shard_bytes: int
+
+    @classmethod
+    def of(cls, to: str | Path, quant: str, *, overwrite: bool, shard_bytes: int) -> Job:
+        """Raises InvalidRequest for a wrong path, PreflightError for an unknown format."""
+        format = format_of(quant)
+        if format is None:
+            raise InvalidRequest(
+                "no format to quantise to is given", param="to", hint="such as q4_k"
+            )
+        path = Path(os.path.realpath(Path(to)))
+        check_target(path, overwrite=overwrite)
+        return cls(Path(to), path, format, shard_bytes)
+
+    @property
+    def as_gguf(self) -> bool:
+        """Whether it becomes a GGUF file, and not a folder."""
+        return is_file_name(self.path)
+
+    def judge(self, offer: Offer) -> None:
+        """Refuse what a hub offers, as far as can be known before its weights are fetched."""
+        if offer.folder is None:
+            raise already_quantised(offer.model)
+        config = ModelConfig.from_file(offer.folder / CONFIG, offer.model)
+        if config.quantization is not None:
+            raise already_quantised(offer.model)
+        if self.as_gguf:
+            described(config, TokenizerFiles.of(offer.folder), offer.model, self.format)
+        check_room(self.path, least_bytes(config, offer.weight_bytes, self.format))
+
+    def export(self, checkpoint: Checkpoint) -> FileExport | FolderExport:
+        """What is to be written, once the weights are there. Raises LoadError."""
+        if not checkpoint.quantisable or checkpoint.config.quantization is not None:
+            raise already_quantised(checkpoint.id)
+        if checkpoint.folder is not None and checkpoint.folder.resolve() == self.path:
+            raise same_folder(self.shown)
+        check_whole(checkpoint)
+        if not self.as_gguf:
+            folder = FolderExport.of(checkpoint, self.format, self.shard_bytes)
+            check_room(self.path, folder.needed_bytes)
+            return folder
+        files = checkpoint.tokenizer_files()
+        metadata = described(checkpoint.config, files, checkpoint.id, self.format)
+        file = FileExport(metadata, outgoing_tensors(checkpoint, self.format))
+        check_room(self.path, file.nbytes)
+        return file
+
+
 def quantise_to_file(
     model: str | Path,
     to: str | Path,
@@ -54,39 +119,38 @@ def quantise_to_file(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
-    open_model: Callable[[str | Path], Checkpoint] = open_checkpoint,
+    open_model: Callable[[Named], Checkpoint] = open_checkpoint,
+    shard_bytes: int = SHARD_BYTES,
 ) -> Written:
-    """Write a model to the GGUF file ``to``, linear layers in the format that ``quant`` names.
+    """Write a model to ``to``, with linear layers in the format that ``quant`` names.
 
-    Embeddings stay as they are stored; norms, routers and other small tensors become float32. The
-    file takes its name when it is whole. Raises InvalidRequest for a wrong path, PreflightError for
-    an unknown format, UnsupportedModel for what GGUF cannot hold, CheckpointError where the file
-    cannot be written.
+    What ends in `.gguf` becomes a GGUF file, in which norms, routers and other small tensors are
+    float32; anything else a model folder in safetensors, of files of at most ``shard_bytes`` bytes.
+    Embeddings stay as they are stored. Nothing has its name before it is whole. What can be refused
+    before a hub's weights are fetched, is. Raises InvalidRequest for a wrong path, PreflightError
+    for an unknown format, UnsupportedModel for what cannot be written, CheckpointError where it
+    cannot be.
     """
-    target, began = Path(to), time.monotonic()
-    check_target(target, overwrite=overwrite)
-    format = format_of(quant)
-    if format is None:
-        raise InvalidRequest("no format to quantise to is given", param="to", hint="such as q4_k")
-    checkpoint = open_model(model)
+    began = time.monotonic()
+    if os.path.isdir(model) and os.path.realpath(model) == os.path.realpath(to):
+        raise same_folder(Path(to))
+    job = Job.of(to, quant, overwrite=overwrite, shard_bytes=shard_bytes)
+    checkpoint = open_model(Variant(model, judge=job.judge))
     try:
-        refuse_quantised(checkpoint)
-        check_whole(checkpoint)
-        metadata = described(checkpoint, format)
-        tensors = outgoing_tensors(checkpoint, format)
-        nbytes = file_bytes(metadata, tensors)
-        check_room(target, nbytes)
-        write(target, metadata, tensors, told(progress, target.name, nbytes))
-        infos = [checkpoint.info(name) for name in checkpoint.names()]
-        formats = [tensor.type.name for tensor in tensors]
-        warn_of_others(quant, format, formats)
+        export = job.export(checkpoint)
+        with whole(job.path, overwrite=overwrite) as part:
+            export.write(part, told(progress, job.path.name, export.nbytes))
+        warn_of_others(quant, job.format, export.formats)
         return Written(
-            target,
-            format,
-            nbytes,
-            sum(info.nbytes for info in infos),
-            sum(tensor.nbytes * tensor.type.elements // tensor.type.nbytes for tensor in tensors),
-            {name: formats.count(name) for name in dict.fromkeys(formats)},
+            job.shown,
+            job.format,
+            tuple(shard.file for shard in export.shards)
+            if isinstance(export, FolderExport)
+            else (job.shown.name,),
+            export.nbytes,
+            sum(checkpoint.info(name).nbytes for name in checkpoint.names()),
+            export.parameters,
+            {name: export.formats.count(name) for name in dict.fromkeys(export.formats)},
             time.monotonic() - began,
         )
     finally:
@@ -106,39 +170,30 @@ def warn_of_others(quant: str, format: str, formats: list[str]) -> None:
         )
 
 
-def check_target(target: Path, *, overwrite: bool) -> None:
-    """Raises InvalidRequest for a path that is not to be written to."""
-    if target.suffix != ".gguf":
-        raise InvalidRequest(f"{target} does not end in .gguf", param="dst", hint="name it so")
-    if not target.parent.is_dir():
-        raise InvalidRequest(f"there is no folder {target.parent}", param="dst", hint="make it")
-    if target.exists() and not overwrite:
-        raise InvalidRequest(
-            f"{target} exists", param="dst", hint="choose another name, or --force"
-        )
+def same_folder(folder: Path) -> InvalidRequest:
+    return InvalidRequest(f"{folder} is the model itself", param="dst", hint="choose another name")
 
 
-def refuse_quantised(checkpoint: Checkpoint) -> None:
-    """Raises UnsupportedModel for weights that are not plain."""
-    method = checkpoint.config.quantization
-    if not checkpoint.quantisable or method is not None:
-        raise UnsupportedModel(
-            f"{checkpoint.id!r} is quantised already",
-            hint="begin with the model's plain weights, in safetensors",
-        )
+def already_quantised(model: str) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"{model!r} is quantised already",
+        hint="begin with the model's plain weights, in safetensors",
+    )
 
 
-def described(checkpoint: Checkpoint, format: str) -> dict[str, Value]:
-    """The metadata of a file: the model, its tokenizer and its chat template."""
-    config, files = checkpoint.config, checkpoint.tokenizer_files()
-    name = checkpoint.id.rpartition("/")[2] or checkpoint.id
+def described(
+    config: ModelConfig, files: TokenizerFiles, model: str, format: str
+) -> dict[str, Value]:
+    """The metadata of a GGUF file: the model, its tokenizer and its chat template."""
+    name = model.rpartition("/")[2] or model
     found = gguf_metadata(config, name) | {"general.file_type": FILE_TYPES[format]}
     text = read_text(files.tokenizer_json) if files.tokenizer_json is not None else None
     if text is None:
         raise CheckpointError(
-            f"{checkpoint.id!r} has no tokenizer.json", hint="a GGUF file is nothing without"
+            f"{model!r} has no tokenizer.json",
+            hint="a GGUF file is nothing without; a folder can be written, named without .gguf",
         )
-    found |= gguf_vocabulary(text, config.vocab_size, checkpoint.id)
+    found |= gguf_vocabulary(text, config.vocab_size, model)
     templates = find_sources(files)
     template = templates.get("default") or next(iter(templates.values()), None)
     if template is not None:
@@ -146,32 +201,18 @@ def described(checkpoint: Checkpoint, format: str) -> dict[str, Value]:
     return found
 
 
-def check_room(target: Path, nbytes: int) -> None:
-    """Raises CheckpointError where the disk has less left than the file will take."""
-    free = shutil.disk_usage(target.parent).free
-    if free < nbytes:
-        raise CheckpointError(
-            f"{target} would take {nbytes} bytes, {target.parent} has {free} left",
-            hint="free some, or write to another disk",
-        )
+def least_bytes(config: ModelConfig, weight_bytes: int | None, format: str) -> int:
+    """What quantised weights take at least; 0 if that cannot be known from the plain ones' size.
 
-
-def write(
-    target: Path, metadata: dict[str, Value], tensors: list[Outgoing], done: Callable[[int], None]
-) -> None:
-    """Write the file under another name, which it loses when it is whole."""
-    part = target.with_name(f"{target.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        with part.open("xb") as stream:
-            write_gguf(stream, metadata, tensors, done)
-        part.replace(target)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write {target}: {error.strerror or error}",
-            hint="see whether the disk is full, and who may write there",
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+    Some tensors are not written: of hybrid models those for speculation, an unused output layer.
+    """
+    if weight_bytes is None or config.model_type in HYBRIDS:
+        return 0
+    stored_bits = STORED_BITS.get(config.torch_dtype or "", 32)
+    unused = config.vocab_size * config.hidden_size * 4 if config.tie_word_embeddings else 0
+    type = READABLE[format]
+    share = min(1.0, 8 * type.nbytes / type.elements / stored_bits)
+    return max(0, int((weight_bytes - unused) * share))
 
 
 def told(progress: Progress | None, name: str, total: int) -> Callable[[int], None]:

@@ -9,8 +9,9 @@ import weakref
 import anyio
 import pytest
 
-from helexa.daemon import heap
-from helexa.daemon.heap import heap_trimmer, keep_heap_small
+from helexa import heap
+from helexa.daemon.heap import keep_heap_small
+from helexa.heap import heap_trimmer
 
 pytestmark = pytest.mark.anyio
 PIECE = 64 * 1024  # below what glibc maps apart, so that it lies in the heap

@@ -9,7 +9,8 @@ import pytest
 from helexa.engine.config import ModelConfig
 from helexa.engine.quantization_config import QuantizationConfig, Scheme
 from helexa.errors import CheckpointError, UnsupportedModel
-from tests.engine.quant.writers import AWQ, FP8, GPTQ, SHAPE, compressed
+from tests.engine.quant.cases import SHAPE
+from tools.quantised import AWQ, FP8, GPTQ, compressed
 
 
 def read(**quantization: Any) -> QuantizationConfig:
@@ -46,6 +47,19 @@ def test_gptq() -> None:
     assert (found.bits, found.group_size, found.sym, found.desc_act) == (8, -1, True, True)
     assert (found.checkpoint_format, found.skipped) == ("gptq_v2", (".*lm_head",))
     assert read(**GPTQ).checkpoint_format == "gptq"
+
+
+def test_blocks() -> None:
+    exceptions = {"model.layers.*.mlp.down_proj.weight": "Q4_0", "lm_head.weight": "Q8_0"}
+    found = read(quant_method="helexa_blocks", block_type="Q6_K", exceptions=exceptions)
+    assert (found.method, found.bits) == ("helexa_blocks", 6)
+    assert found.described == "helexa_blocks, 6 bits, Q6_K, Q4_0, Q8_0"
+    assert found.type_of("model.layers.11.mlp.down_proj.weight") == "Q4_0"
+    assert found.type_of("model.layers.11.mlp.up_proj.weight") == "Q6_K"
+    assert found.type_of("lm_head.weight") == "Q8_0"
+    for wrong in ({"block_type": "F32"}, {"block_type": 4}, {"exceptions": {"a": None}}):
+        with pytest.raises(CheckpointError, match="|".join(wrong) + "|`a`"):
+            read(**{"quant_method": "helexa_blocks", "block_type": "Q4_K", **wrong})
 
 
 def test_schemes_are_found_by_name_then_pattern_then_class() -> None:
@@ -99,7 +113,9 @@ def test_other_methods_are_refused_by_name(method: str) -> None:
         read(quant_method=method, bits=4)
     assert f"unsupported `quant_method` '{method}'" in caught.value.message
     assert "`quantization_config`" in caught.value.message
-    assert caught.value.hint.startswith("supported: awq, compressed-tensors, fp8, gptq; ")
+    assert caught.value.hint.startswith(
+        "supported: awq, compressed-tensors, fp8, gptq, helexa-blocks; "
+    )
 
 
 def test_a_method_that_is_not_named_is_refused() -> None:

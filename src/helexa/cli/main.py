@@ -25,7 +25,7 @@ COMMANDS: Mapping[str, str] = {
     "models": "List the models on this machine.",
     "neuron": "Serve models on this host, as a daemon.",
     "pull": "Download a model.",
-    "quantize": "Write a model to a GGUF file, in fewer bits.",
+    "quantize": "Write a model in fewer bits, to a GGUF file or a folder.",
     "serve": "Serve one model on this machine.",
     "status": "Show the models of a fleet, and its hosts and their loads.",
     "version": "Show versions of helexa, Python, torch and the platform.",

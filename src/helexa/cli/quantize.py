@@ -25,7 +25,11 @@ from helexa.cli.terminal import console, size
 @click.option(
     "--to", default="q4_k", show_default=True, help="q8_0, q6_k, q5_k, q5_0, q4_k, q4_0, f16 …"
 )
-@click.option("--force", is_flag=True, help="Overwrite DST.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Overwrite DST, if it is a GGUF file, or a folder that this command has written.",
+)
 @revision_option
 @cache_dir_option
 @json_option
@@ -39,10 +43,11 @@ def quantize(
     cache_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Write a model to a GGUF file, in fewer bits.
+    """Write a model in fewer bits, to a GGUF file or a folder.
 
-    SRC has safetensors weights that are not quantised; DST ends in .gguf. Loading DST then takes no
-    more than reading it, and other programs that know GGUF can run it as well.
+    SRC has safetensors weights that are not quantised. DST becomes a GGUF file if it ends in .gguf,
+    which other programs can run as well; else a model folder in safetensors, which holds all that
+    SRC says of itself. Loading DST then takes no more than reading it.
     """
     from helexa.engine.checkpoint.checkpoint import open_checkpoint
     from helexa.quantising import quantise_to_file
@@ -57,7 +62,8 @@ def quantize(
         done = quantise_to_file(src, dst, to, overwrite=force, progress=progress, open_model=opener)
     if as_json:
         document = {
-            "file": str(done.path),
+            "path": str(done.path),
+            "weight_files": list(done.files),
             "format": done.format,
             "bytes": done.nbytes,
             "source_bytes": done.source_bytes,

@@ -21,9 +21,11 @@ from helexa.engine.memory import SMALL_KV
 from helexa.engine.models.model import decoder_part
 from helexa.engine.models.registry import MODELS
 from helexa.engine.numerics import Numerics
+from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.quant.dense import FLOAT16_MAX, DenseFormat
 from helexa.engine.quant.insitu import BlockFormat, linear_format
 from helexa.engine.quant.names import is_plain
+from helexa.engine.quantization_config import refuse_quant
 from helexa.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -94,14 +96,15 @@ def load_model(
             )
         finally:
             checkpoint.close()
+    if model.quantisable:
+        refuse_quant(model.id, model.config.quantization, quant)
     where = resolve_device(device)
     check_sizes(model)
     stored = decoder_part(Weights(model)).dtype_of(EMBEDDING)
     numerics = resolve_numerics(dtype, where, stored != "F32", disabled)
     if compile and where.type == "cpu" and "compile" not in disabled:
         numerics = with_compiler(numerics)
-    if quant is not None and model.quantisable:
-        numerics = quantised(numerics, quant, dtype)
+    numerics = with_linear(numerics, model, quant, exact=dtype != "auto")
     if dtype == "auto":
         numerics = with_exact_cache(numerics, model.config)
     built = MODELS[model.config.model_type](model.config, numerics)
@@ -135,17 +138,26 @@ def compile_kernels(numerics: Numerics, progress: Progress | None) -> None:
             progress(KERNELS, done, len(compiler))
 
 
-def quantised(numerics: Numerics, quant: str, dtype: str | torch.dtype) -> Numerics:
-    """The same, with linear layers in the format that ``quant`` names.
+def with_linear(
+    numerics: Numerics, model: Checkpoint, quant: str | None, *, exact: bool
+) -> Numerics:
+    """The same, with linear layers in the format that ``quant`` names; of GGUF it names a file.
 
-    Where no dtype was asked for, they may round as 16-bit formats do. Raises PreflightError of kind
-    `quant_not_found`.
+    Unless they are to be ``exact``, layers of a model in blocks may round as 16-bit formats do.
+    Raises PreflightError of kind `quant_not_found`.
     """
+    wanted = quant if model.quantisable else None
     plain = numerics.plain
-    if dtype == "auto" and plain.dtype == torch.float32 and not is_plain(quant):
+    if not exact and plain.dtype == torch.float32 and in_blocks(model, wanted):
         plain = replace(plain, dtype=torch.float16)
-    linear = linear_format(quant, plain)
-    return replace(numerics, linear=numerics.plain if linear is plain else linear)
+    return replace(numerics, linear=linear_format(wanted, plain))
+
+
+def in_blocks(model: Checkpoint, quant: str | None) -> bool:
+    """Whether linear layers are stored in blocks, or are to be."""
+    if quant is not None and not is_plain(quant):
+        return True
+    return any(model.info(name).dtype in BLOCK_TYPES for name in model.names())
 
 
 def with_exact_cache(numerics: Numerics, config: ModelConfig) -> Numerics:

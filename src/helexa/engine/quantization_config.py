@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from helexa.engine.checkpoint.gguf_types import READABLE
 from helexa.errors import UnsupportedModel
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ UNPACKED = "dense"
 """A group of compressed-tensors whose weights are stored as plain ones."""
 DENSE_FORMATS = (None, "", UNPACKED)
 PACKED_BITS = (2, 3, 4, 8)
+BLOCKS = "helexa_blocks"
+"""Matrices in GGUF's block formats, as `helexa quantize` writes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class QuantizationConfig:
     ``group_size`` inputs of a row share a scale, −1: all. ``desc_act``: columns were quantised in
     an order of their own. ``checkpoint_format`` is the layout's version; ``block`` [outputs,
     inputs] is FP8's. ``skipped`` modules are plain; ``schemes`` are those of compressed-tensors.
+    ``block_type`` is that of BLOCKS (`Q4_K`), ``exceptions`` are names of tensors, or patterns in
+    which `*` stands for anything, with the types of those.
     """
 
     method: str
@@ -69,6 +75,8 @@ class QuantizationConfig:
     block: tuple[int, int] | None = None
     skipped: tuple[str, ...] = ()
     schemes: tuple[Scheme, ...] = ()
+    block_type: str = ""
+    exceptions: tuple[tuple[str, str], ...] = ()
 
     @property
     def described(self) -> str:
@@ -79,7 +87,17 @@ class QuantizationConfig:
         if self.group_size > 0:
             parts.append(f"groups of {self.group_size}")
         formats = dict.fromkeys(scheme.format for scheme in self.schemes)
-        return ", ".join([*parts, *formats])
+        types = dict.fromkeys((self.block_type, *(type for _, type in self.exceptions)))
+        return ", ".join([*parts, *formats, *filter(None, types)])
+
+    def type_of(self, tensor: str) -> str:
+        """The block type of a tensor that is stored in blocks."""
+        found = (type for name, type in self.exceptions if fnmatchcase(tensor, name))
+        return next(found, self.block_type)
+
+    def group(self, inputs: int) -> int:
+        """How many of a row's inputs share a scale."""
+        return inputs if self.group_size == -1 else self.group_size
 
     def scheme(self, module: str) -> Scheme | None:
         """What compressed-tensors does with a module: None for nothing.
@@ -231,11 +249,38 @@ def read_scheme(section: Fields, group: Fields) -> Scheme | None:
     )
 
 
+def read_blocks(section: Fields) -> QuantizationConfig:
+    """Blocks: the type of most matrices, and of those that have another one."""
+    known = [type.name for type in READABLE.values() if not type.plain]
+    exceptions = section.section("exceptions")
+    for place, names in ((section, ("block_type",)), (exceptions, tuple(exceptions.values))):
+        for name in names:
+            if place.text(name) not in known:
+                raise place.wrong(name, f"one of {', '.join(known)}")
+    type = READABLE[section.text("block_type")]
+    return QuantizationConfig(
+        method=BLOCKS,
+        bits=8 * type.nbytes // type.elements,
+        block_type=type.name,
+        exceptions=tuple(exceptions.values.items()),
+    )
+
+
+def refuse_quant(model: str, found: QuantizationConfig | None, quant: str | None) -> None:
+    """Raise UnsupportedModel where weights that are quantised already are to be quantised."""
+    if found is not None and quant:
+        raise UnsupportedModel(
+            f"{model!r} is quantised already ({found.described}), which cannot become {quant!r}",
+            hint="leave quant out, or choose the model's plain weights",
+        )
+
+
 READERS: Mapping[str, Callable[[Fields], QuantizationConfig]] = {
     "awq": read_awq,
     "compressed-tensors": read_compressed,
     "fp8": read_fp8,
     "gptq": read_gptq,
+    "helexa-blocks": read_blocks,
 }
 
 

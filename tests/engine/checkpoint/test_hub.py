@@ -10,7 +10,7 @@ import pytest
 
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
 from helexa.engine.checkpoint.hub import HubAccess, fetch_model
-from helexa.engine.checkpoint.reference import HubId
+from helexa.engine.checkpoint.reference import HubId, Offer
 from helexa.errors import CheckpointError, DownloadError, PreflightError, UnsupportedModel
 
 MODEL = HubId(None, "org", "name")
@@ -279,3 +279,48 @@ def test_e032_a_quant_that_means_no_format_fetches_nothing(hub: Any, access: Hub
         fetch_model(MODEL, "main", access, quant="q7")
     assert caught.value.kind == "quant_not_found"
     assert len(hub.requests) == 1  # the list of files
+
+
+@pytest.mark.parametrize("kind", ["index", "index of another", "one file", "gguf"])
+def test_an_offer_can_be_refused_before_weights_are_fetched(
+    hub: Any, access: HubAccess, kind: str
+) -> None:
+    index = json.loads(hub.files["model.safetensors.index.json"])
+    expected: int | None = 120_008
+    if kind == "gguf":
+        hub.files, expected = {"m.gguf": b"weights"}, None
+    elif kind == "one file":
+        for name in ("model.safetensors.index.json", "model-2.safetensors"):
+            del hub.files[name]
+        hub.files["model.safetensors"] = hub.files.pop("model-1.safetensors")
+        expected = len(hub.files["model.safetensors"])
+    else:
+        total = expected if kind == "index" else "many"
+        expected = expected if kind == "index" else None
+        hub.files["model.safetensors.index.json"] = json.dumps(
+            index | {"metadata": {"total_size": total}}
+        ).encode()
+    offers: list[Offer] = []
+
+    def judge(offer: Offer) -> None:
+        offers.append(offer)
+        if offer.folder is not None:
+            assert (offer.folder / "tokenizer.json").is_file()
+        raise UnsupportedModel("not this one")
+
+    with pytest.raises(UnsupportedModel, match="not this one"):
+        fetch_model(MODEL, "main", access, judge=judge)
+    (offer,) = offers
+    assert (offer.model, offer.weight_bytes) == ("org/name", expected)
+    assert not [request for request in hub.requests if request[1].startswith("/store/")]
+
+
+def test_weights_that_are_quantised_are_not_fetched_to_be_quantised(
+    hub: Any, access: HubAccess, config: dict[str, object]
+) -> None:
+    awq = {"quantization_config": {"quant_method": "awq", "bits": 4}}
+    hub.files["config.json"] = json.dumps(config | awq).encode()
+    with pytest.raises(UnsupportedModel, match=r"quantised already \(awq, 4 bits"):
+        fetch_model(MODEL, "main", access, quant="q4_k")
+    assert not [request for request in hub.requests if request[1].startswith("/store/")]
+    assert fetch_model(MODEL, "main", access).is_dir()

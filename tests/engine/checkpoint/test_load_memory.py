@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.format_memory import MIB, load_apart
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
 from helexa.engine.loading import load_model
 from tests.engine.models.families import SHAPE, Family, save_stacked
 
-MIB = 2**20
 FIELDS = {
     "vocab_size": 16384,
     "hidden_size": 512,
@@ -24,21 +22,6 @@ FIELDS = {
     "num_key_value_heads": 4,
     "head_dim": 128,
 }
-SCRIPT = """
-import sys
-import torch
-from helexa.engine.loading import load_model
-
-def memory_bytes(field):
-    with open("/proc/self/status") as status:
-        (line,) = (line for line in status if line.startswith(field))
-    return int(line.split()[1]) * 1024
-
-load_model("tiny", device="cpu", dtype=sys.argv[2])  # whatever is imported late
-before = memory_bytes("VmRSS")
-model = load_model(sys.argv[1], device="cpu", dtype=sys.argv[2])
-print(memory_bytes("VmHWM") - before, model.nbytes)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -53,23 +36,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_E036_loading_takes_the_weights_and_at_most_one_shard(folder: Path, dtype: str) -> None:
     shards = [path.stat().st_size for path in folder.glob("*.safetensors")]
     assert len(shards) >= 4
-    rise, weights = measure(folder, dtype)
-    assert weights > 96 * MIB
-    assert rise <= 1.15 * weights + max(shards)
-
-
-def measure(folder: Path, dtype: str) -> tuple[int, int]:
-    """By how many bytes loading raises the peak of a process, and the weights' own."""
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder), dtype],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=True,
-    )
-    rise, weights = map(int, run.stdout.split())
-    return rise, weights
+    found = load_apart(folder, dtype=dtype)
+    assert found.weights_mib > 96
+    assert found.peak_mib <= 1.15 * found.weights_mib + max(shards) / MIB
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +57,9 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_E036_no_layer_of_experts_is_held_twice(
     layout: int, dtype: str, experts: list[Path]
 ) -> None:
-    rise, weights = measure(experts[layout], dtype)
-    assert weights > 190 * MIB
-    assert rise <= 1.15 * weights
+    found = load_apart(experts[layout], dtype=dtype)
+    assert found.weights_mib > 190
+    assert found.peak_mib <= 1.15 * found.weights_mib
 
 
 def test_weights_that_share_the_file_stay_when_others_are_released(folder: Path) -> None:

@@ -127,7 +127,7 @@ def test_tiles_hold_every_pair_once_under_its_expert(
 
 def test_a_stack_keeps_what_was_made_in_one_tensor() -> None:
     plain = resolve_numerics("float32", torch.device("cpu"), False).plain
-    stack = DenseStack(2, plain)
+    stack = DenseStack((2, 5, 5), plain)
     parts = [torch.randn(3, 5).half(), torch.randn(2, 5).half()]
     first = stack.make(parts)
     assert stack.whole is None
@@ -135,6 +135,18 @@ def test_a_stack_keeps_what_was_made_in_one_tensor() -> None:
     assert stack.whole is not None
     assert torch.equal(stack.whole[0], torch.cat(parts).float())
     assert torch.equal(stack.whole, torch.stack((first.matrix(), second.matrix())))
+
+
+def test_a_stack_of_which_some_is_stored_in_another_format_is_never_whole() -> None:
+    """A layer's gate plain and its up in FP8: what is made are halves of entries."""
+    stack = DenseStack((2, 4, 5), resolve_numerics("float32", torch.device("cpu"), False).plain)
+    half, all = torch.randn(2, 5), torch.randn(4, 5)
+    for _ in range(2):
+        assert torch.equal(stack.make([half]).matrix(), half)
+        assert stack.whole is None
+    made = [stack.make([all]) for _ in range(2)]
+    assert stack.whole is not None
+    assert torch.equal(stack.whole, torch.stack([weight.matrix() for weight in made]))
 
 
 @pytest.fixture(scope="module")

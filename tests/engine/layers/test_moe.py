@@ -218,8 +218,8 @@ def test_plain_experts_lie_in_two_tensors_for_kernels(
     """As on a GPU, from either layout; the weights are parts of them."""
 
     def formats(self: Experts) -> tuple[DenseStack, DenseStack]:
-        plain = self.numerics.plain
-        return DenseStack(self.count, plain), DenseStack(self.count, plain)
+        plain, count = self.numerics.plain, self.count
+        return DenseStack((count, 20, HIDDEN), plain), DenseStack((count, HIDDEN, 10), plain)
 
     monkeypatch.setattr(Experts, "formats", formats)
     tensors = draw(block())

@@ -11,7 +11,8 @@ from helexa.engine.loading import resolve_numerics
 from helexa.engine.quant.stack import StackedWeight
 from helexa.engine.quant.stored import load_matrix
 from helexa.errors import CheckpointError
-from tests.engine.quant.writers import AWQ, awq, place
+from tests.engine.quant.cases import place
+from tools.quantised import AWQ, awq
 
 EXACT = resolve_numerics("float32", torch.device("cpu"), False)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from helexa.engine.quant.bits import unpack
-from tests.engine.quant.writers import stream
+from tools.quantised import stream
 
 
 @given(

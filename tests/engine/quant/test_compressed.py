@@ -11,7 +11,8 @@ import torch
 from helexa.engine.loading import resolve_numerics
 from helexa.engine.quant.stored import load_matrix
 from helexa.errors import CheckpointError
-from tests.engine.quant.writers import compressed, int8, packed, place
+from tests.engine.quant.cases import place
+from tools.quantised import compressed, int8, packed
 
 EXACT = resolve_numerics("float32", torch.device("cpu"), False)
 INT4 = {"num_bits": 4, "strategy": "group", "group_size": 32}

@@ -17,7 +17,8 @@ from helexa.engine.quant.scaled import Scaled, ScaledWeight, scaled_weight
 from helexa.engine.quant.stack import StackedWeight
 from helexa.engine.quant.stored import load_matrix
 from helexa.errors import CheckpointError
-from tests.engine.quant.writers import FP8, float8, place
+from tests.engine.quant.cases import place
+from tools.quantised import FP8, float8
 
 CPU = torch.device("cpu")
 EXACT = resolve_numerics("float32", CPU, False)

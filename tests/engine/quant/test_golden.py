@@ -12,7 +12,7 @@ from torch import Tensor
 
 from helexa.engine.loading import resolve_numerics
 from helexa.engine.quant.stored import load_matrix
-from tests.engine.quant.writers import place
+from tests.engine.quant.cases import place
 
 FILE = Path(__file__).parents[2] / "data" / "quantised_by_their_writers.safetensors"
 CASES = (

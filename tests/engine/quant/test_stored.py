@@ -15,7 +15,8 @@ from helexa.engine.checkpoint.summary import inspect_checkpoint
 from helexa.engine.loading import load_model, resolve_numerics
 from helexa.engine.quant.stored import load_matrix
 from tests.engine.models.families import CLASSES, Family, Reference, cosine, hybrid, prompt, worst
-from tests.engine.quant.writers import CASES, convert, place
+from tests.engine.quant.cases import CASES, place
+from tools.quantised import convert
 
 CPU = torch.device("cpu")
 TWO_LAYERS = {"num_hidden_layers": 2}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from helexa.engine.checkpoint.files import CONFIG, GENERATION_CONFIG, TokenizerFiles, read_text
 from helexa.engine.checkpoint.gguf import GGUFCheckpoint
 from helexa.engine.checkpoint.resolve import resolve_model
-from helexa.engine.checkpoint.safetensors import SafetensorsFolder
+from helexa.engine.checkpoint.stored_blocks import open_folder
 from helexa.engine.checkpoint.table import TensorInfo
 from helexa.engine.config import ModelConfig
 
@@ -64,7 +64,7 @@ class SafetensorsCheckpoint:
         self.quantisable = True
         self.config = ModelConfig.from_file(folder / CONFIG, id)
         self.generation_config = read_text(folder / GENERATION_CONFIG)
-        self.weights = SafetensorsFolder(folder)
+        self.weights = open_folder(folder, self.config.quantization)
         self.files = TokenizerFiles.of(folder)
 
     @property

@@ -21,6 +21,8 @@ BESIDE = frozenset(
     }
 )
 """What belongs to quantised weights and is no weight itself."""
+OF_STACKS = ("gate_up_proj_", "down_proj_")
+"""Of matrices stacked to one tensor it is named after that (see `weights.Entry`)."""
 
 
 def numbers(info: TensorInfo, quantization: QuantizationConfig | None) -> int:
@@ -28,7 +30,7 @@ def numbers(info: TensorInfo, quantization: QuantizationConfig | None) -> int:
     if quantization is None:
         return math.prod(info.shape)
     module, _, part = info.name.rpartition(".")
-    if part in BESIDE:
+    if is_beside(part):
         return 0
     if part in PACKED:
         scheme = quantization.scheme(module)
@@ -41,4 +43,13 @@ def stays(info: TensorInfo, quantization: QuantizationConfig | None) -> bool:
     """Whether a tensor keeps its format in memory, whatever dtype plain ones are kept in."""
     if quantization is None:
         return False
-    return info.dtype not in PLAIN_DTYPES or info.name.rpartition(".")[2] in BESIDE
+    return info.dtype not in PLAIN_DTYPES or is_beside(info.name.rpartition(".")[2])
+
+
+def is_beside(part: str) -> bool:
+    """Whether the last part of a name says that this is no weight but belongs to some."""
+    for stack in OF_STACKS:
+        if part.startswith(stack):
+            rest = part.removeprefix(stack)
+            return rest in BESIDE or f"weight_{rest}" in BESIDE
+    return part in BESIDE

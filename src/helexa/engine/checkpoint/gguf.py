@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
-from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from helexa.engine.checkpoint.files import GENERATION_CONFIG
 from helexa.engine.checkpoint.gguf_config import gguf_config, read_architecture
@@ -17,6 +16,7 @@ from helexa.engine.checkpoint.gguf_folder import text_around, tokenizer_files
 from helexa.engine.checkpoint.gguf_names import ROPE_DIVISORS, tensor_places
 from helexa.engine.checkpoint.gguf_types import READABLE
 from helexa.engine.checkpoint.maps import Maps
+from helexa.engine.checkpoint.stored_blocks import block_values
 from helexa.engine.checkpoint.table import FETCH_AGAIN
 from helexa.engine.fields import Fields
 from helexa.errors import CheckpointError
@@ -87,12 +87,7 @@ class GGUFCheckpoint:
         """The values; of a plain type a view of the map, else float32, computed now."""
         info = self.info(name)
         stored = self.stored(name)
-        if info.dtype in TORCH_NAMES:
-            return stored
-        type = READABLE[info.dtype]
-        known = import_module("helexa.engine.quant.blocks.types").BLOCK_TYPES
-        blocks = stored.view(*info.shape[:-1], -1, type.nbytes)
-        return cast("Tensor", known[info.dtype].dequantise(blocks)).reshape(info.shape)
+        return stored if info.dtype in TORCH_NAMES else block_values(stored, info)
 
     def slice(self, name: str, dim: int, start: int, length: int) -> Tensor:
         """Indices start … start + length of axis ``dim`` of the values."""

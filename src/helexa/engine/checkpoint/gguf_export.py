@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
+from helexa.engine.checkpoint.encoding import TORCH, encoded
 from helexa.engine.checkpoint.gguf_tensors import Converted, converted_tensors
 from helexa.engine.checkpoint.gguf_types import READABLE
-from helexa.engine.checkpoint.gguf_writer import Outgoing
+from helexa.engine.checkpoint.gguf_writer import Outgoing, Value, file_bytes, write_gguf
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.quant.insitu import fitting
 from helexa.engine.quant.names import PLAIN
-from helexa.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from torch import Tensor
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from helexa.engine.checkpoint.checkpoint import Checkpoint
-    from helexa.engine.quant.blocks.types import BlockType
 
-PIECE_ELEMENTS = 2**18
-TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+@dataclass(frozen=True, slots=True)
+class FileExport:
+    """A GGUF file to be written."""
+
+    metadata: Mapping[str, Value]
+    tensors: list[Outgoing]
+
+    @property
+    def formats(self) -> list[str]:
+        """That of each tensor."""
+        return [tensor.type.name for tensor in self.tensors]
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all."""
+        return sum(t.nbytes * t.type.elements // t.type.nbytes for t in self.tensors)
+
+    @property
+    def nbytes(self) -> int:
+        """How large the file will be."""
+        return file_bytes(self.metadata, self.tensors)
+
+    def write(self, path: Path, done: Callable[[int], None]) -> None:
+        """Write it; ``done`` is told the bytes written so far."""
+        with path.open("xb") as stream:
+            write_gguf(stream, self.metadata, self.tensors, done)
 
 
 def outgoing_tensors(checkpoint: Checkpoint, format: str) -> list[Outgoing]:
@@ -51,31 +72,3 @@ def outgoing(tensor: Converted, table: str, format: str) -> Outgoing:
             yield from encoded(part(), BLOCK_TYPES.get(name), TORCH.get(name))
 
     return Outgoing(tensor.name, type, tensor.shape, pieces)
-
-
-def encoded(
-    values: Tensor, type: BlockType | None, dtype: torch.dtype | None
-) -> Iterable[memoryview]:
-    """The bytes of a tensor in a block format or a plain one, some rows at a time, in order."""
-    matrix = values.reshape(-1, values.shape[-1]) if values.dim() else values.view(1, 1)
-    step = max(1, PIECE_ELEMENTS // matrix.shape[1])
-
-    def encode(start: int) -> memoryview:
-        piece = matrix[start : start + step]
-        if type is None:
-            plain = piece.to(dtype).contiguous()
-            if dtype == torch.float16 and plain.isinf().any():
-                raise CheckpointError(
-                    "a weight is too large for float16", hint="write bf16, or fewer bits"
-                )
-            data = plain.view(torch.uint8)
-        else:
-            data = type.rows(piece.float().contiguous())
-        return memoryview(data.flatten().numpy().data)
-
-    starts = range(0, len(matrix), step)
-    if len(starts) == 1:
-        yield encode(0)
-        return
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        yield from pool.map(encode, starts)

@@ -117,5 +117,5 @@ def cannot_say(what: str, at: str) -> UnsupportedModel:
     """The error for what the format has no key for."""
     return UnsupportedModel(
         f"GGUF cannot say {what}, which this {at!r} has",
-        hint="quantise it when it is loaded: quant='q4_k'",
+        hint="write a folder (a name without .gguf), or quantise at load: quant='q4_k'",
     )

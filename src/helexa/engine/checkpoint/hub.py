@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -22,11 +23,12 @@ from helexa.engine.checkpoint.formats import (
 )
 from helexa.engine.checkpoint.gguf_file import parts_of
 from helexa.engine.checkpoint.gguf_folder import TOKENIZER, original_name
-from helexa.engine.checkpoint.reference import PLAIN_NAME, HubId
+from helexa.engine.checkpoint.reference import PLAIN_NAME, HubId, Offer
 from helexa.engine.checkpoint.table import INDEX, read_index
 from helexa.engine.checkpoint.transfer import Transfer, reason
 from helexa.engine.config import ModelConfig
 from helexa.engine.quant.names import format_of
+from helexa.engine.quantization_config import refuse_quant
 from helexa.errors import DownloadError, PreflightError
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ PARALLEL_FILES = 4
 CONNECT_S = 10.0
 ANSWER_S = 30.0
 ON = frozenset({"1", "true", "yes", "on"})
+Judge = Callable[[Offer], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +132,12 @@ def fetch_model(
     listing: Listing | None = None,
     *,
     quant: str | None = None,
+    judge: Judge | None = None,
 ) -> Path:
     """A folder with everything a loader needs of ``model`` at ``revision``, or its GGUF file.
 
     ``quant`` chooses among GGUF files, where a repository has nothing else; of other weights it
-    must be the name of a format.
+    must be the name of a format. ``judge`` may refuse by an error before any weight is fetched.
     ``listing`` is what the hub has just said of it; without, it is asked. Where there is no hub to
     ask, it is the snapshot of an earlier fetch. The config is read before any weight is fetched.
     Raises PreflightError (`repo_fetch_failed`, `empty_repo`, `quant_not_found`), DownloadError,
@@ -162,12 +166,14 @@ def fetch_model(
         chosen = None
         if detect_format(listing.files) == "gguf":
             chosen = choose_gguf(listing.files, quant)
+            if judge is not None:
+                judge(Offer(str(model), None, None))
             fetch_gguf(transfer, chosen, listing.files)
             if TOKENIZER not in listing.files:
                 fetch_original_tokenizer(transfer, model, access)
         else:
             format_of(quant)  # a name that means no format is told before anything is fetched
-            fetch_files(transfer, model, listing.files)
+            fetch_files(transfer, model, listing.files, quant, judge)
     with suppress(OSError):  # a cache that can only be read serves as well
         cache.write_ref(revision, listing.commit)
     folder = cache.snapshot(listing.commit)
@@ -234,7 +240,13 @@ def refused(response: httpx.Response, page: str) -> ListingFailed:
     return ListingFailed(f"the hub answered {status}", "try again later")
 
 
-def fetch_files(transfer: Transfer, model: HubId, files: Sequence[str]) -> None:
+def fetch_files(
+    transfer: Transfer,
+    model: HubId,
+    files: Sequence[str],
+    quant: str | None = None,
+    judge: Judge | None = None,
+) -> None:
     """Fetch the config and judge it, then the other small files, then the weights."""
     for file in files:
         check_path(file)
@@ -242,7 +254,8 @@ def fetch_files(transfer: Transfer, model: HubId, files: Sequence[str]) -> None:
         raise PreflightError(
             "empty_repo", f"{str(model)!r} has no {CONFIG}", hint="choose another model"
         )
-    ModelConfig.from_file(transfer.fetch(CONFIG), str(model))
+    config = ModelConfig.from_file(transfer.fetch(CONFIG), str(model))
+    refuse_quant(str(model), config.quantization, quant)
     fetch_all(transfer, small_files(files))
     folder = transfer.cache.snapshot(transfer.commit)
     shards = shards_of(folder / INDEX, files) if INDEX in files else []
@@ -253,7 +266,19 @@ def fetch_files(transfer: Transfer, model: HubId, files: Sequence[str]) -> None:
             f"{str(model)!r} has neither model.safetensors nor an index of shards",
             hint="choose another model",
         )
+    if judge is not None:
+        judge(Offer(str(model), folder, weight_bytes(transfer, folder, weights)))
     fetch_all(transfer, weights)
+
+
+def weight_bytes(transfer: Transfer, folder: Path, weights: Sequence[str]) -> int | None:
+    """The size of all weights, as their index says it, or of a single file the hub."""
+    if len(weights) == 1:
+        return transfer.retried(weights[0], lambda: transfer.ask(weights[0])).size
+    with suppress(ValueError, OSError, AttributeError):
+        size = json.loads((folder / INDEX).read_bytes()).get("metadata", {}).get("total_size")
+        return size if isinstance(size, int) else None
+    return None
 
 
 def fetch_gguf(transfer: Transfer, chosen: str, files: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,11 +68,28 @@ Reference = Builtin | LocalFolder | GGUFFile | HubId
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """What is known of a hub's model before any of its weights is fetched.
+
+    ``folder`` holds its small files, None where it is nothing but GGUF; ``weight_bytes`` is what
+    would be fetched, None if the hub does not say.
+    """
+
+    model: str
+    folder: Path | None
+    weight_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Variant:
-    """A model and, where it is several GGUF files, a part of the name of the one that is meant."""
+    """A model and, where it is several GGUF files, a part of the name of the one that is meant.
+
+    ``judge`` is asked before weights are fetched from a hub, and refuses by raising an error.
+    """
 
     model: str | Path | Reference
     quant: str | None = None
+    judge: Callable[[Offer], None] | None = None
 
 
 Named = str | Path | Reference | Variant

@@ -61,9 +61,9 @@ def resolve_model(
 ) -> Found:
     """Where a model is, once it is here; arguments and errors as open_checkpoint's."""
     check_hub_options(revision, cache_dir, offline, token)
-    quant = model.quant if isinstance(model, Variant) else None
-    reference = parse_reference(model.model if isinstance(model, Variant) else model)
-    path = on_disk(reference, quant)
+    variant = model if isinstance(model, Variant) else Variant(model)
+    reference = parse_reference(variant.model)
+    path = on_disk(reference, variant.quant)
     if path is None:
         from helexa.engine.checkpoint.hub import HubAccess, fetch_model  # an HTTP client: slow
 
@@ -75,7 +75,7 @@ def resolve_model(
             token=token,
             progress=progress,
         )
-        path = fetch_model(reference, revision, access, quant=quant)
+        path = fetch_model(reference, revision, access, quant=variant.quant, judge=variant.judge)
     return Found(str(reference), path)
 
 

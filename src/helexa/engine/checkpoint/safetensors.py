@@ -13,7 +13,7 @@ from helexa.engine.checkpoint.table import TensorInfo, read_table
 from helexa.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import torch
@@ -28,14 +28,14 @@ DTYPES = {
 
 
 class SafetensorsFolder:
-    """The tensors of one model folder, mapped.
+    """The tensors of one model folder, mapped; ``table``, if given, says which and where they are.
 
     A tensor keeps its file's map alive, so it stays valid after ``close`` (see `maps.Maps`).
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, table: Mapping[str, TensorInfo] | None = None) -> None:
         self.folder = folder
-        self.table = read_table(folder)
+        self.table = read_table(folder) if table is None else table
         self.maps = Maps(folder)
 
     def info(self, name: str) -> TensorInfo:

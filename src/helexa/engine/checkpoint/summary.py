@@ -16,6 +16,7 @@ from helexa.engine.checkpoint.gguf_file import read_gguf
 from helexa.engine.checkpoint.gguf_types import READABLE
 from helexa.engine.checkpoint.reference import HubId, parse_reference
 from helexa.engine.checkpoint.resolve import in_folder, is_gguf, on_disk
+from helexa.engine.checkpoint.stored_blocks import typed_table
 from helexa.engine.checkpoint.table import TensorInfo, read_table
 from helexa.engine.config import ModelConfig
 from helexa.errors import PreflightError, UnsupportedModel
@@ -99,9 +100,11 @@ def summarise(name: str, path: Path) -> CheckpointSummary:
     if is_gguf(path):
         return summary_of(name, path, judge_gguf(path), read_gguf(path).tensors, READABLE.keys())
     judged = judge(name, path)
-    quantised = judged[1] is not None and judged[1].quantization is not None
-    loadable = (*PLAIN_DTYPES, *QUANTISED_DTYPES) if quantised else PLAIN_DTYPES
-    return summary_of(name, path, judged, read_table(path), loadable)
+    quantization = judged[1].quantization if judged[1] is not None else None
+    if quantization is None:
+        return summary_of(name, path, judged, read_table(path), PLAIN_DTYPES)
+    loadable = (*READABLE, *QUANTISED_DTYPES)
+    return summary_of(name, path, judged, typed_table(path, quantization), loadable)
 
 
 def summary_of(

@@ -109,10 +109,9 @@ class Weights:
         self.check(name, shape)
         return self.counted(name, self.checkpoint.tensor(self.full(name)))
 
-    def entry(self, name: str, shape: Sequence[int], index: int) -> Tensor:
-        """One entry of the first axis of a tensor of ``shape``, as the checkpoint gives it."""
-        self.check(name, shape)
-        return self.counted(name, self.checkpoint.slice(self.full(name), 0, index, 1)[0])
+    def entry(self, name: str, index: int, count: int) -> Entry:
+        """The matrix that is one of the ``count`` entries of a tensor's first axis, as a place."""
+        return Entry(self / name, index, count)
 
     def stored(self, name: str, shape: Sequence[int] | None = None) -> Tensor:
         """What the file holds of a tensor of ``shape``: of a block format its blocks, as bytes."""
@@ -160,3 +159,33 @@ class Weights:
             f"{', '.join(left[:SHOWN])}{more} (first in {self.checkpoint.info(left[0]).file})",
             hint="its config describes another model, or a feature that is not supported",
         )
+
+
+class Entry(Weights):
+    """One matrix of a tensor of ``count`` such, as if it stood alone.
+
+    Its `weight` is the tensor's entry. What belongs to its format is the entry of tensors beside
+    that one: of `gate_up_proj`, the `weight_scale_inv` is in `gate_up_proj_scale_inv` and the
+    `activation_scale` in `gate_up_proj_activation_scale`.
+    Source: what `save_pretrained` of transformers' FP8 models writes (`FP8Experts`).
+    """
+
+    def __init__(self, place: Weights, index: int, count: int) -> None:
+        self.__dict__.update(place.__dict__)
+        self.index, self.count = index, count
+
+    def full(self, name: str) -> str:
+        return self.prefix + f"_{name}".replace("_weight", "", 1)
+
+    def check(self, name: str, shape: Sequence[int] | None) -> None:
+        if shape is None:
+            shape = self.checkpoint.info(self.full(name)).shape[1:]
+        super().check(name, (self.count, *shape))
+
+    def take(self, name: str, shape: Sequence[int] | None) -> Tensor:
+        self.check(name, shape)
+        return self.counted(name, self.checkpoint.slice(self.full(name), 0, self.index, 1)[0])
+
+    def stored(self, name: str, shape: Sequence[int] | None = None) -> Tensor:
+        self.check(name, shape)
+        return self.counted(name, self.checkpoint.stored(self.full(name))[self.index])

@@ -14,6 +14,7 @@ from helexa.engine.layers.kv_range import largest_key_or_value
 from helexa.engine.layers.mlp import GatedMLP
 from helexa.engine.layers.moe import MoE
 from helexa.engine.layers.norm import RMSNorm
+from helexa.heap import heap_trimmer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,10 +86,15 @@ def load_layers(layers: nn.ModuleList, weights: Weights) -> None:
     """Fill each `DecoderLayer` from its place in the checkpoint, several at a time.
 
     Laying out a matrix keeps one core busy. Of several errors, that of the first layer is raised.
+    What a layer leaves of working memory is given back before the next one: it is more than a
+    layer in some formats, for each loader has a heap of its own.
     """
+    trim = heap_trimmer()
 
     def load(index: int) -> None:
         cast("DecoderLayer", layers[index]).load(weights / index)
+        if trim is not None:
+            trim(0)
 
     with ThreadPoolExecutor(min(LOADERS, torch.get_num_threads())) as pool:
         list(pool.map(load, range(len(layers))))

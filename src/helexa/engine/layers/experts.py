@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 
 from helexa.engine.kernels.experts import Expert, experts_definition, experts_grouped
+from helexa.engine.kernels.stored_matrix import device_of, has_triton
 from helexa.engine.quant.dense import DenseFormat
 from helexa.engine.quant.dense_stack import DenseStack
-from helexa.engine.quant.stored import load_matrix
+from helexa.engine.quant.on_device import stored_experts
+from helexa.engine.quant.stored import is_stored, load_matrix
+from helexa.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from helexa.engine.checkpoint.weights import Weights
+    from helexa.engine.kernels.stored_experts import StoredExperts
     from helexa.engine.numerics import Numerics
     from helexa.engine.quant.weight import Weight, WeightFormat
 
@@ -32,8 +35,9 @@ class Experts(nn.Module):
     """``count`` gated MLPs of ``size`` on activations of ``hidden``.
 
     Eats either `{e}.gate_proj`, `{e}.up_proj` and `{e}.down_proj` of each expert, in any format, or
-    the tensors `gate_up_proj` [count, 2 · size, hidden] and `down_proj` [count, hidden, size]. On a
-    GPU plain matrices are kept in such tensors either way.
+    the tensors `gate_up_proj` [count, 2 · size, hidden] and `down_proj` [count, hidden, size] with
+    what belongs to their format (see `Entry`). On a GPU plain matrices are kept in such tensors
+    either way, and others found by their addresses.
     """
 
     def __init__(self, hidden: int, size: int, count: int, numerics: Numerics) -> None:
@@ -43,6 +47,7 @@ class Experts(nn.Module):
         self.run = experts_grouped if numerics.fused_experts else experts_definition
         self.experts: tuple[Expert, ...] = ()
         self.stacks: Stacks | None = None
+        self.stored: StoredExperts | None = None
 
     def load(self, weights: Weights) -> None:
         """Take one expert after the other, so that none is held twice for longer than itself."""
@@ -54,39 +59,61 @@ class Experts(nn.Module):
         whole = [format.whole for format in formats if isinstance(format, DenseStack)]
         if len(whole) == 2 and whole[0] is not None and whole[1] is not None:
             self.stacks = Stacks(whole[0], whole[1])
+        elif self.on_device:
+            self.stored = stored_experts(self.experts)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether kernels of a GPU choose and run them."""
+        numerics = self.numerics
+        return numerics.fused_experts and numerics.device.type == "cuda" and has_triton()
 
     def formats(self) -> tuple[WeightFormat, WeightFormat]:
         """Those of gate_up and of down."""
-        linear, numerics = self.numerics.linear, self.numerics
-        on_device = numerics.fused_experts and numerics.device.type == "cuda"
-        if on_device and isinstance(linear, DenseFormat) and find_spec("triton"):
-            return DenseStack(self.count, linear), DenseStack(self.count, linear)
+        linear = self.numerics.linear
+        if self.on_device and isinstance(linear, DenseFormat):
+            gate_up = self.count, 2 * self.size, self.hidden
+            down = self.count, self.hidden, self.size
+            return DenseStack(gate_up, linear), DenseStack(down, linear)
         return linear, linear
 
     def take_stacked(
         self, weights: Weights, expert: int, formats: tuple[WeightFormat, WeightFormat]
     ) -> tuple[Weight, Weight]:
         """An expert's gate_up and down from the tensors of all."""
-        hidden, size = self.hidden, self.size
-        shapes = (self.count, 2 * size, hidden), (self.count, hidden, size)
-        up = formats[0].make([weights.entry("gate_up_proj", shapes[0], expert)])
-        return up, formats[1].make([weights.entry("down_proj", shapes[1], expert)])
+        up, down = (replace(self.numerics, linear=format) for format in formats)
+        both = weights.entry("gate_up_proj", expert, self.count)
+        gate_up = load_matrix([both], (2 * self.size,), self.hidden, up)
+        place = weights.entry("down_proj", expert, self.count)
+        return gate_up, load_matrix([place], (self.hidden,), self.size, down)
 
     def take_single(
         self, weights: Weights, expert: int, formats: tuple[WeightFormat, WeightFormat]
     ) -> tuple[Weight, Weight]:
         """An expert's gate_up and down from its own matrices."""
         place, sizes = weights / expert, (self.size, self.size)
+        if not is_stored(place / "gate_proj"):
+            refuse_other_stacks(weights)
         up, down = (replace(self.numerics, linear=format) for format in formats)
         gate_up = load_matrix([place / "gate_proj", place / "up_proj"], sizes, self.hidden, up)
         return gate_up, load_matrix([place / "down_proj"], (self.hidden,), self.size, down)
 
     def forward(self, x: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
         """x [T, hidden], chosen [T, k] expert numbers, shares [T, k] → [T, hidden]."""
-        if self.stacks is None:
+        if self.stacks is None and self.stored is None:
             return self.run(x, chosen, shares, self.experts)
-        from helexa.engine.kernels.experts_triton import experts_on_device  # only GPUs have triton
+        with device_of(x):
+            return self.on_its_device(x, chosen, shares)
 
+    def on_its_device(self, x: Tensor, chosen: Tensor, shares: Tensor) -> Tensor:
+        """`forward` by kernels, which only hosts with triton can import."""
+        if self.stored is not None:
+            from helexa.engine.kernels.stored_experts_triton import experts_as_stored
+
+            return experts_as_stored(x, chosen, shares, self.stored)
+        from helexa.engine.kernels.experts_triton import experts_on_device
+
+        assert self.stacks is not None
         return experts_on_device(x, chosen, shares, *self.stacks)
 
     @property
@@ -96,3 +123,14 @@ class Experts(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.count} of {self.hidden} → {self.size} → {self.hidden}"
+
+
+def refuse_other_stacks(weights: Weights) -> None:
+    """Raise CheckpointError if all experts' matrices are together, but in names of another kind."""
+    found = next((name for name in sorted(weights) if name.startswith("gate_up_proj")), None)
+    if found is not None:
+        raise CheckpointError(
+            f"experts are stored as {weights.full(found)!r}, a layout that is not supported",
+            hint="supported: matrices of each expert by itself, or `gate_up_proj` and `down_proj` "
+            "of all, plain or in FP8; load another checkpoint of this model",
+        )

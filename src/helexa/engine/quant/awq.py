@@ -11,16 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from helexa.engine.quant.bits import WORD, unpack
-from helexa.engine.quant.groups import Groups, group_weight
+from helexa.engine.quant.groups import Groups
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
-
     from torch import Tensor
 
     from helexa.engine.checkpoint.weights import Weights
-    from helexa.engine.numerics import Numerics
-    from helexa.engine.quant.weight import Weight
+    from helexa.engine.quantization_config import QuantizationConfig
 
 BITS = 4
 PER_WORD = WORD // BITS
@@ -28,44 +25,25 @@ PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 """Where in a word output 0, 1, 2 … 7 is."""
 
 
-class AwqFormat:
-    """Matrices of a checkpoint whose config names awq."""
+def awq_groups(place: Weights, rows: int, inputs: int, config: QuantizationConfig) -> Groups:
+    """One matrix [rows, inputs] as stored; rows a multiple of 8."""
+    group = config.group(inputs)
+    count, words = -(-inputs // group), -(-rows // PER_WORD)
+    qweight = place.stored("qweight", (inputs, words))
 
-    def kind(self, place: Weights) -> Hashable | None:
-        """The same for all that are stored so."""
-        if "qweight" not in place:
-            return None
-        config = place.checkpoint.config.quantization
-        return "awq" if config is not None and config.method == "awq" else None
+    def codes(start: int, stop: int) -> Tensor:  # start and stop are multiples of 8
+        return outputs(qweight[:, start // PER_WORD : -(-stop // PER_WORD)]).T
 
-    def load(
-        self, places: Sequence[Weights], rows: Sequence[int], inputs: int, numerics: Numerics
-    ) -> Weight:
-        """Take the matrices [rows_i, inputs] as one."""
-        parts = [self.groups(place, n, inputs) for place, n in zip(places, rows, strict=True)]
-        return group_weight(parts, inputs, numerics)
-
-    def groups(self, place: Weights, rows: int, inputs: int) -> Groups:
-        """One matrix [rows, inputs] as stored; rows a multiple of 8."""
-        config = place.checkpoint.config.quantization
-        assert config is not None  # see kind
-        group = inputs if config.group_size == -1 else config.group_size
-        count, words = -(-inputs // group), -(-rows // PER_WORD)
-        qweight = place.stored("qweight", (inputs, words))
-
-        def codes(start: int, stop: int) -> Tensor:  # start and stop are multiples of 8
-            return outputs(qweight[:, start // PER_WORD : -(-stop // PER_WORD)]).T
-
-        return Groups(
-            name=place.full("qweight"),
-            rows=rows,
-            bits=BITS,
-            codes=codes,
-            scale=place.take("scales", (count, rows)),
-            zero=outputs(place.stored("qzeros", (count, words))),
-            shift=0,
-            group=group,
-        )
+    return Groups(
+        name=place.full("qweight"),
+        rows=rows,
+        bits=BITS,
+        codes=codes,
+        scale=place.take("scales", (count, rows)),
+        zero=outputs(place.stored("qzeros", (count, words))),
+        shift=0,
+        group=group,
+    )
 
 
 def outputs(words: Tensor) -> Tensor:

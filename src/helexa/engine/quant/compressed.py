@@ -157,4 +157,4 @@ def zero_points(place: Weights, rows: int, count: int, bits: int) -> Tensor:
 
 def unsigned(values: Tensor, middle: int) -> Tensor:
     """int8 numbers plus ``middle``, which makes them fit uint8."""
-    return (values.to(torch.int16) + middle).to(torch.uint8)
+    return values.view(torch.uint8) + middle  # which wraps around

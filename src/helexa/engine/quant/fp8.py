@@ -2,8 +2,9 @@
 
 `weight` float8 e4m3 [N, K] and, for blocks of `weight_block_size` numbers, `weight_scale_inv`
 [⌈N/b0⌉, ⌈K/b1⌉] in a plain format or as bare exponents (e8m0); without blocks one `weight_scale`
-for the matrix or for each row. A weight is its float8 number · its scale. Activations are not
-quantised: the numbers that checkpoints keep for that are read over.
+for the matrix, for each row, or for its upper and its lower half, which two matrices below each
+other have. A weight is its float8 number · its scale. Activations are not quantised: the numbers
+that checkpoints keep for that are read over.
 Source: https://huggingface.co/docs/transformers/main/quantization/finegrained_fp8
 """
 
@@ -72,15 +73,16 @@ def scales(place: Weights, name: str, shape: tuple[int, ...] | None) -> Tensor:
 
 
 def per_row(place: Weights, name: str, rows: int) -> Tensor:
-    """Scales [rows, 1]: as stored, or one number for all rows."""
+    """Scales [rows, 1]: as stored, or one number for all rows or each half of them."""
     scale = scales(place, name, None)
-    if scale.numel() not in (1, rows):
+    count = scale.numel()
+    if count not in (1, rows) and (count, rows % 2) != (2, 0):
         raise CheckpointError(
             f"tensor {place.full(name)!r} has shape {list(scale.shape)}, not one number for the "
             f"matrix or for each of {rows} rows",
             hint="config and weights do not belong together; fetch the model again",
         )
-    return scale.reshape(-1, 1).expand(rows, 1)
+    return scale.reshape(-1, 1).repeat_interleave(rows // count, 0)
 
 
 def ignore_activations(place: Weights) -> None:

@@ -1,16 +1,22 @@
-"""Matrices that a checkpoint stores in GGUF's block formats."""
+"""Matrices that a checkpoint, a GGUF file or a folder, stores in GGUF's block formats."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from helexa.engine.quant.blocks.rows import stored_rows
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.quant.blocks.weight import BlockWeight, fast_weight
+from helexa.engine.quant.dense import DenseFormat, fill
+from helexa.engine.quant.on_device import for_device
 from helexa.engine.quant.stack import stack
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from helexa.engine.checkpoint.weights import Weights
     from helexa.engine.numerics import Numerics
     from helexa.engine.quant.weight import Weight
@@ -31,8 +37,18 @@ class GGUFBlocks:
         type = BLOCK_TYPES[places[0].dtype_of("weight")]
         shapes = zip(places, rows, strict=True)
         parts = [place.stored("weight", (n, inputs)) for place, n in shapes]
-        fast = fast_weight(stored_rows(type, parts, inputs), numerics.plain)
+        dense = numerics.linear if isinstance(numerics.linear, DenseFormat) else numerics.plain
+        fast = fast_weight(stored_rows(type, parts, inputs), dense)
         if fast is not None:
             return fast
-        scratch = numerics.plain.scratch
-        return stack([BlockWeight(type, part.to(numerics.device), scratch) for part in parts])
+        if numerics.device.type != "cpu":
+            parts = [on_device(parts, numerics.device)]
+        kept = [BlockWeight(type, part, numerics.plain.scratch) for part in parts]
+        return stack([for_device(weight, dense) for weight in kept])
+
+
+def on_device(parts: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Matrices [N_i, bytes] one below the other, each copied straight to its place."""
+    out = torch.empty((sum(map(len, parts)), parts[0].shape[1]), dtype=torch.uint8, device=device)
+    fill(out, parts)
+    return out

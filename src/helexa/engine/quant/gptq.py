@@ -11,61 +11,39 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from helexa.engine.quant.bits import WORD, unpack
-from helexa.engine.quant.groups import Groups, group_weight
+from helexa.engine.quant.groups import Groups
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
-
     from torch import Tensor
 
     from helexa.engine.checkpoint.weights import Weights
-    from helexa.engine.numerics import Numerics
-    from helexa.engine.quant.weight import Weight
+    from helexa.engine.quantization_config import QuantizationConfig
 
 
-class GptqFormat:
-    """Matrices of a checkpoint whose config names gptq."""
+def gptq_groups(place: Weights, rows: int, inputs: int, config: QuantizationConfig) -> Groups:
+    """One matrix [rows, inputs] as stored."""
+    bits = config.bits
+    group = config.group(inputs)
+    count = -(-inputs // group)
+    qweight = place.stored("qweight", (-(-inputs * bits // WORD), rows))
+    qzeros = place.stored("qzeros", (count, -(-rows * bits // WORD)))
+    has_index = "g_idx" in place
+    drop_empty_bias(place)
 
-    def kind(self, place: Weights) -> Hashable | None:
-        """The same for all that are stored so."""
-        if "qweight" not in place:
-            return None
-        config = place.checkpoint.config.quantization
-        return "gptq" if config is not None and config.method == "gptq" else None
+    def codes(start: int, stop: int) -> Tensor:
+        return unpack(qweight[:, start:stop].T, bits, inputs)
 
-    def load(
-        self, places: Sequence[Weights], rows: Sequence[int], inputs: int, numerics: Numerics
-    ) -> Weight:
-        """Take the matrices [rows_i, inputs] as one."""
-        parts = [self.groups(place, n, inputs) for place, n in zip(places, rows, strict=True)]
-        return group_weight(parts, inputs, numerics)
-
-    def groups(self, place: Weights, rows: int, inputs: int) -> Groups:
-        """One matrix [rows, inputs] as stored."""
-        config = place.checkpoint.config.quantization
-        assert config is not None  # see kind
-        bits = config.bits
-        group = inputs if config.group_size == -1 else config.group_size
-        count = -(-inputs // group)
-        qweight = place.stored("qweight", (-(-inputs * bits // WORD), rows))
-        qzeros = place.stored("qzeros", (count, -(-rows * bits // WORD)))
-        has_index = "g_idx" in place
-        drop_empty_bias(place)
-
-        def codes(start: int, stop: int) -> Tensor:
-            return unpack(qweight[:, start:stop].T, bits, inputs)
-
-        return Groups(
-            name=place.full("g_idx"),
-            rows=rows,
-            bits=bits,
-            codes=codes,
-            scale=place.take("scales", (count, rows)),
-            zero=unpack(qzeros, bits, rows),
-            shift=0 if config.checkpoint_format == "gptq_v2" else 1,
-            group=group,
-            index=place.stored("g_idx", (inputs,)) if has_index else None,
-        )
+    return Groups(
+        name=place.full("g_idx"),
+        rows=rows,
+        bits=bits,
+        codes=codes,
+        scale=place.take("scales", (count, rows)),
+        zero=unpack(qzeros, bits, rows),
+        shift=0 if config.checkpoint_format == "gptq_v2" else 1,
+        group=group,
+        index=place.stored("g_idx", (inputs,)) if has_index else None,
+    )
 
 
 def drop_empty_bias(place: Weights) -> None:

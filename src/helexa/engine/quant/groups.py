@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +16,8 @@ from helexa.engine.kernels.int4_groups import (
     scale_table,
 )
 from helexa.engine.kernels.matvec import Scratch
+from helexa.engine.kernels.stored_matrix import StoredMatrix
+from helexa.engine.quant.on_device import for_device
 from helexa.engine.quant.stack import stack
 from helexa.errors import CheckpointError
 
@@ -28,10 +31,12 @@ if TYPE_CHECKING:
 
 ROWS = 64
 """Rows of a block, where torch's operator does not say otherwise."""
-PIECE_BLOCKS = 32
-"""So many blocks are repacked at once."""
+PIECE = 2**20
+"""So many numbers are repacked at once, or one block."""
 GPU_TILE = 2**26
 """Numbers that are expanded at once on a GPU."""
+MOST_ALIKE = 128
+"""So many inputs in a row that share a scale are all that kernels for GPUs make use of."""
 MIDDLE = 8
 """Numbers of fewer than 4 bits are kept around this one, where the operator rounds least."""
 FEW = 16
@@ -138,6 +143,22 @@ class GroupWeight:
                 out[:, start:stop] = part.transpose(0, 1).flatten(1)
         return out[:, : self.shape[0]]
 
+    def stored(self) -> StoredMatrix:
+        """The matrix for kernels (see `quant.on_device`), the inputs of an output side by side."""
+        count, columns = len(self.scale), self.shape[1]
+        held = (self.zero, self.groups, self.order)
+        tensors = [self.codes.transpose(1, 2).contiguous(), self.scale]
+        places = [0, 0, 0]
+        for i, tensor in enumerate(held):
+            if tensor is not None:
+                places[i] = len(tensors)
+                tensors.append(tensor)
+        alike = 1 if self.groups is not None else math.gcd(columns // count, MOST_ALIKE)
+        shared = self.block_rows // self.codes.shape[2]
+        rest = (count, self.shift, int(self.zero is not None), places[1], alike)
+        sizes = (shared, self.block_rows, places[2], *rest)
+        return StoredMatrix("groups", tuple(tensors), self.shape, sizes)
+
     def tiles(
         self, scratch: Scratch, first: int = 0, last: int | None = None
     ) -> Iterator[tuple[int, int, Tensor]]:
@@ -191,7 +212,8 @@ def group_weight(parts: Sequence[Groups], columns: int, numerics: Numerics) -> W
             joined[-1].append(part)
         else:
             joined.append([part])
-    return stack([repacked(group, columns, rows, numerics) for group in joined])
+    made = (repacked(group, columns, rows, numerics) for group in joined)
+    return stack([for_device(weight, numerics.plain) for weight in made])
 
 
 def repacked(parts: Sequence[Groups], columns: int, rows: int, numerics: Numerics) -> GroupWeight:
@@ -203,9 +225,12 @@ def repacked(parts: Sequence[Groups], columns: int, rows: int, numerics: Numeric
     lift = max(0, MIDDLE - 2 ** (first.bits - 1))
     shape = (blocks, columns, rows if wide else rows // 2)
     codes, at = torch.empty(shape, dtype=torch.uint8, device=device), 0
+    step = max(1, PIECE // (rows * columns)) * rows
+    if device.type != "cpu":  # as kernels for GPUs read it
+        codes = codes.view(blocks, -1, columns).transpose(1, 2)
     for part in parts:
-        for start in range(0, part.rows, PIECE_BLOCKS * rows):
-            piece = part.codes(start, min(part.rows, start + PIECE_BLOCKS * rows)) + lift
+        for start in range(0, part.rows, step):
+            piece = part.codes(start, min(part.rows, start + step)) + lift
             piece = padded(piece if order is None else piece[:, order], 0, rows)
             packed = piece.view(-1, rows, columns).transpose(1, 2) if wide else piece
             packed = packed if wide else pack_nibbles(packed, rows)

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from helexa.engine.kernels.fp8 import REBIASED, has_nan, shifted
 from helexa.engine.kernels.matvec import TILE_BYTES, TINY, Scratch, row_scale
+from helexa.engine.kernels.stored_matrix import StoredMatrix
+from helexa.engine.quant.on_device import for_device
 from helexa.engine.quant.stack import stack
 from helexa.errors import CheckpointError
 
@@ -71,6 +73,12 @@ class ScaledWeight:
         for start, stop, tile in self.tiles(self.scratch, 0, len(self.tensor)):
             torch.mm(x, tile.to(x.dtype).T, out=out[:, start:stop])
         return out
+
+    def stored(self) -> StoredMatrix:
+        """The matrix for kernels (see `quant.on_device`)."""
+        return StoredMatrix(
+            "fp8", (self.tensor.view(torch.uint8), self.scale), self.shape, self.block
+        )
 
     def product_of_one(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [1, K] float32 → [1, N], in float16; only the row is multiplied by scales.
@@ -154,13 +162,16 @@ def scaled_weight(parts: Sequence[Scaled], numerics: Numerics) -> Weight:
     quick = plain.kernels and plain.dtype.itemsize == 2 and device.type == "cpu"
     return stack(
         [
-            ScaledWeight(
-                joint([part.tensor for part in group]).to(device),
-                torch.cat([part.scale.float() for part in group]).to(device),
-                group[0].block,
-                plain.scratch,
-                plain.kernels,
-                quick and suits_one_row(group[0]),
+            for_device(
+                ScaledWeight(
+                    joint([part.tensor for part in group]).to(device),
+                    torch.cat([part.scale.float() for part in group]).to(device),
+                    group[0].block,
+                    plain.scratch,
+                    plain.kernels,
+                    quick and suits_one_row(group[0]),
+                ),
+                plain,
             )
             for group in joined
         ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
-from helexa.engine.quant.awq import AwqFormat
+from helexa.engine.quant.awq import awq_groups
 from helexa.engine.quant.compressed import CompressedFormat
 from helexa.engine.quant.fp8 import Fp8Format
 from helexa.engine.quant.gguf_blocks import GGUFBlocks
-from helexa.engine.quant.gptq import GptqFormat
+from helexa.engine.quant.gptq import gptq_groups
+from helexa.engine.quant.qweight import QWeightFormat
 from helexa.engine.quant.stack import stack
 
 if TYPE_CHECKING:
@@ -39,10 +40,10 @@ class StoredFormat(Protocol):
 
 FORMATS: tuple[StoredFormat, ...] = (
     GGUFBlocks(),
-    AwqFormat(),
+    QWeightFormat("awq", awq_groups),
     CompressedFormat(),
     Fp8Format(),
-    GptqFormat(),
+    QWeightFormat("gptq", gptq_groups),
 )
 """All but plain ones. The first that recognises a place has it."""
 
@@ -73,3 +74,8 @@ def recognised(place: Weights) -> tuple[int, Hashable] | None:
         if (kind := format.kind(place)) is not None:
             return index, kind
     return None
+
+
+def is_stored(place: Weights) -> bool:
+    """Whether there is a matrix at a place, in any format."""
+    return "weight" in place or recognised(place) is not None

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from helexa.engine.kernels.bags import can_bag
 from helexa.engine.kernels.matvec import TILE_BYTES, Scratch
+from helexa.engine.kernels.stored_matrix import BLOCKS, StoredMatrix
 from helexa.engine.memory import SMALL_MATRIX
 from helexa.engine.quant.blocks.bags import BagSink, can_split
 from helexa.engine.quant.blocks.block_type import BlockType
@@ -17,6 +18,7 @@ from helexa.engine.quant.blocks.int4 import Int4Sink, int4_rows
 from helexa.engine.quant.blocks.lanes import LaneSink
 from helexa.engine.quant.blocks.rows import BlockRows
 from helexa.engine.quant.dense import DenseFormat, DenseWeight
+from helexa.engine.quant.on_device import for_device
 from helexa.engine.quant.weight import Weight
 
 GPU_TILE_BYTES = 2**26
@@ -61,6 +63,12 @@ class BlockWeight:
             tile = self.type.matrix(self.blocks[start : start + step])
             out[:, start : start + step] = F.linear(x, tile.to(x.dtype))
         return out
+
+    def stored(self) -> StoredMatrix | None:
+        """The matrix for kernels (see `quant.on_device`)."""
+        if self.type.name not in BLOCKS:
+            return None
+        return StoredMatrix(self.type.name, (self.blocks,), self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,4 +132,4 @@ def kept_weight(rows: BlockRows, dense: DenseFormat) -> Weight:
     count, columns = rows.shape
     sink = BlockSink(torch.empty(count, rows.type.row_bytes(columns), dtype=torch.uint8))
     rows.write(sink)
-    return BlockWeight(rows.type, sink.blocks.to(dense.device), dense.scratch)
+    return for_device(BlockWeight(rows.type, sink.blocks.to(dense.device), dense.scratch), dense)

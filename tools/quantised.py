@@ -1,4 +1,4 @@
-"""Quantised checkpoints, written from the formats' documentation alone.
+"""Quantised checkpoints, written from the formats' documentation alone, rounding to nearest.
 
 Each writer quantises a matrix [N, K] float32 and gives the tensors that its format stores, and the
 matrix that they mean, in float32. Sources: those of the modules that read them.
@@ -10,39 +10,23 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from helexa.engine.checkpoint.checkpoint import SafetensorsCheckpoint
-from helexa.engine.checkpoint.weights import Weights
-
 Writer = Callable[[Tensor], tuple[dict[str, Tensor], Tensor]]
-
-SHAPE = {
-    "model_type": "qwen3",
-    "vocab_size": 8,
-    "hidden_size": 8,
-    "intermediate_size": 8,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "max_position_embeddings": 8,
-}
 
 
 def stream(rows: np.ndarray, bits: int) -> Tensor:
     """Numbers [R, n] as one long number per row, first ones lowest, cut into int32 words."""
-    words = math.ceil(rows.shape[1] * bits / 32)
-    out = []
-    for row in rows.tolist():
-        number = sum(value << bits * i for i, value in enumerate(row))
-        out.append(np.frombuffer(number.to_bytes(4 * words, "little"), np.int32))
-    return torch.from_numpy(np.stack(out))
+    each = rows.astype(np.uint8)[:, :, None] >> np.arange(bits, dtype=np.uint8) & 1
+    flat = each.reshape(len(rows), -1)
+    whole = np.pad(flat, ((0, 0), (0, -flat.shape[1] % 32)))
+    return torch.from_numpy(np.packbits(whole, 1, "little").view(np.int32))
 
 
 @dataclass(frozen=True)
@@ -187,12 +171,6 @@ def float8(
     return {"weight": stored, name: scale.to(dtype) if block else scale.to(dtype)[0]}, meant
 
 
-def act_order(columns: int, group: int) -> np.ndarray:
-    """Groups of columns that were quantised in a random order."""
-    order = np.random.default_rng(columns).permutation(columns)
-    return np.argsort(order) // group
-
-
 def compressed(format: str, **weights: Any) -> dict[str, Any]:
     """A config of one group for all linears but the output layer."""
     group = {"targets": ["Linear"], "weights": {"num_bits": 8, "type": "int", **weights}}
@@ -219,117 +197,33 @@ FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic"}
 FLOAT = {"type": "float", "num_bits": 8}
 
 
-def ordered(write: Callable[..., Any], **options: Any) -> Writer:
-    """The same with activation order."""
-    return lambda matrix: write(matrix, group_of=act_order(matrix.shape[1], 32), **options)
-
-
-def per_row(matrix: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    return float8(matrix, (1, matrix.shape[1]), "weight_scale")
-
-
-CASES = {
-    "fp8": Case({**FP8, "weight_block_size": [64, 32]}, partial(float8, block=(64, 32))),
-    "fp8-ragged": Case({**FP8, "weight_block_size": [48, 40]}, partial(float8, block=(48, 40))),
-    "fp8-bf16": Case(
-        {**FP8, "weight_block_size": [32, 32]},
-        partial(float8, block=(32, 32), dtype=torch.bfloat16),
-        plain=(),
-    ),
-    "fp8-tensor": Case(FP8, partial(float8, block=None, name="weight_scale")),
-    "awq": Case(AWQ, awq),
-    "awq-head": Case({**AWQ, "group_size": 64}, partial(awq, group=64), plain=()),
-    "awq-row": Case({**AWQ, "group_size": -1}, partial(awq, group=-1)),
-    "gptq": Case(GPTQ, gptq),
-    "gptq-head": Case({**GPTQ, "lm_head": True}, gptq, plain=()),
-    "gptq-sym": Case({**GPTQ, "sym": True}, partial(gptq, sym=True)),
-    "gptq-order": Case({**GPTQ, "desc_act": True}, ordered(gptq)),
-    "gptq-row": Case({**GPTQ, "group_size": -1}, partial(gptq, group=-1)),
-    "gptq-v2": Case({**GPTQ, "checkpoint_format": "gptq_v2"}, partial(gptq, version=2)),
-    "gptq-2": Case({**GPTQ, "bits": 2}, partial(gptq, bits=2)),
-    "gptq-3": Case({**GPTQ, "bits": 3}, partial(gptq, bits=3)),
-    "gptq-8": Case({**GPTQ, "bits": 8}, partial(gptq, bits=8)),
-    "gptq-8-order": Case({**GPTQ, "bits": 8, "desc_act": True}, ordered(gptq, bits=8)),
-    "packed-4": Case(
-        compressed("pack-quantized", num_bits=4, strategy="group", group_size=32), packed
-    ),
-    "packed-4-zeros": Case(
-        compressed("pack-quantized", num_bits=4, strategy="group", group_size=32, symmetric=False),
-        partial(packed, sym=False),
-    ),
-    "packed-4-order": Case(
-        compressed("pack-quantized", num_bits=4, strategy="group", group_size=32, actorder="group"),
-        ordered(packed),
-    ),
-    "packed-4-row": Case(
-        compressed("pack-quantized", num_bits=4, strategy="channel", symmetric=False),
-        partial(packed, group=-1, sym=False, plain_zeros=True),
-    ),
-    "packed-8": Case(
-        compressed("pack-quantized", num_bits=8, strategy="channel"),
-        partial(packed, bits=8, group=-1),
-    ),
-    "packed-5": Case(
-        compressed("pack-quantized", num_bits=5, strategy="group", group_size=64, symmetric=False),
-        partial(packed, bits=5, group=64, sym=False),
-    ),
-    "int8": Case(compressed("int-quantized", strategy="channel"), int8),
-    "int8-zeros": Case(
-        compressed("naive-quantized", strategy="channel", symmetric=False), partial(int8, sym=False)
-    ),
-    "int8-group": Case(
-        compressed("int-quantized", strategy="group", group_size=32), partial(int8, group=32)
-    ),
-    "float-row": Case(compressed("float-quantized", strategy="channel", **FLOAT), per_row),
-    "float-tensor": Case(
-        compressed("float-quantized", strategy="tensor", **FLOAT),
-        partial(float8, block=None, name="weight_scale"),
-    ),
-    "float-block": Case(
-        compressed("float-quantized", strategy="block", block_structure=[48, 40], **FLOAT),
-        partial(float8, block=(48, 40), name="weight_scale"),
-    ),
-    "float-group": Case(
-        compressed("naive-quantized", strategy="group", group_size=32, **FLOAT),
-        partial(float8, block=(1, 32), name="weight_scale"),
-    ),
-}
-
-
 LINEARS = ("_proj", "lm_head", "in_proj_qkvz", "in_proj_qkv", "in_proj_z")
 """How the names of modules end that are quantised."""
 
 
 def convert(folder: Path, to: Path, case: Case) -> dict[str, Tensor]:
-    """Write a plain float32 checkpoint in another format; → the tensors that it then means."""
-    from safetensors.torch import load_file
+    """Write a plain checkpoint in another format, file by file; → the tensors that it then means.
 
-    config = json.loads((folder / "config.json").read_text())
-    plain = load_file(folder / "model.safetensors")
-    stored: dict[str, Tensor] = {}
-    meant = dict(plain)
-    for name, tensor in plain.items():
-        module = name.removesuffix(".weight")
-        if module.endswith(LINEARS) and module not in case.plain:
-            parts, meant[name] = case.write(tensor)
-            stored |= {f"{module}.{part}": value for part, value in parts.items()}
-        else:
-            stored[name] = tensor
+    What is quantised is so from float32; the rest stays as it is.
+    """
+    meant: dict[str, Tensor] = {}
+    places: dict[str, str] = {}
     to.mkdir(exist_ok=True)
-    save_file(stored, to / "model.safetensors")
-    quantised = {**config, "quantization_config": dict(case.config)}
-    (to / "config.json").write_text(json.dumps(quantised))
+    for file in sorted(folder.glob("*.safetensors")):
+        stored: dict[str, Tensor] = {}
+        for name, tensor in load_file(file).items():
+            module = name.removesuffix(".weight")
+            if module.endswith(LINEARS) and module not in case.plain:
+                parts, meant[name] = case.write(tensor.float())
+                stored |= {f"{module}.{part}": value for part, value in parts.items()}
+            else:
+                stored[name] = meant[name] = tensor
+        save_file(stored, to / file.name)
+        places |= dict.fromkeys(stored, file.name)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = dict(case.config)
+    (to / "config.json").write_text(json.dumps(config))
+    if len(set(places.values())) > 1:
+        index = json.dumps({"weight_map": places})
+        (to / "model.safetensors.index.json").write_text(index)
     return meant
-
-
-def place(folder: Path, config: Mapping[str, Any], **modules: Mapping[str, Tensor]) -> Weights:
-    """The root of a checkpoint of these modules, which is no whole model."""
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({**SHAPE, "quantization_config": dict(config)}))
-    tensors = {
-        f"{module}.{name}": tensor
-        for module, parts in modules.items()
-        for name, tensor in parts.items()
-    }
-    save_file(tensors, folder / "model.safetensors")
-    return Weights(SafetensorsCheckpoint("test", folder))

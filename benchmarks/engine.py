@@ -134,19 +134,25 @@ def processor() -> str:
 
 
 def row(kind: str, prompt: int, rounds: list[dict[str, Any]], decode: int) -> dict[str, Any]:
-    """Medians in tokens per second, and helexa's ratio to each peer within the rounds."""
+    """Medians in tokens per second, and helexa's ratio to each other within the rounds."""
     mine = [one["times"] for one in rounds if one["prompt"] == prompt]
     speeds = {
         name: [speed(kind, times[name], prompt, decode) for times in mine] for name in mine[0]
     }
-    ours = speeds.get("helexa")
+    subject = measured_one(list(speeds))
+    ours = speeds.get(subject)
     ratios = {
         name: statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
         for name, theirs in speeds.items()
-        if ours and name != "helexa"
+        if ours and name != subject
     }
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     return {"work": f"{kind} @{prompt}", "tok_s": medians, "ratio": ratios, "all": speeds}
+
+
+def measured_one(engines: list[str]) -> str:
+    """Whose ratios to the others are told: helexa's, compiled if that is measured."""
+    return COMPILED if COMPILED in engines else "helexa"
 
 
 def speed(kind: str, times: Times, prompt: int, decode: int) -> float:
@@ -173,9 +179,10 @@ def table(result: dict[str, Any], engines: list[str]) -> Table:
     out.add_column("work")
     for name in engines:
         out.add_column(name, justify="right")
-    peers = [name for name in engines if name != "helexa"]
+    subject = measured_one(engines)
+    peers = [name for name in engines if name != subject]
     for name in peers:
-        out.add_column(f"helexa / {name}", justify="right")
+        out.add_column(f"{subject} / {name}", justify="right")
     for line in result["rows"]:
         speeds = [f"{line['tok_s'][n]:.1f}" if n in line["tok_s"] else "" for n in engines]
         ratios = [f"{line['ratio'][name]:.2f} ×" if name in line["ratio"] else "" for name in peers]

@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.engines import ENGINES, Times, Work, Worker, available
+from benchmarks.engines import COMPILED, ENGINES, Times, Work, Worker, available
 from benchmarks.gguf_export import FORMATS
 from benchmarks.overhead import overhead_per_step
 from benchmarks.shapes import SHAPES, make_checkpoint
@@ -33,8 +33,9 @@ def main() -> None:
     args = arguments()
     console = Console()
     folder = make_checkpoint(args.shape, Path(args.folder))
-    engines = [name for name in ENGINES if available(name) and name not in args.without]
-    absent = [name for name in ENGINES if name not in engines]
+    without = [*args.without, *([] if args.compile else [COMPILED])]
+    engines = [name for name in ENGINES if available(name) and name not in without]
+    absent = [name for name in ENGINES if not available(name)]
     rows: list[dict[str, Any]] = []
     with console.status("measuring") as status:
         for format in args.formats:
@@ -92,6 +93,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--decode", type=int, default=24, help="tokens decoded per measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--compile", action="store_true", help="measure helexa compiled, too")
     parser.add_argument("--without", nargs="*", default=[], help="engines to leave out")
     parser.add_argument("--folder", default=str(Path(tempfile.gettempdir()) / "helexa-benchmarks"))
     parser.add_argument("--json", help="write everything to this file")
@@ -132,19 +134,25 @@ def processor() -> str:
 
 
 def row(kind: str, prompt: int, rounds: list[dict[str, Any]], decode: int) -> dict[str, Any]:
-    """Medians in tokens per second, and helexa's ratio to each peer within the rounds."""
+    """Medians in tokens per second, and helexa's ratio to each other within the rounds."""
     mine = [one["times"] for one in rounds if one["prompt"] == prompt]
     speeds = {
         name: [speed(kind, times[name], prompt, decode) for times in mine] for name in mine[0]
     }
-    ours = speeds.get("helexa")
+    subject = measured_one(list(speeds))
+    ours = speeds.get(subject)
     ratios = {
         name: statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
         for name, theirs in speeds.items()
-        if ours and name != "helexa"
+        if ours and name != subject
     }
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     return {"work": f"{kind} @{prompt}", "tok_s": medians, "ratio": ratios, "all": speeds}
+
+
+def measured_one(engines: list[str]) -> str:
+    """Whose ratios to the others are told: helexa's, compiled if that is measured."""
+    return COMPILED if COMPILED in engines else "helexa"
 
 
 def speed(kind: str, times: Times, prompt: int, decode: int) -> float:
@@ -171,9 +179,10 @@ def table(result: dict[str, Any], engines: list[str]) -> Table:
     out.add_column("work")
     for name in engines:
         out.add_column(name, justify="right")
-    peers = [name for name in engines if name != "helexa"]
+    subject = measured_one(engines)
+    peers = [name for name in engines if name != subject]
     for name in peers:
-        out.add_column(f"helexa / {name}", justify="right")
+        out.add_column(f"{subject} / {name}", justify="right")
     for line in result["rows"]:
         speeds = [f"{line['tok_s'][n]:.1f}" if n in line["tok_s"] else "" for n in engines]
         ratios = [f"{line['ratio'][name]:.2f} ×" if name in line["ratio"] else "" for name in peers]

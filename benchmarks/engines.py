@@ -10,13 +10,20 @@ import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
 PLAIN = "16 bit"
-MODULES = {"helexa": "helexa", "transformers": "transformers", "llama.cpp": "llama_cpp"}
+COMPILED = "helexa, compiled"
+MODULES = {
+    "helexa": "helexa",
+    COMPILED: "helexa",
+    "transformers": "transformers",
+    "llama.cpp": "llama_cpp",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,7 @@ def available(engine: str, format: str = PLAIN) -> bool:
     return runs and importlib.util.find_spec(MODULES[engine]) is not None
 
 
-def helexa_engine(folder: Path, format: str, threads: int) -> Engine:
+def helexa_engine(folder: Path, format: str, threads: int, *, compile: bool = False) -> Engine:
     import torch
 
     from benchmarks.gguf_export import export_gguf
@@ -58,7 +65,7 @@ def helexa_engine(folder: Path, format: str, threads: int) -> Engine:
     from helexa.engine.params import SamplingParams
 
     torch.set_num_threads(threads)
-    config = EngineConfig(max_batch=1, prefix_cache=False, kv_context_tokens=4096)
+    config = EngineConfig(max_batch=1, prefix_cache=False, kv_context_tokens=4096, compile=compile)
     model = folder if format == PLAIN else export_gguf(folder, format)
     core = build_core(str(model), config)
 
@@ -134,6 +141,7 @@ def _best(model: Any, np: Any) -> int:
 
 ENGINES: dict[str, Callable[[Path, str, int], Engine]] = {
     "helexa": helexa_engine,
+    COMPILED: partial(helexa_engine, compile=True),
     "transformers": transformers_engine,
     "llama.cpp": llama_cpp_engine,
 }

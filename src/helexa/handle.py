@@ -62,6 +62,8 @@ class Handle:
     dtype                 float32, bfloat16, float16, or auto: what checkpoint and device suggest
     quant                 quantise at load: q8_0, q6_k, q5_k, q4_k, q4_0, …; None: as they are; of
                           GGUF: part of the name of one of several files; None: the first of them
+    compile               compile kernels for this CPU when loading, with its C++ compiler: slow
+                          once, then faster with quantised weights; a GPU needs none
     max_batch             sequences that run at once; more wait their turn
     max_context           longest sequence in tokens, prompt and answer; None: the model's own limit
     kv_memory_mb          memory for the KV cache in MiB; None: room for max_batch sequences of
@@ -91,6 +93,7 @@ class Handle:
         device: str = "auto",
         dtype: str = "auto",
         quant: str | None = None,
+        compile: bool = False,
         max_batch: int = 8,
         max_context: int | None = None,
         kv_memory_mb: int | None = None,
@@ -128,6 +131,7 @@ class Handle:
             device=device,
             dtype=dtype,
             quant=quant,
+            compile=compile,
             max_batch=max_batch,
             max_context=max_context,
             kv_memory_mb=kv_memory_mb,

@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from helexa.engine.build import build_core
 from helexa.engine.config import EngineConfig
 from helexa.engine.kernels.attention import attention_definition
 from helexa.engine.layers.attention import Attention
+from helexa.engine.layers.linear import Linear
 from helexa.engine.loading import load_model
 from helexa.engine.outputs import Request
 from helexa.engine.params import SamplingParams
+from helexa.engine.quant.blocks import weight as block_weights
+from helexa.engine.quant.blocks.lanes import LaneWeight
+from tests.engine.compilers import needs_compiler
 from tests.engine.models.families import Family
 
 PROMPTS = [list(range(50, 50 + n)) for n in (3, 40, 90)]
@@ -48,6 +53,34 @@ def expected() -> list[list[int]]:
 )
 def test_e099_switches(switch: str, expected: list[list[int]]) -> None:
     assert greedy(switch) == expected
+
+
+@needs_compiler
+def test_compiled_kernels_change_the_speed_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And without the switch, or where nobody asks for them, there are none."""
+    monkeypatch.setattr(block_weights, "SMALL_MATRIX", 0)
+    plain = load_model("tiny", dtype="float32", quant="q8_0", disabled=["compile"], compile=True)
+    heard: list[tuple[str, int, int | None]] = []
+    fast = load_model(
+        "tiny", dtype="float32", quant="q8_0", compile=True, progress=lambda *at: heard.append(at)
+    )
+    kinds = [
+        {type(module.weight) for module in model.modules() if isinstance(module, Linear)}
+        for model in (plain, fast)
+    ]
+    assert LaneWeight not in kinds[0]
+    assert kinds[1] == {LaneWeight}
+    kernels = [at for at in heard if at[0] == "kernels"]
+    assert [done for _, done, _ in kernels] == list(range(1, 1 + len(kernels)))
+    for ids in PROMPTS[:2]:
+        wanted, found = plain.compute_logits(ids), fast.compute_logits(ids)
+        assert torch.allclose(found, wanted, atol=1e-3)
+        for model, logits in ((plain, wanted), (fast, found)):
+            cache = model.new_cache(tokens=len(ids) + 1)
+            model.compute_logits(ids, cache)
+            step = model.compute_logits([7], cache, context=len(ids))
+            assert torch.equal(step.argmax(-1), plain.compute_logits([*ids, 7])[-1:].argmax(-1))
+            assert logits.isfinite().all()
 
 
 @pytest.mark.parametrize("switch", ["moe_fused", "batching", "prefix_cache"])

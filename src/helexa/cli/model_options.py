@@ -28,6 +28,7 @@ class LoadOptions:
     device: str = "auto"
     dtype: str = "auto"
     quant: str | None = None
+    compile: bool = False
     max_context: int | None = None
     kv_memory_mb: int | None = None
     offline: bool = False
@@ -76,6 +77,7 @@ _LOAD = (
         "--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16."
     ),
     click.option("--quant", help="Quantise at load (q8_0, q4_k, …); GGUF: part of a file's name."),
+    click.option("--compile", is_flag=True, help="Compile kernels for this CPU (needs g++)."),
     click.option("--max-context", type=int, help="Longest prompt plus answer, in tokens."),
     click.option("--kv-memory-mb", type=int, help="Memory for the KV cache, in MiB."),
     offline_option,

@@ -64,6 +64,7 @@ def build_core(
         device=config.device,
         dtype=config.dtype,
         quant=config.quant,
+        compile=config.compile,
         disabled=config.disabled,
         progress=progress,
     )

@@ -47,6 +47,7 @@ SWITCHES = frozenset(
         "mrope",
         "fused_ops",
         "fused_rows",
+        "compile",
         "cuda_graphs",
         "quant_kernels",
         "batching",
@@ -273,17 +274,18 @@ class EngineConfig:
 
     ``*_mb`` are MiB, ``*_tokens``, ``max_context`` and ``block_size`` are tokens. None means:
     derived from the device and the model. ``headroom_mb`` and ``floor_mb`` are left free beside
-    the weights and the cache. ``drafter`` guesses tokens for requests that do not say whether they
-    want that, at most ``draft_len`` at a time; 0: for none. Without one, recurrent models have no
-    memory for it. ``disabled`` holds names of SWITCHES.
-    ``dedicated``: the device is there for serving, so all free memory of a host counts, the prefix
-    cache gets its MiB however small the model is, and a model without room for a KV cache is loaded
-    all the same.
+    the weights and the cache. ``compile``: kernels are made for this CPU. ``drafter`` guesses
+    tokens for requests that do not say whether they want that, at most ``draft_len`` at a time; 0:
+    for none. Without one, recurrent models have no memory for it. ``disabled`` holds names of
+    SWITCHES. ``dedicated``: the device is there for serving, so all free memory of a host counts,
+    the prefix cache gets its MiB however small the model is, and a model without room for a KV
+    cache is loaded all the same.
     """
 
     device: str = "auto"
     dtype: str = "auto"
     quant: str | None = None
+    compile: bool = False
     max_batch: int = 8
     max_context: int | None = None
     kv_memory_mb: int | None = None
@@ -308,7 +310,7 @@ class EngineConfig:
         for name, least in (("max_context", 2), ("kv_memory_mb", 1)):
             if getattr(self, name) is not None:
                 self.check_int(name, at_least=least)
-        for name in ("prefix_cache", "dedicated"):
+        for name in ("compile", "prefix_cache", "dedicated"):
             if not isinstance(getattr(self, name), bool):
                 raise self.wrong(name, "True or False")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(self.device)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from helexa.engine.checkpoint.counting import numbers
 from helexa.engine.checkpoint.reference import Variant
 from helexa.engine.checkpoint.weights import Weights
 from helexa.engine.config import DTYPES, EngineConfig, switches
+from helexa.engine.kernels.compiled import Compiler, require_compiler
 from helexa.engine.kernels.stored_matrix import has_triton
 from helexa.engine.layers.decoder import DecoderLayer
 from helexa.engine.memory import SMALL_KV
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
     from helexa.engine.config import ModelConfig
     from helexa.engine.models.model import Model
 
+log = logging.getLogger(__name__)
+
+KERNELS = "kernels"
+"""What progress calls compiling; it counts them."""
 EMBEDDING = "embed_tokens.weight"
 UNSEEN = ("model.visual.*", "visual.*")
 """A vision tower's tensors: models are loaded for text."""
@@ -57,6 +63,7 @@ def load_model(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     quant: str | None = None,
+    compile: bool = False,
     disabled: Collection[str] | None = None,
     progress: Progress | None = None,
     **hub: Unpack[HubOptions],
@@ -65,8 +72,9 @@ def load_model(
 
     ``device`` is auto, cpu, mps, cuda or cuda:N; ``dtype`` is auto, float32 (exact), bfloat16 or
     float16; ``quant`` names a format to quantise linear layers to (see `quant.names`), and of
-    several GGUF files one, by a part of its name; ``disabled`` names fast paths to leave out, None
-    those that HELEXA_DISABLE names. ``progress`` is told of downloads and of reading; ``hub`` are
+    several GGUF files one, by a part of its name; ``compile`` makes kernels for this CPU with its
+    C++ compiler (a GPU needs none). ``disabled`` names fast paths to leave out, None those that
+    HELEXA_DISABLE names. ``progress`` is told of downloads, reading and compiling; ``hub`` are
     revision, cache_dir, offline and token. Raises InvalidRequest for an argument, TypeError for an
     unknown one, PreflightError, DownloadError, UnsupportedModel or CheckpointError for the
     checkpoint.
@@ -83,6 +91,7 @@ def load_model(
                 device=device,
                 dtype=dtype,
                 quant=quant,
+                compile=compile,
                 disabled=disabled,
                 progress=progress,
             )
@@ -94,6 +103,8 @@ def load_model(
     check_sizes(model)
     stored = decoder_part(Weights(model)).dtype_of(EMBEDDING)
     numerics = resolve_numerics(dtype, where, stored != "F32", disabled)
+    if compile and where.type == "cpu" and "compile" not in disabled:
+        numerics = with_compiler(numerics)
     numerics = with_linear(numerics, model, quant, exact=dtype != "auto")
     if dtype == "auto":
         numerics = with_exact_cache(numerics, model.config)
@@ -106,7 +117,26 @@ def load_model(
     built.numerics = with_room(numerics, built.modules())
     method = model.config.quantization
     built.num_parameters = sum(numbers(model.info(n), method) for n in weights.ledger.taken)
+    compile_kernels(numerics, progress)
     return built.to(where).eval()
+
+
+def with_compiler(numerics: Numerics) -> Numerics:
+    """The same, with kernels to be compiled. Raises InvalidRequest where that cannot be done."""
+    require_compiler()
+    plain = replace(numerics.plain, compiler=Compiler())
+    return replace(numerics, plain=plain, linear=plain)
+
+
+def compile_kernels(numerics: Numerics, progress: Progress | None) -> None:
+    """Compile what the layers of a loaded model have asked for. Raises InvalidRequest."""
+    compiler = numerics.plain.compiler
+    if compiler is None or not len(compiler):
+        return
+    log.info("compiling %d kernels; the next start finds most of that done", len(compiler))
+    for done in compiler.compile():
+        if progress is not None:
+            progress(KERNELS, done, len(compiler))
 
 
 def with_linear(

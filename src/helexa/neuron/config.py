@@ -157,6 +157,9 @@ class EngineSection:
     prefix_cache: PrefixCacheConfig = section(PrefixCacheConfig)
     context_limit: ContextLimitConfig = section(ContextLimitConfig)
     admission: AdmissionConfig = section(AdmissionConfig)
+    compile: bool = setting(
+        flag(), False, "compile kernels for this CPU, with its C++ compiler, at load"
+    )
     kv_context_tokens: int = setting(
         whole(1), 131072, "tokens for which each seat's share of the KV cache is sized"
     )

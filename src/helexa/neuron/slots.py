@@ -301,6 +301,7 @@ class Loader:
         return EngineConfig(
             device=device,
             quant=spec.quant,
+            compile=section.compile,
             max_batch=max(1, section.admission.max_in_flight),
             kv_memory_mb=spec.kv_mb,
             kv_context_tokens=min(section.kv_context_tokens, clamp),

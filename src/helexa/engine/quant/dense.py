@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from helexa.engine.kernels.compiled import Compiler
     from helexa.engine.kernels.packed import Packed
     from helexa.engine.quant.weight import Weight
 
@@ -100,7 +101,8 @@ class DenseFormat:
     On a CPU, either 16-bit format stands for float16 wherever that holds a matrix, for it rounds
     finer and CPUs multiply it faster, and for bfloat16 elsewhere. ``packed`` lays large float16
     matrices out as FBGEMM wants them. ``kernels`` False leaves every product to torch's plain
-    operator, in the weights' own format.
+    operator, in the weights' own format. With a ``compiler``, quantised ones that want it get
+    kernels of their own.
     """
 
     dtype: torch.dtype
@@ -108,6 +110,7 @@ class DenseFormat:
     packed: bool = field(default_factory=can_pack)
     kernels: bool = True
     scratch: Scratch = field(default_factory=lambda: Scratch(), compare=False)
+    compiler: Compiler | None = field(default=None, compare=False)
 
     def make(self, parts: Sequence[Tensor]) -> Weight:
         """Stack the matrices [N_i, K] into one; a single one that needs no change is shared."""

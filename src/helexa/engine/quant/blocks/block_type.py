@@ -25,6 +25,26 @@ class Groups(NamedTuple):
     offset: Tensor | None
 
 
+class Levels(NamedTuple):
+    """The scales and offsets of blocks as they are stored: products of a common and a small factor.
+
+    ``scale`` and ``low`` [..., 1] float32, as float16 holds them; ``scales`` and ``lows``
+    [..., groups] int8 or uint8. A group's scale is scale · scales, its offset −low · lows.
+    """
+
+    scale: Tensor
+    scales: Tensor
+    low: Tensor | None = None
+    lows: Tensor | None = None
+
+    def groups(self, q: Tensor) -> Groups:
+        """With the integers [..., elements] that they belong to."""
+        offset = None
+        if self.low is not None and self.lows is not None:
+            offset = -(self.low * self.lows)
+        return Groups(q, self.scale * self.scales, offset)
+
+
 @dataclass(frozen=True, slots=True)
 class BlockType:
     """A format that stores ``elements`` numbers in ``nbytes`` bytes.
@@ -32,7 +52,8 @@ class BlockType:
     ``name`` and ``ggml_id`` are what GGUF files call it. Its integers have ``bits`` bits, and
     ``group`` of them share a scale. ``unpack`` takes blocks [..., nbytes] uint8 apart; ``quantise``
     makes them of values [..., elements] float32, elementwise alike for any number of threads, and
-    is None where that is not offered. Source of all layouts: the GGUF and ggml documentation.
+    is None where that is not offered. ``levels``: the scales of blocks with more than one group.
+    Source of all layouts: the GGUF and ggml documentation.
     """
 
     name: str
@@ -44,6 +65,7 @@ class BlockType:
     zero: int
     unpack: Callable[[Tensor], Groups] = field(repr=False, compare=False)
     quantise: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
+    levels: Callable[[Tensor], Levels] | None = field(default=None, repr=False, compare=False)
 
     def dequantise(self, blocks: Tensor) -> Tensor:
         """Blocks [..., nbytes] uint8 → their numbers [..., elements] float32, exact."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from helexa.engine.quant.blocks.block_type import BlockType, Groups, half, spread
+from helexa.engine.quant.blocks.block_type import BlockType, Groups, Levels, half, spread
 
 PAIRS = (0, 2, 4, 6)
 ALL_BITS = tuple(range(8))
@@ -26,20 +26,26 @@ def two_bits(qs: Tensor) -> Tensor:
 
 
 def unpack_q2_k(blocks: Tensor) -> Groups:
+    return levels_q2_k(blocks).groups(two_bits(blocks[..., 16:80]))
+
+
+def levels_q2_k(blocks: Tensor) -> Levels:
     scales, offsets = blocks[..., :16] & 15, blocks[..., :16] >> 4
-    d, dmin = half(blocks, 80), half(blocks, 82)
-    return Groups(two_bits(blocks[..., 16:80]), d * scales, -(dmin * offsets))
+    return Levels(half(blocks, 80), scales, half(blocks, 82), offsets)
 
 
 def unpack_q3_k(blocks: Tensor) -> Groups:
     third = spread(blocks[..., :32], ALL_BITS, 1).flatten(-2)
+    return levels_q3_k(blocks).groups(two_bits(blocks[..., 32:96]) | (third << 2))
+
+
+def levels_q3_k(blocks: Tensor) -> Levels:
     low = spread(blocks[..., 96:104], (0, 4), 15).flatten(-2)
     high = spread(blocks[..., 104:108], PAIRS, 3).flatten(-2)
-    scales = (low | (high << 4)).float() - 32
-    return Groups(two_bits(blocks[..., 32:96]) | (third << 2), half(blocks, 108) * scales, None)
+    return Levels(half(blocks, 108), (low | (high << 4)).view(torch.int8) - 32)
 
 
 K2_K3 = (
-    BlockType("Q2_K", 10, 256, 84, 16, 2, 0, unpack_q2_k),
-    BlockType("Q3_K", 11, 256, 110, 16, 3, 4, unpack_q3_k),
+    BlockType("Q2_K", 10, 256, 84, 16, 2, 0, unpack_q2_k, levels=levels_q2_k),
+    BlockType("Q3_K", 11, 256, 110, 16, 3, 4, unpack_q3_k, levels=levels_q3_k),
 )

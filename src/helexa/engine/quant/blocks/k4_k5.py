@@ -15,6 +15,7 @@ from torch import Tensor
 from helexa.engine.quant.blocks.block_type import (
     BlockType,
     Groups,
+    Levels,
     half,
     half_bytes,
     spread,
@@ -59,8 +60,13 @@ def unpack_q5_k(blocks: Tensor) -> Groups:
 
 def with_scales(blocks: Tensor, q: Tensor) -> Groups:
     """Integers [..., 4, 2, 32] beside the scales and offsets of their blocks."""
+    return levels(blocks).groups(q.flatten(-3))
+
+
+def levels(blocks: Tensor) -> Levels:
+    """Blocks → d and dmin, and the scale and offset of each group."""
     scales, offsets = scales_and_offsets(blocks)
-    return Groups(q.flatten(-3), half(blocks, 0) * scales, -(half(blocks, 2) * offsets))
+    return Levels(half(blocks, 0), scales, half(blocks, 2), offsets)
 
 
 def quantise(x: Tensor, *, bits: int) -> Tensor:
@@ -122,6 +128,6 @@ def packed(q: Tensor, bits: int) -> list[Tensor]:
 
 
 K4_K5 = (
-    BlockType("Q4_K", 12, 256, 144, 32, 4, 0, unpack_q4_k, partial(quantise, bits=4)),
-    BlockType("Q5_K", 13, 256, 176, 32, 5, 0, unpack_q5_k, partial(quantise, bits=5)),
+    BlockType("Q4_K", 12, 256, 144, 32, 4, 0, unpack_q4_k, partial(quantise, bits=4), levels),
+    BlockType("Q5_K", 13, 256, 176, 32, 5, 0, unpack_q5_k, partial(quantise, bits=5), levels),
 )

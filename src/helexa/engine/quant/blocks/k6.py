@@ -14,6 +14,7 @@ from torch import Tensor
 from helexa.engine.quant.blocks.block_type import (
     BlockType,
     Groups,
+    Levels,
     half,
     half_bytes,
     spread,
@@ -32,8 +33,12 @@ def unpack(blocks: Tensor) -> Groups:
     low = spread(ql, (0, 4), 15)  # [..., 2, 2, 64]
     high = spread(torch.unflatten(qh, -1, (2, 32)), (0, 2, 4, 6), 3)  # [..., 2, 4, 32]
     q = low.flatten(-2) | (high.flatten(-2) << 4)
-    scales = blocks[..., 192:208].view(torch.int8)
-    return Groups(q.flatten(-2), half(blocks, 208) * scales, None)
+    return levels(blocks).groups(q.flatten(-2))
+
+
+def levels(blocks: Tensor) -> Levels:
+    """[..., 210] → d, and one scale for each 16."""
+    return Levels(half(blocks, 208), blocks[..., 192:208].view(torch.int8))
 
 
 def quantise(x: Tensor) -> Tensor:
@@ -65,4 +70,4 @@ def nearest(groups: Tensor, scale: Tensor) -> Tensor:
     return quotient(groups, scale).round_().clamp_(LOW, -LOW - 1)
 
 
-K6 = (BlockType("Q6_K", 14, 256, 210, 16, 6, -LOW, unpack, quantise),)
+K6 = (BlockType("Q6_K", 14, 256, 210, 16, 6, -LOW, unpack, quantise, levels),)

@@ -35,25 +35,25 @@ class BlockRows:
     shape: tuple[int, int]
     read: Callable[[int, int], Tensor]
 
-    def pieces(self) -> Iterator[tuple[int, int]]:
-        """First and last + 1 row of each piece."""
+    def pieces(self, unit: int = PIECE_ROWS) -> Iterator[tuple[int, int]]:
+        """First and last + 1 row of each piece, which begins at a multiple of ``unit``."""
         rows, columns = self.shape
-        step = max(PIECE_ROWS, PIECE_ELEMENTS // columns // PIECE_ROWS * PIECE_ROWS)
+        step = max(unit, PIECE_ELEMENTS // columns // unit * unit)
         return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
-    def write(self, sink: Sink) -> None:
-        """Hand every piece over; a large matrix by as many threads as torch uses."""
+    def write(self, sink: Sink, unit: int = PIECE_ROWS) -> None:
+        """Hand every piece (see `pieces`) over; a large matrix by as many threads as torch uses."""
 
         def hand_over(piece: tuple[int, int]) -> None:
             sink.fill(piece[0], self.read(*piece))
 
         rows, columns = self.shape
         if rows * columns <= LARGE:
-            for piece in self.pieces():
+            for piece in self.pieces(unit):
                 hand_over(piece)
         else:
             with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-                list(pool.map(hand_over, self.pieces()))
+                list(pool.map(hand_over, self.pieces(unit)))
 
 
 def stacked_rows(parts: Sequence[Tensor], start: int, stop: int) -> Tensor:

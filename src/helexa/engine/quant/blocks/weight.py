@@ -15,6 +15,7 @@ from helexa.engine.memory import SMALL_MATRIX
 from helexa.engine.quant.blocks.bags import BagSink, can_split
 from helexa.engine.quant.blocks.block_type import BlockType
 from helexa.engine.quant.blocks.int4 import Int4Sink, int4_rows
+from helexa.engine.quant.blocks.lanes import LaneSink
 from helexa.engine.quant.blocks.rows import BlockRows
 from helexa.engine.quant.dense import DenseFormat, DenseWeight
 from helexa.engine.quant.on_device import for_device
@@ -104,8 +105,12 @@ def fast_weight(rows: BlockRows, dense: DenseFormat) -> Weight | None:
         small = MatrixSink(rows.type, torch.empty(count, columns))
         rows.write(small)
         return DenseWeight(small.matrix)
-    sink: Int4Sink | BagSink
     exact = dense.dtype == torch.float32
+    if dense.compiler is not None:
+        lanes = LaneSink(rows.type, count, columns)
+        rows.write(lanes, lanes.form.rows)
+        return lanes.weight(dense.compiler, torch.float32 if exact else fast_dtype())
+    sink: Int4Sink | BagSink
     if not exact and (size := int4_rows(rows.type)):
         sink = Int4Sink(rows.type, count, columns, size)
     elif can_bag() and can_split(rows.type, exact=exact):
@@ -114,6 +119,12 @@ def fast_weight(rows: BlockRows, dense: DenseFormat) -> Weight | None:
         return None
     rows.write(sink)
     return sink.weight()
+
+
+def fast_dtype() -> torch.dtype:
+    """What products of many rows are computed in where 16 bits do: bfloat16, if the CPU has it."""
+    has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has else torch.float32
 
 
 def kept_weight(rows: BlockRows, dense: DenseFormat) -> Weight:

@@ -1,0 +1,121 @@
+"""Operators compiled for this machine by torch's compiler, which needs one for C++.
+
+A kernel's definition is a plain function of tensors. Until it is compiled, it is run as it is; then
+as one loop or a few over all of its tensors, for the very shapes it was asked for, without a look
+at them: whoever asks must bring contiguous tensors of these shapes. What torch compiles is kept in
+its cache on disk (TORCHINDUCTOR_CACHE_DIR), so that only the first start on a machine takes long.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from helexa.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Sequence
+
+    from torch import Tensor
+
+OPTIONS = {
+    "cpp.dynamic_threads": True,  # as many as torch has when it runs, not when it was compiled
+    "cpp.enable_floating_point_contract_flag": "fast",  # a · b + c rounds once
+    "compile_threads": 1,  # no helper processes, which would stay
+}
+HINT = "install g++ (or clang++) and Python's headers, or leave `compile` out"
+
+
+Shape = tuple[tuple[int, ...], torch.dtype]
+
+
+class Kernel:
+    """A function of tensors that becomes faster once it is compiled."""
+
+    def __init__(self, definition: Callable[..., Tensor], shapes: tuple[Shape, ...]) -> None:
+        self.run = definition
+        self.definition = definition
+        self.shapes = shapes
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        return self.run(*tensors)
+
+    def compile(self) -> None:
+        """Make `run` fast. Raises what torch raises."""
+        if self.run is self.definition:
+            example = [torch.empty(shape, dtype=dtype) for shape, dtype in self.shapes]
+            self.run = compiled(self.definition, example)
+
+
+class Compiler:
+    """The kernels of a model: each is compiled once, however many layers share it."""
+
+    def __init__(self) -> None:
+        self._kernels: dict[Hashable, Kernel] = {}
+        self._lock = threading.Lock()
+
+    def kernel(
+        self,
+        function: Callable[..., Tensor],
+        statics: tuple[Hashable, ...],
+        example: Sequence[Tensor],
+    ) -> Kernel:
+        """The kernel ``function(*statics, *tensors)`` for contiguous tensors like the examples."""
+        shapes = tuple((tuple(tensor.shape), tensor.dtype) for tensor in example)
+        with self._lock:  # layers are loaded side by side
+            key = (function, statics, shapes)
+            if key not in self._kernels:
+                self._kernels[key] = Kernel(partial(function, *statics), shapes)
+            return self._kernels[key]
+
+    def __len__(self) -> int:
+        return len(self._kernels)
+
+    def compile(self) -> Iterator[int]:
+        """Compile what has been asked for, one by one: yields how many there are so far.
+
+        For one thread, once everything is loaded. Raises InvalidRequest if the C++ compiler fails.
+        """
+        for done, kernel in enumerate(self._kernels.values(), 1):
+            try:
+                kernel.compile()
+            except RuntimeError as error:
+                raise InvalidRequest(
+                    f"`compile` failed: {str(error).strip():.2000}", param="compile", hint=HINT
+                ) from error
+            yield done
+
+
+def compiled(definition: Callable[..., Tensor], example: Sequence[Tensor]) -> Callable[..., Tensor]:
+    """The function as torch compiles it for tensors like the examples, and only for such.
+
+    Not `torch.compile`: that looks at each call's arguments, which takes longer than many a kernel.
+    """
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # torch warns of what is old within itself
+        from torch._inductor import standalone_compile
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        graph = make_fx(definition, tracing_mode="fake")(*example)
+        options: dict[str, Any] = {"config_patches": OPTIONS}
+        found = standalone_compile(
+            graph, list(example), dynamic_shapes="from_example_inputs", options=options
+        )
+    return cast("Callable[..., Tensor]", found)
+
+
+def require_compiler() -> None:
+    """Raise InvalidRequest where there is no C++ compiler that torch could use."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise InvalidRequest(
+            "`compile` needs a C++ compiler, and none was found", param="compile", hint=HINT
+        ) from error

@@ -1,0 +1,89 @@
+"""Block formats in the layout for compiled loops: exact, whatever their bits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from helexa.engine.kernels.compiled import Compiler
+from helexa.engine.quant.blocks import lanes, weight
+from helexa.engine.quant.blocks.lanes import LaneSink, LaneWeight
+from helexa.engine.quant.blocks.rows import stored_rows
+from helexa.engine.quant.blocks.types import BLOCK_TYPES
+from helexa.engine.quant.blocks.weight import fast_weight
+from helexa.engine.quant.dense import DenseFormat
+from tests.engine.compilers import needs_compiler
+from tests.engine.quant.blocks.test_block_weight import check, made
+
+CPU = torch.device("cpu")
+
+
+def laid_out(
+    name: str, rows: int, dtype: torch.dtype, columns: int = 512
+) -> tuple[LaneWeight, torch.Tensor, Compiler]:
+    """A weight, the matrix it is to be, and what compiles its kernels."""
+    type, compiler = BLOCK_TYPES[name], Compiler()
+    blocks = made(type, rows, columns)
+    sink = LaneSink(type, rows, columns)
+    stored_rows(type, [blocks], columns).write(sink, sink.form.rows)
+    return sink.weight(compiler, dtype), type.matrix(blocks), compiler
+
+
+@pytest.mark.parametrize("rows", [1, 37, 300])
+@pytest.mark.parametrize("name", BLOCK_TYPES)
+def test_exact(name: str, rows: int) -> None:
+    weight, matrix, _ = laid_out(name, rows, torch.float32)
+    assert torch.equal(weight.matrix(), matrix)
+    assert torch.equal(weight.rows(rows // 3, rows), matrix[rows // 3 :])
+    check(weight, matrix, 0)
+
+
+@pytest.mark.parametrize("name", BLOCK_TYPES)
+def test_size(name: str) -> None:
+    """Little more than the blocks themselves."""
+    type = BLOCK_TYPES[name]
+    places = 32 // type.bits
+    weight, _, _ = laid_out(name, 16 * places, torch.float32)
+    spare = 32 / (places * type.bits)  # bits of a word that nothing is in
+    small = 16 if type.bits < 4 else 8  # bits that a scale of six or four bits is kept in
+    assert weight.nbytes <= 16 * places * type.row_bytes(512) * max(spare, 1.2 * small / 8)
+    if name == "Q4_K":
+        assert weight.nbytes / (16 * places * 512) <= 20 / 32
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q8_0"])
+def test_many_rows_in_bfloat16(name: str) -> None:
+    weight, matrix, _ = laid_out(name, 300, torch.bfloat16)
+    x = torch.randn(9, 512, generator=torch.Generator().manual_seed(2))
+    y = x @ matrix.T
+    assert weight.matmul(x).dtype == torch.float32
+    assert (weight.matmul(x) - y).norm() < 4e-3 * y.norm()
+
+
+def test_a_matrix_in_parts_that_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "SUMS_BYTES", 4 * 64 * 16 * 2)
+    monkeypatch.setattr(lanes, "TILE_BYTES", 4 * 64 * 512 * 2)
+    weight, matrix, _ = laid_out("Q8_0", 64 * 4 + 5, torch.float32)
+    assert [first for first, _ in weight.parts] == [0, 2, 3]
+    assert weight.tile_blocks == 2
+    check(weight, matrix, 0)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["Q4_K", "Q6_K"])
+def test_compiled(name: str) -> None:
+    weight, matrix, compiler = laid_out(name, 100, torch.float32, 256)
+    assert list(compiler.compile()) == [1, 2]
+    check(weight, matrix, 0)
+
+
+def test_taken_with_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For exact weights, too; small matrices stay plain."""
+    monkeypatch.setattr(weight, "SMALL_MATRIX", 600)
+    type = BLOCK_TYPES["Q6_K"]
+    for dtype in (torch.float32, torch.float16):
+        dense = DenseFormat(dtype, CPU, compiler=Compiler())
+        rows = stored_rows(type, [made(type, 9)], 512)
+        assert isinstance(fast_weight(rows, dense), LaneWeight)
+        small = stored_rows(type, [made(type, 1)], 512)
+        assert not isinstance(fast_weight(small, dense), LaneWeight)

@@ -24,6 +24,9 @@ FILE = EngineSection(
     prefix_cache=PrefixCacheConfig(enabled=False, budget_mb=7, max_entries=2),
     context_limit=ContextLimitConfig(activation_headroom_mb=11, min_free_floor_mb=12),
     admission=AdmissionConfig(max_in_flight=3),
+    compile=True,
+    drafter="lookup",
+    draft_len=6,
     kv_context_tokens=5000,
     load_stall_secs=6.0,
 )
@@ -50,6 +53,9 @@ def test_the_file_reaches_the_engine() -> None:
         prefix_cache=False,
         prefix_cache_mb=7,
         max_entries=2,
+        compile=True,
+        drafter="lookup",
+        draft_len=6,
         dedicated=True,
     )
 

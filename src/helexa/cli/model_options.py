@@ -29,6 +29,7 @@ class LoadOptions:
     dtype: str = "auto"
     quant: str | None = None
     compile: bool = False
+    drafter: str | None = None
     max_context: int | None = None
     kv_memory_mb: int | None = None
     offline: bool = False
@@ -78,6 +79,7 @@ _LOAD = (
     ),
     click.option("--quant", help="Quantise at load (q8_0, q4_k, …); GGUF: part of a file's name."),
     click.option("--compile", is_flag=True, help="Compile kernels for this CPU (needs g++)."),
+    click.option("--drafter", help="lookup: guess tokens ahead that stood in the text before."),
     click.option("--max-context", type=int, help="Longest prompt plus answer, in tokens."),
     click.option("--kv-memory-mb", type=int, help="Memory for the KV cache, in MiB."),
     offline_option,

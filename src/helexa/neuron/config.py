@@ -16,6 +16,7 @@ from helexa.daemon.schema import (
     text,
     whole,
 )
+from helexa.engine.config import DRAFTERS
 from helexa.neuron.ids import HARNESS, ModelSpec
 
 DEFAULT_PATH = "/etc/helexa/neuron.toml"
@@ -160,6 +161,12 @@ class EngineSection:
     compile: bool = setting(
         flag(), False, "compile kernels for this CPU, with its C++ compiler, at load"
     )
+    drafter: str | None = setting(
+        text("`lookup`", lambda name: name in DRAFTERS, empty=False),
+        None,
+        "guesses tokens ahead that stood in the text before; answers stay the same",
+    )
+    draft_len: int = setting(whole(), 4, "tokens guessed at a time, at most; 0: none")
     kv_context_tokens: int = setting(
         whole(1), 131072, "tokens for which each seat's share of the KV cache is sized"
     )

@@ -302,6 +302,8 @@ class Loader:
             device=device,
             quant=spec.quant,
             compile=section.compile,
+            drafter=section.drafter,
+            draft_len=section.draft_len,
             max_batch=max(1, section.admission.max_in_flight),
             kv_memory_mb=spec.kv_mb,
             kv_context_tokens=min(section.kv_context_tokens, clamp),

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from helexa.engine.kernels.compiled import Compiler, Kernel
     from helexa.engine.quant.blocks.block_type import BlockType
 
-TILE_BYTES = 2**19
-"""Of a tile that is expanded at once: half of what a core's cache commonly holds."""
+TILE_BYTES = 2**20
+"""Of a tile that is expanded at once: what a core's cache commonly holds."""
 SUMS_BYTES = 2**21
 """Of the sums of groups in one call: they stay in a cache, and in memory that is used again."""
 FEW = 3

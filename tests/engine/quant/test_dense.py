@@ -11,6 +11,7 @@ from helexa.engine.quant import dense
 from helexa.engine.quant.dense import (
     DenseFormat,
     DenseWeight,
+    FloatWeight,
     HalfWeight,
     PackedWeight,
     fits_float16,
@@ -46,10 +47,13 @@ WIDE = [part * 2.0**20 for part in LARGE]
         ),
         pytest.param(half(kernels=False), LARGE, DenseWeight, 2, id="plain"),
         pytest.param(half(packed=True), WIDE, HalfWeight, 2, id="bf16"),
-        pytest.param(DenseFormat(torch.float32, CPU), LARGE, DenseWeight, 4, id="f32"),
+        pytest.param(DenseFormat(torch.float32, CPU), LARGE, FloatWeight, 4, id="f32"),
+        pytest.param(
+            DenseFormat(torch.float32, CPU, kernels=False), LARGE, DenseWeight, 4, id="plain f32"
+        ),
     ],
 )
-@pytest.mark.parametrize("rows", [0, 1, 2, 9])
+@pytest.mark.parametrize("rows", [0, 1, 2, 9, 40])
 @pytest.mark.parametrize("piece", [dense.PIECE_ELEMENTS, 2**17])
 def test_every_form_multiplies_alike(
     form: DenseFormat,
@@ -83,7 +87,7 @@ def test_pieces_are_cut_at_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_small_matrices_lose_nothing() -> None:
     weight = half(packed=True).make([LARGE[0][:64]])
-    assert type(weight) is DenseWeight
+    assert type(weight) is FloatWeight
     assert weight.tensor.dtype == torch.float32
     x = torch.randn(1, 512)
     torch.testing.assert_close(weight.matmul(x), x @ LARGE[0][:64].float().T)
@@ -122,5 +126,5 @@ def test_a_table_stays_in_its_file() -> None:
 def test_one_matrix_that_fits_is_shared_not_copied() -> None:
     values = matrix(8, 8)
     weight = DenseFormat(torch.float32, CPU).make([values])
-    assert type(weight) is DenseWeight
+    assert type(weight) is FloatWeight
     assert weight.tensor.data_ptr() == values.data_ptr()

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from helexa.engine.kernels.wide_product import wide_product
+
 TILE_BYTES = 2**20
 TINY = torch.tensor(1e-30)
 
@@ -60,5 +62,5 @@ def expanded_product(x: Tensor, weight: Tensor, scratch: Scratch) -> Tensor:
     for start in range(0, rows, step):
         part = weight[start : start + step]
         tile = scratch.tile(*part.shape).copy_(part)
-        torch.mm(x, tile.T, out=out[:, start : start + step])
+        out[:, start : start + step] = wide_product(x, tile)
     return out

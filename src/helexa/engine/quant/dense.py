@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from helexa.engine.kernels.matvec import Scratch, expanded_product, one_row_product
 from helexa.engine.kernels.packed import can_pack, pack, packed_product, unpack
+from helexa.engine.kernels.wide_product import wide_product
 from helexa.engine.memory import SMALL_MATRIX
 
 if TYPE_CHECKING:
@@ -51,6 +52,15 @@ class DenseWeight:
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] → [T, N] in x's dtype."""
         return F.linear(x.to(self.tensor.dtype), self.tensor).to(x.dtype)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FloatWeight(DenseWeight):
+    """A float32 matrix [N, K] on a CPU."""
+
+    def matmul(self, x: Tensor) -> Tensor:
+        """x @ Wᵀ, x [T, K] → [T, N] in x's dtype."""
+        return wide_product(x.to(self.tensor.dtype), self.tensor).to(x.dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,13 +125,15 @@ class DenseFormat:
     def make(self, parts: Sequence[Tensor]) -> Weight:
         """Stack the matrices [N_i, K] into one; a single one that needs no change is shared."""
         if self.device.type != "cpu" or self.dtype.itemsize != 2:
-            return DenseWeight(stacked(parts, self.dtype, self.device))
+            whole = stacked(parts, self.dtype, self.device)
+            fast = self.kernels and self.device.type == "cpu" and self.dtype == torch.float32
+            return FloatWeight(whole) if fast else DenseWeight(whole)
         held = all(fits_float16(part) for part in parts)
         dtype = torch.float16 if held else torch.bfloat16
         if not self.kernels:
             return DenseWeight(stacked(parts, dtype))
         if sum(part.numel() for part in parts) < SMALL_MATRIX:
-            return DenseWeight(stacked(parts, torch.float32))
+            return FloatWeight(stacked(parts, torch.float32))
         if held and self.packed:
             pieces = tuple(pack(piece) for piece in in_pieces(parts))
             return PackedWeight(pieces, (sum(map(len, parts)), parts[0].shape[1]))

@@ -17,6 +17,7 @@ from helexa.engine.kernels.int4_groups import (
 )
 from helexa.engine.kernels.matvec import Scratch
 from helexa.engine.kernels.stored_matrix import StoredMatrix
+from helexa.engine.kernels.wide_product import wide_product
 from helexa.engine.quant.on_device import for_device
 from helexa.engine.quant.stack import stack
 from helexa.errors import CheckpointError
@@ -137,7 +138,7 @@ class GroupWeight:
         out = x.new_empty(len(x), self.scale.shape[1])
         for start, stop, tile in self.tiles(self.scratch):
             if len(tile) == 1 and x.dtype == tile.dtype:
-                torch.mm(x, tile[0], out=out[:, start:stop])
+                out[:, start:stop] = wide_product(x, tile[0].T)
             else:
                 part = torch.matmul(x, tile.to(x.dtype))  # [b, T, R]
                 out[:, start:stop] = part.transpose(0, 1).flatten(1)

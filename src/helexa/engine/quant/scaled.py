@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from helexa.engine.kernels.fp8 import REBIASED, has_nan, shifted
 from helexa.engine.kernels.matvec import TILE_BYTES, TINY, Scratch, row_scale
 from helexa.engine.kernels.stored_matrix import StoredMatrix
+from helexa.engine.kernels.wide_product import wide_product
 from helexa.engine.quant.on_device import for_device
 from helexa.engine.quant.stack import stack
 from helexa.errors import CheckpointError
@@ -71,7 +72,8 @@ class ScaledWeight:
             return self.product_of_one(x)
         out = x.new_empty(len(x), len(self.tensor))
         for start, stop, tile in self.tiles(self.scratch, 0, len(self.tensor)):
-            torch.mm(x, tile.to(x.dtype).T, out=out[:, start:stop])
+            wide = tile.to(x.dtype)
+            out[:, start:stop] = wide_product(x, wide) if self.kernels else F.linear(x, wide)
         return out
 
     def stored(self) -> StoredMatrix:

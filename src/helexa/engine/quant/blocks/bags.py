@@ -9,6 +9,7 @@ from torch import Tensor
 
 from helexa.engine.kernels.bags import bag_sums, bags, empty_table, fill_table, read_table
 from helexa.engine.kernels.matvec import TILE_BYTES
+from helexa.engine.kernels.wide_product import wide_product
 from helexa.engine.quant.blocks.block_type import BlockType
 
 PLANES = {2: (2,), 3: (4,), 4: (4,), 5: (4, 2), 6: (4, 2), 8: (8,)}
@@ -97,7 +98,7 @@ class BagWeight:
                 count = min(step, chunk.count - start)
                 at = chunk.start + start
                 tile = self.expanded(chunk, start, count)
-                torch.mm(x, tile, out=out[:, at : at + count])
+                out[:, at : at + count] = wide_product(x, tile.T)
         return out
 
     def expanded(self, chunk: Chunk, start: int, count: int) -> Tensor:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from helexa.engine.kernels.compiled import Compiler, Kernel
-    from helexa.engine.quant.blocks.block_type import BlockType
+from helexa.engine.kernels.wide_product import wide_product
+from helexa.engine.quant.blocks.block_type import BlockType
 
 TILE_BYTES = 2**20
 """Of a tile that is expanded at once: what a core's cache commonly holds."""
@@ -91,7 +92,7 @@ class LaneWeight:
             first = min(start, blocks - self.tile_blocks)  # the last one may repeat a little
             last = first + self.tile_blocks
             part = self.tile(*self.lanes.blocks(first, last).wide().tensors())
-            out[:, first * size : last * size] = torch.mm(rounded, part)
+            out[:, first * size : last * size] = wide_product(rounded, part.T)
         return out[:, : self.shape[0]]
 
 

@@ -17,7 +17,7 @@ from helexa.engine.quant.blocks.block_type import BlockType
 from helexa.engine.quant.blocks.int4 import Int4Sink, int4_rows
 from helexa.engine.quant.blocks.lanes import LaneSink
 from helexa.engine.quant.blocks.rows import BlockRows
-from helexa.engine.quant.dense import DenseFormat, DenseWeight
+from helexa.engine.quant.dense import DenseFormat, FloatWeight
 from helexa.engine.quant.on_device import for_device
 from helexa.engine.quant.weight import Weight
 
@@ -104,7 +104,7 @@ def fast_weight(rows: BlockRows, dense: DenseFormat) -> Weight | None:
     if count * columns < SMALL_MATRIX:
         small = MatrixSink(rows.type, torch.empty(count, columns))
         rows.write(small)
-        return DenseWeight(small.matrix)
+        return FloatWeight(small.matrix)
     exact = dense.dtype == torch.float32
     if dense.compiler is not None:
         lanes = LaneSink(rows.type, count, columns)

@@ -23,7 +23,13 @@ from helexa.engine.checkpoint.gguf_export import FileExport
 from helexa.engine.checkpoint.gguf_metadata import gguf_metadata
 from helexa.engine.checkpoint.gguf_types import READABLE
 from helexa.engine.checkpoint.gguf_writer import Value
-from helexa.engine.checkpoint.output import check_room, check_target, is_file_name, whole
+from helexa.engine.checkpoint.output import (
+    check_room,
+    check_target,
+    clear_dead,
+    is_file_name,
+    whole,
+)
 from helexa.engine.checkpoint.reference import Named, Offer, Variant
 from helexa.engine.checkpoint.safetensors_export import FolderExport
 from helexa.engine.checkpoint.safetensors_writer import SHARD_BYTES
@@ -152,6 +158,7 @@ def quantise_to_file(
     if os.path.isdir(model) and os.path.realpath(model) == os.path.realpath(to):
         raise same_folder(Path(to))
     job = Job.of(to, quant, overwrite=overwrite, shard_bytes=shard_bytes)
+    clear_dead(job.path)  # before room is looked for
     checkpoint = open_model(Variant(model, judge=job.judge))
     try:
         export = job.export(checkpoint)

@@ -100,7 +100,8 @@ class DenseFormat:
     On a CPU, either 16-bit format stands for float16 wherever that holds a matrix, for it rounds
     finer and CPUs multiply it faster, and for bfloat16 elsewhere. ``packed`` lays large float16
     matrices out as FBGEMM wants them. ``kernels`` False leaves every product to torch's plain
-    operator, in the weights' own format.
+    operator, in the weights' own format. ``rounded`` gives them exactly the numbers of ``dtype``
+    before all that; matrices that float16 cannot hold keep theirs.
     """
 
     dtype: torch.dtype
@@ -108,11 +109,14 @@ class DenseFormat:
     packed: bool = field(default_factory=can_pack)
     kernels: bool = True
     scratch: Scratch = field(default_factory=lambda: Scratch(), compare=False)
+    rounded: bool = False
 
     def make(self, parts: Sequence[Tensor]) -> Weight:
         """Stack the matrices [N_i, K] into one; a single one that needs no change is shared."""
         if self.device.type != "cpu" or self.dtype.itemsize != 2:
             return DenseWeight(stacked(parts, self.dtype, self.device))
+        if self.rounded:
+            parts = [in_dtype(part, self.dtype) for part in parts]
         held = all(fits_float16(part) for part in parts)
         dtype = torch.float16 if held else torch.bfloat16
         if not self.kernels:
@@ -138,6 +142,15 @@ def stacked(
     out = torch.empty((sum(map(len, parts)), parts[0].shape[1]), dtype=dtype, device=device)
     fill(out, parts)
     return out
+
+
+def in_dtype(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """A matrix with each number rounded to ``dtype``, as it is where that would make infinities."""
+    if dtype == torch.float16 and matrix.numel():
+        low, high = (value.item() for value in matrix.aminmax())
+        if max(-low, high) > FLOAT16_MAX:
+            return matrix
+    return matrix.to(dtype)
 
 
 def in_pieces(parts: Sequence[Tensor]) -> Iterator[Tensor]:

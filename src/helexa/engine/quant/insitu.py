@@ -97,7 +97,8 @@ def linear_format(quant: str | None, plain: DenseFormat) -> WeightFormat:
     if format is None:
         return plain
     if format in PLAIN:
-        return DenseFormat(getattr(torch, PLAIN[format]), plain.device, plain.packed, plain.kernels)
+        dtype = getattr(torch, PLAIN[format])
+        return DenseFormat(dtype, plain.device, plain.packed, plain.kernels, rounded=True)
     if plain_name(quant or "") in REPLACED:
         warnings.warn(f"weights are not quantised to {quant}; they get {format}", stacklevel=3)
     return BlockFormat(BLOCK_TYPES[format], plain)

@@ -236,8 +236,8 @@ def described(
     untold = []
     if differences:
         untold.append(
-            "GGUF has no words for its tokenizer: helexa reads it whole from the file, other "
-            f"programs may {', and '.join(differences)}"
+            "its tokenizer is none that has a name in GGUF here: helexa reads it whole from the "
+            f"file, other programs may {', and '.join(differences)}"
         )
     if left:
         told = ", ".join(f"{id} ({texts[id]})" if texts[id] else str(id) for id in left)

@@ -133,6 +133,13 @@ def test_being_ended_in_mid_answer_is_143(args: list[str]) -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that takes some time to quantise."""
+    fields = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 16}
+    return with_tokenizer(Family("m", fields=fields).save(tmp_path_factory.mktemp("m")).folder)
+
+
 @pytest.mark.parametrize("to", ["q", "q.gguf"])
 @pytest.mark.parametrize(
     ("number", "code"),
@@ -140,11 +147,9 @@ def test_being_ended_in_mid_answer_is_143(args: list[str]) -> None:
     ids=["int", "term", "kill"],
 )
 def test_quantize_that_is_ended_leaves_nothing_in_the_end(
-    number: signal.Signals, code: int, to: str, tmp_path: Path
+    number: signal.Signals, code: int, to: str, model: Path, tmp_path: Path
 ) -> None:
     """What a killed one leaves goes with the next run."""
-    fields = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 16}
-    model = with_tokenizer(Family("m", fields=fields).save(tmp_path / "m").folder)
     place = tmp_path / "to"
     place.mkdir()
     with started("quantize", str(model), str(place / to), "--to", "q4_k") as process:

@@ -162,7 +162,7 @@ def test_quantize_that_is_ended_leaves_nothing_in_the_end(
     left = [path.name for path in place.iterdir()]
     assert len(left) == (1 if number == signal.SIGKILL else 0), left
     assert to not in left
-    assert finished("quantize", str(model), str(place / to), "--to", "q8_0").returncode == 0
+    assert finished("quantize", "tiny", str(place / to), "--to", "q8_0").returncode == 0
     assert [path.name for path in place.iterdir()] == [to]
 
 

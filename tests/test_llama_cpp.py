@@ -5,6 +5,7 @@ Needs llama-cpp-python, which compiles C++ when it is installed.
 
 from __future__ import annotations
 
+import json
 import random
 from contextlib import closing
 from functools import cache
@@ -13,11 +14,16 @@ from typing import Any
 from unicodedata import normalize
 
 import pytest
+import torch
 
+import helexa
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
 from helexa.engine.loading import load_model
 from helexa.quantising import quantise_to_file
 from helexa.text.tokenizer import Tokenizer
+from tests.engine.models.families import Family, hybrid, prompt
+from tests.test_quantising import with_tokenizer
+from tests.text.builders import train_llama3
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 pytestmark = pytest.mark.timeout(300)
@@ -26,6 +32,9 @@ QUANTS = ("f32", "f16", "q8_0", "q6_k", "q5_k", "q5_0", "q4_k", "q4_0")
 TOKENS = 32
 CLEAR = 0.5
 """By how much the best logit is ahead where two ways of rounding must agree."""
+TIE = 0.02
+"""The same for products in float32, whose errors are of another order."""
+END = 1017
 QUESTIONS = (
     "What is 17 plus 25?",
     "Hello! Who are you?",
@@ -127,6 +136,66 @@ def varied(count: int) -> list[str]:
     """Strings of words, spaces, signs, digits, scripts and emoji."""
     chance = random.Random(3)
     return ["".join(chance.choices(PARTS, k=chance.randint(1, 12))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("quant", ["f32", "f16", "q8_0"])
+def test_each_by_itself_writes_the_same_tokens(quant: str, file: Any) -> None:
+    """Free-running: each goes on from its own tokens. Only a tie may end that, behind an answer."""
+    path = file(quant)
+    llama, model, whole = theirs(path), load_model(path, dtype="float32"), 0
+    with helexa.LLM(path, dtype="float32") as llm:
+        for ids in prompts(path):
+            llama.reset()
+            stream = llama.generate(ids, temp=0.0, repeat_penalty=1.0)
+            expected = [token for token, _ in zip(stream, range(TOKENS), strict=False)]
+            answer = llm.generate(ids, temperature=0, max_tokens=TOKENS, ignore_eos=True)
+            found = list(answer.token_ids)
+            logits = model.compute_logits([*ids, *found])[len(ids) - 1 : -1]
+            best = logits.topk(2).values
+            ties = (best[:, 0] - best[:, 1] < TIE).nonzero().flatten().tolist()
+            alike = ties[0] if ties else TOKENS
+            assert alike > found.index(END)
+            assert found[:alike] == expected[:alike]
+            whole += alike == TOKENS
+    assert whole >= len(QUESTIONS) - 1
+    llama.close()
+
+
+RANDOM = (
+    Family("llama", "llama"),
+    Family("qwen3_moe", "qwen3_moe", {"norm_topk_prob": True}),
+    hybrid("qwen3_5"),
+)
+
+
+@pytest.mark.parametrize("family", RANDOM, ids=lambda family: family.name)
+def test_random_weights_give_the_same_logits(family: Family, tmp_path: Path) -> None:
+    """Each row's direction: cosines above 0.999 at every position of a prompt."""
+    folder = with_tokenizer(family.save(tmp_path).folder)
+    path = quantise_to_file(folder, tmp_path / "m.gguf", "f32").path
+    ids = prompt(48)
+    ours = load_model(path, dtype="float32").compute_logits(ids)
+    llama = llama_cpp.Llama(str(path), n_ctx=128, verbose=False, logits_all=True)
+    llama.eval(ids)
+    expected = torch.from_numpy(llama.scores[: len(ids)].copy())
+    llama.close()
+    assert ours.shape == expected.shape
+    assert torch.cosine_similarity(ours, expected, -1).min() > 0.999
+
+
+def test_a_llama_3_tokenizer_cuts_and_begins_texts_alike(tmp_path: Path) -> None:
+    folder = Family("llama", "llama").save(tmp_path).folder
+    (folder / "tokenizer.json").write_text(json.dumps(train_llama3()))
+    path = quantise_to_file(folder, tmp_path / "m.gguf", "f16").path
+    with closing(open_checkpoint(path)) as checkpoint:
+        ours = Tokenizer.from_files(checkpoint.tokenizer_files())
+    original, llama = Tokenizer.from_folder(folder), theirs(path, vocab_only=True)
+    texts = [*varied(500), "Hello 1234567 world", "it's 2024!! e\u0301 12345", "a<|eot_id|>b"]
+    for text in texts:
+        expected = llama.tokenize(text.encode(), add_bos=True, special=True)
+        assert list(original.encode(text)) == expected, text
+        assert list(ours.encode(text)) == expected, text
+    llama.close()
 
 
 def test_2000_strings_become_the_same_tokens(file: Any) -> None:

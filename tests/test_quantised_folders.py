@@ -132,6 +132,28 @@ def test_plain_formats_need_no_explanation(quant: str, dtype: torch.dtype, tmp_p
     assert worst(load_model(folder, dtype="float32").compute_logits(IDS), twin) < 1e-4
 
 
+@pytest.mark.parametrize("size", [64, 1024], ids=["small", "large"])
+@pytest.mark.parametrize(("quant", "format"), [("bf16", torch.bfloat16), ("f16", torch.float16)])
+def test_plain_formats_round_at_load_as_in_a_folder(
+    quant: str, format: torch.dtype, size: int, tmp_path: Path
+) -> None:
+    """Of weights in float32; sizes on both sides of where a CPU keeps matrices in float32."""
+    fields = {"hidden_size": size, "intermediate_size": size, "num_hidden_layers": 1}
+    folder = Family("m", fields=fields).save(tmp_path / "m").folder
+    written = quantise_to_file(folder, tmp_path / "q", quant).path
+    for dtype in ("float32", "auto"):
+        twin = load_model(folder, quant=quant, dtype=dtype)
+        stored, source = (load_model(path, dtype="float32") for path in (written, folder))
+        found, expected, exact = (
+            model.layers[0].mlp.gate_up.weight.matrix().float() for model in (twin, stored, source)
+        )
+        assert (found - expected).abs().max() <= 2.0**-24  # what float16 holds of small numbers
+        assert torch.equal(expected, exact.to(format).float())
+        assert not torch.equal(expected, exact)
+        if size == 64 and dtype == "float32":
+            assert torch.equal(twin.compute_logits(IDS), stored.compute_logits(IDS))
+
+
 def test_all_that_belongs_to_a_model_comes_along(tmp_path: Path) -> None:
     source = Path(shutil.copytree(TINY, tmp_path / "m"))
     for name in ("special_tokens_map.json", "preprocessor_config.json", "chat_template.json"):

@@ -19,7 +19,9 @@ from safetensors.torch import load_file, save_file
 import helexa
 from helexa.cli.main import cli
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
+from helexa.engine.end_tokens import end_token_ids
 from helexa.engine.loading import load_model
+from helexa.engine.params import GenerationDefaults
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.errors import (
     CheckpointError,
@@ -136,7 +138,8 @@ def test_a_tokenizer_that_gguf_has_no_name_for_goes_in_whole(tmp_path: Path) -> 
     tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\w+|\W"
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    path = quantise_to_file(folder, tmp_path / "odd.gguf", "f16").path
+    with pytest.warns(UserWarning, match="other programs may cut text into other tokens$"):
+        path = quantise_to_file(folder, tmp_path / "odd.gguf", "f16").path
     assert tokenizer_of(path).encode("don't  ask 1") == tokenizer_of(folder).encode("don't  ask 1")
 
 
@@ -147,9 +150,61 @@ def test_added_tokens_with_rules_of_their_own_keep_them(flag: str, tmp_path: Pat
     tokenizer["added_tokens"][-1][flag] = True
     word = tokenizer["added_tokens"][-1]["content"]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    path = quantise_to_file(folder, tmp_path / "odd.gguf", "f16").path
+    with pytest.warns(UserWarning, match="other programs may treat spaces and letters"):
+        path = quantise_to_file(folder, tmp_path / "odd.gguf", "f16").path
     for text in (f"a {word} b", f"a{word}b"):
         assert tokenizer_of(path).encode(text) == tokenizer_of(folder).encode(text)
+
+
+def with_ends(to: Path, config: object, generation: object) -> Path:
+    """A copy of the built-in model whose files name these ends."""
+    shutil.copytree(TINY, to)
+    for name, ids in (("config.json", config), ("generation_config.json", generation)):
+        raw = json.loads((to / name).read_text("utf-8"))
+        (to / name).write_text(json.dumps(raw | {"eos_token_id": ids}))
+    return to
+
+
+def ends_of(path: Path) -> frozenset[int]:
+    with closing(open_checkpoint(path)) as checkpoint:
+        defaults = GenerationDefaults.from_json(checkpoint.generation_config)
+        return end_token_ids(checkpoint, defaults)
+
+
+def test_every_end_of_an_answer_is_said(tmp_path: Path) -> None:
+    folder = with_ends(tmp_path / "m", [1015, 1021], [1015, 300])
+    (tmp_path / "alone").mkdir()
+    path = quantise_to_file(folder, tmp_path / "alone" / "m.gguf", "f16").path
+    assert ends_of(path) == ends_of(folder) == {300, 1015, 1017, 1021}
+    values = {name: f.contents() for name, f in gguf.GGUFReader(path).fields.items()}
+    keys = [f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom")]
+    assert [values.get(key) for key in keys] == [1015, 1021, 300]
+    usual = quantise_to_file("tiny", tmp_path / "alone" / "t.gguf", "f16").path
+    assert ends_of(usual) == ends_of(TINY)
+
+
+def test_ends_without_a_key_are_told(tmp_path: Path) -> None:
+    folder = with_ends(tmp_path / "m", [1015, 300, 1021, 301], [])
+    with pytest.warns(UserWarning, match=r"three keys.*none ends on 301, unless") as warned:
+        path = quantise_to_file(folder, tmp_path / "m.gguf", "f16").path
+    assert len(warned) == 1
+    assert ends_of(path) == {300, 1015, 1017, 1021}
+
+
+@pytest.mark.parametrize("to", ["q", "q.gguf"])
+@pytest.mark.parametrize(("size", "other"), [(40, "plain"), (64, "Q4_0")])
+def test_matrices_in_another_format_are_counted(
+    size: int, other: str, to: str, tmp_path: Path
+) -> None:
+    """Of 4 layers the rows of `down_proj` have ``size`` numbers, all other matrices 256."""
+    fields = {"hidden_size": 256, "intermediate_size": size, "num_attention_heads": 8}
+    folder = with_tokenizer(Family("odd", fields=fields).save(tmp_path / "odd").folder)
+    with pytest.warns(UserWarning) as at_load:
+        load_model(folder, quant="q4_k")
+    with pytest.warns(UserWarning) as written:
+        quantise_to_file(folder, tmp_path / to, "q4_k")
+    told = f"4 matrices have no rows of whole Q4_K blocks (256 numbers): 4 are {other}"
+    assert [str(w.message) for w in at_load] == [str(w.message) for w in written] == [told]
 
 
 @pytest.mark.parametrize("kind", ["qwen3_5", "qwen3_next"])

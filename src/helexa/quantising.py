@@ -5,24 +5,41 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from helexa.engine.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from helexa.engine.checkpoint.files import CONFIG, Progress, TokenizerFiles, read_text
-from helexa.engine.checkpoint.gguf_export import FileExport, outgoing_tensors
+from helexa.engine.checkpoint.files import (
+    CONFIG,
+    GENERATION_CONFIG,
+    Progress,
+    TokenizerFiles,
+    read_text,
+)
+from helexa.engine.checkpoint.gguf_config import END_IDS
+from helexa.engine.checkpoint.gguf_ends import gguf_ends
+from helexa.engine.checkpoint.gguf_export import FileExport
 from helexa.engine.checkpoint.gguf_metadata import gguf_metadata
 from helexa.engine.checkpoint.gguf_types import READABLE
 from helexa.engine.checkpoint.gguf_writer import Value
-from helexa.engine.checkpoint.output import check_room, check_target, is_file_name, whole
+from helexa.engine.checkpoint.output import (
+    check_room,
+    check_target,
+    clear_dead,
+    is_file_name,
+    whole,
+)
 from helexa.engine.checkpoint.reference import Named, Offer, Variant
 from helexa.engine.checkpoint.safetensors_export import FolderExport
 from helexa.engine.checkpoint.safetensors_writer import SHARD_BYTES
 from helexa.engine.config import ModelConfig
+from helexa.engine.end_tokens import end_tokens
 from helexa.engine.hybrid_config import HYBRIDS
 from helexa.engine.loading import check_whole
-from helexa.engine.quant.insitu import NARROWER
+from helexa.engine.params import GenerationDefaults
+from helexa.engine.quant.blocks.types import BLOCK_TYPES
+from helexa.engine.quant.insitu import told_fallbacks
 from helexa.engine.quant.names import REPLACED, format_of, plain_name
 from helexa.errors import CheckpointError, InvalidRequest, UnsupportedModel
 from helexa.text.chat_template import find_sources
@@ -91,7 +108,9 @@ class Job:
         if config.quantization is not None:
             raise already_quantised(offer.model)
         if self.as_gguf:
-            described(config, TokenizerFiles.of(offer.folder), offer.model, self.format)
+            files = TokenizerFiles.of(offer.folder)
+            generation = read_text(offer.folder / GENERATION_CONFIG)
+            described(config, files, offer.model, self.format, generation)
         check_room(self.path, least_bytes(config, offer.weight_bytes, self.format))
 
     def export(self, checkpoint: Checkpoint) -> FileExport | FolderExport:
@@ -106,9 +125,13 @@ class Job:
             check_room(self.path, folder.needed_bytes)
             return folder
         files = checkpoint.tokenizer_files()
-        metadata = described(checkpoint.config, files, checkpoint.id, self.format)
-        file = FileExport(metadata, outgoing_tensors(checkpoint, self.format))
+        found = described(
+            checkpoint.config, files, checkpoint.id, self.format, checkpoint.generation_config
+        )
+        file = FileExport.of(checkpoint, self.format, found.metadata)
         check_room(self.path, file.nbytes)
+        for sentence in found.untold:
+            warnings.warn(sentence, stacklevel=3)
         return file
 
 
@@ -135,12 +158,13 @@ def quantise_to_file(
     if os.path.isdir(model) and os.path.realpath(model) == os.path.realpath(to):
         raise same_folder(Path(to))
     job = Job.of(to, quant, overwrite=overwrite, shard_bytes=shard_bytes)
+    clear_dead(job.path)  # before room is looked for
     checkpoint = open_model(Variant(model, judge=job.judge))
     try:
         export = job.export(checkpoint)
         with whole(job.path, overwrite=overwrite) as part:
             export.write(part, told(progress, job.path.name, export.nbytes))
-        warn_of_others(quant, job.format, export.formats)
+        warn_of_others(quant, job.format, export.fallbacks)
         return Written(
             job.shown,
             job.format,
@@ -157,17 +181,12 @@ def quantise_to_file(
         checkpoint.close()
 
 
-def warn_of_others(quant: str, format: str, formats: list[str]) -> None:
+def warn_of_others(quant: str, format: str, fallbacks: Mapping[str, int]) -> None:
     """Warn of a name that stands for another format, and of matrices that got another one."""
     if plain_name(quant) in REPLACED:
         warnings.warn(f"weights are not quantised to {quant}; they get {format}", stacklevel=3)
-    smaller = NARROWER.get(format)
-    if smaller in formats:
-        count = formats.count(smaller)
-        warnings.warn(
-            f"{count} tensors have no rows of whole {format} blocks: they are {smaller}",
-            stacklevel=3,
-        )
+    if fallbacks:
+        warnings.warn(told_fallbacks(BLOCK_TYPES[format], fallbacks), stacklevel=3)
 
 
 def same_folder(folder: Path) -> InvalidRequest:
@@ -181,10 +200,21 @@ def already_quantised(model: str) -> UnsupportedModel:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """The metadata of a GGUF file, and what they do not say, in sentences."""
+
+    metadata: dict[str, Value]
+    untold: tuple[str, ...]
+
+
 def described(
-    config: ModelConfig, files: TokenizerFiles, model: str, format: str
-) -> dict[str, Value]:
-    """The metadata of a GGUF file: the model, its tokenizer and its chat template."""
+    config: ModelConfig, files: TokenizerFiles, model: str, format: str, generation: str | None
+) -> Described:
+    """The model, its tokenizer and its chat template as metadata.
+
+    ``generation`` is the text of its generation_config.json: which tokens end an answer.
+    """
     name = model.rpartition("/")[2] or model
     found = gguf_metadata(config, name) | {"general.file_type": FILE_TYPES[format]}
     text = read_text(files.tokenizer_json) if files.tokenizer_json is not None else None
@@ -193,12 +223,29 @@ def described(
             f"{model!r} has no tokenizer.json",
             hint="a GGUF file is nothing without; a folder can be written, named without .gguf",
         )
-    found |= gguf_vocabulary(text, config.vocab_size, model)
+    vocabulary, differences = gguf_vocabulary(text, config.vocab_size, model)
+    eos = vocabulary.get(END_IDS[0])
+    texts = end_tokens(config, files, GenerationDefaults.from_json(generation))
+    ends, left = gguf_ends(texts, eos if isinstance(eos, int) else None)
+    found |= vocabulary
+    found |= ends
     templates = find_sources(files)
     template = templates.get("default") or next(iter(templates.values()), None)
     if template is not None:
         found["tokenizer.chat_template"] = template
-    return found
+    untold = []
+    if differences:
+        untold.append(
+            "its tokenizer is none that has a name in GGUF here: helexa reads it whole from the "
+            f"file, other programs may {', and '.join(differences)}"
+        )
+    if left:
+        told = ", ".join(f"{id} ({texts[id]})" if texts[id] else str(id) for id in left)
+        untold.append(
+            "GGUF has three keys for tokens that end an answer: with the file none ends on "
+            f"{told}, unless requests ask for it"
+        )
+    return Described(found, tuple(untold))
 
 
 def least_bytes(config: ModelConfig, weight_bytes: int | None, format: str) -> int:

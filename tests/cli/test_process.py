@@ -7,10 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+
+from tests.engine.models.families import Family
+from tests.test_quantising import with_tokenizer
 
 HELEXA = [sys.executable, "-m", "helexa"]
 ENDLESS = ["--ignore-eos", "--max-tokens", "8192", "--seed", "1"]
@@ -115,6 +120,50 @@ def test_a_signal_in_mid_answer_is_130() -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(TIMEOUT_S) == 130
         assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("args", [["chat", "-m", "hello"], ["generate", "tiny", "Once"]])
+def test_being_ended_in_mid_answer_is_143(args: list[str]) -> None:
+    with started(*args, *ENDLESS) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 143
+        assert process.stderr.read() == b""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that takes some time to quantise."""
+    fields = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 16}
+    return with_tokenizer(Family("m", fields=fields).save(tmp_path_factory.mktemp("m")).folder)
+
+
+@pytest.mark.parametrize("to", ["q", "q.gguf"])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
+    ids=["int", "term", "kill"],
+)
+def test_quantize_that_is_ended_leaves_nothing_in_the_end(
+    number: signal.Signals, code: int, to: str, model: Path, tmp_path: Path
+) -> None:
+    """What a killed one leaves goes with the next run."""
+    place = tmp_path / "to"
+    place.mkdir()
+    with started("quantize", str(model), str(place / to), "--to", "q4_k") as process:
+        parts = place.rglob("*")
+        while process.poll() is None and not any(path.is_file() for path in parts):
+            time.sleep(0.01)
+            parts = place.rglob("*")
+        process.send_signal(number)
+        assert process.wait(TIMEOUT_S) == code
+    left = [path.name for path in place.iterdir()]
+    assert len(left) == (1 if number == signal.SIGKILL else 0), left
+    assert to not in left
+    assert finished("quantize", "tiny", str(place / to), "--to", "q8_0").returncode == 0
+    assert [path.name for path in place.iterdir()] == [to]
 
 
 LIGHT = """

@@ -23,6 +23,7 @@ CORPUS = [
 ]
 MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 END = "<|im_end|>"
+LLAMA3 = ["<|begin_of_text|>", "<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"]
 
 quick = settings(max_examples=30, deadline=None)
 """For each property: enough examples to find a fault, few enough for a slow machine."""
@@ -40,6 +41,33 @@ def train_byte_level(*, added: Sequence[str] = MARKERS) -> tokenizers.Tokenizer:
     backend.train_from_iterator(CORPUS * 3, trainer)
     backend.add_tokens([AddedToken(text, special=False, normalized=False) for text in added])
     return backend
+
+
+def train_llama3() -> dict[str, Any]:
+    """A tokenizer.json as those of Llama 3 are, with a text put before and nothing after."""
+    cut = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    backend = tokenizers.Tokenizer(models.BPE(ignore_merges=True))
+    split = pre_tokenizers.Split(tokenizers.Regex(cut), "isolated")
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([split, level])
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=480, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator([*CORPUS * 3, "2024 12345 1999 2024 123"], trainer)
+    backend.add_special_tokens(LLAMA3)
+    bos = LLAMA3[0]
+    template = processors.TemplateProcessing(
+        single=f"{bos} $A",
+        pair=f"{bos} $A {bos} $B:1",
+        special_tokens=[(bos, backend.token_to_id(bos))],
+    )
+    moved = processors.ByteLevel(trim_offsets=False)
+    backend.post_processor = processors.Sequence([moved, template])
+    found: dict[str, Any] = json.loads(backend.to_str())
+    return found
 
 
 def train_byte_fallback(

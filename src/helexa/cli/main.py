@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from helexa import __version__
 from helexa.cli.options import DEBUG, MODEL_HELP, debug_option
 from helexa.errors import HelexaError
 
-OK, FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+OK, FAILED, USAGE, INTERRUPTED, PIPE_CLOSED, TERMINATED = 0, 1, 2, 130, 141, 143
 
 COMMANDS: Mapping[str, str] = {
     "chat": "Talk to a model.",
@@ -38,6 +39,7 @@ Exit codes:
   2    the command line is wrong
   130  interrupted (^C)
   141  the reader of our output went away
+  143  ended from outside (SIGTERM)
 
 """
 
@@ -123,12 +125,23 @@ def main(args: Sequence[str] | None = None) -> None:
         elif hasattr(stream, "reconfigure"):  # odd bytes become "?", not a traceback
             stream.reconfigure(errors="replace")
     warnings.showwarning = show_warning
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # else it is to be ignored
+        signal.signal(signal.SIGTERM, terminate)
     try:
         cli(args, prog_name="helexa")
     except OSError as error:  # help that nobody can read
         report(HelexaError(str(error)))
         discard_stdout()
         sys.exit(FAILED)
+
+
+def terminate(*_: object) -> None:
+    """End the command as ^C does, so that nothing half done stays behind; a second time at once.
+
+    Daemons wait for the signal themselves, once they have started.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.exit(TERMINATED)
 
 
 def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

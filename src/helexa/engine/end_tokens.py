@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from helexa.engine.checkpoint.checkpoint import Checkpoint
 from helexa.engine.params import GenerationDefaults
 
+if TYPE_CHECKING:
+    from helexa.engine.checkpoint.files import TokenizerFiles
+    from helexa.engine.config import ModelConfig
+
 CONTROL: Final = 3
 """The type of a special token in GGUF's list of types."""
 HEADER: Final = "<|im_start|>"
-END_MARKERS: Final = frozenset({"<|im_end|>", "<|endoftext|>", "<|eot_id|>"})
+CHAT_ENDS: Final = frozenset({"<|im_end|>", "<|eot_id|>"})
+END_MARKERS: Final = CHAT_ENDS | {"<|endoftext|>"}
 
 
 def end_token_ids(checkpoint: Checkpoint, defaults: GenerationDefaults) -> frozenset[int]:
@@ -22,7 +27,16 @@ def end_token_ids(checkpoint: Checkpoint, defaults: GenerationDefaults) -> froze
     Those of generation_config.json and config.json, the tokenizer's eos token, and the usual
     markers where the tokenizer has them. Ids outside the vocabulary are left out.
     """
-    files = checkpoint.tokenizer_files()
+    return frozenset(end_tokens(checkpoint.config, checkpoint.tokenizer_files(), defaults))
+
+
+def end_tokens(
+    config: ModelConfig, files: TokenizerFiles, defaults: GenerationDefaults
+) -> dict[int, str]:
+    """The same, with the text of each; first those of the config, then of the defaults.
+
+    The text of an id that only they name is empty.
+    """
     settings = {**_read(files.special_tokens_map), **_read(files.tokenizer_config)}
     tokenizer = _read(files.tokenizer_json)
     eos = _text(settings.get("eos_token"))
@@ -31,9 +45,10 @@ def end_token_ids(checkpoint: Checkpoint, defaults: GenerationDefaults) -> froze
         known |= _in_gguf(files.gguf or {})
     if eos and eos not in known:  # an ordinary entry of the vocabulary
         known |= _vocabulary(tokenizer, eos)
-    found = {known[text] for text in (*END_MARKERS, eos) if text in known}
-    ids = found.union(defaults.eos_token_ids, checkpoint.config.eos_token_ids)
-    return frozenset(id for id in ids if 0 <= id < checkpoint.config.vocab_size)
+    texts = {id: text for text, id in known.items()}
+    found = (known[text] for text in (eos, *sorted(END_MARKERS)) if text in known)
+    ids = (*config.eos_token_ids, *defaults.eos_token_ids, *found)
+    return {id: texts.get(id, "") for id in ids if 0 <= id < config.vocab_size}
 
 
 def header_token_ids(checkpoint: Checkpoint) -> frozenset[int]:

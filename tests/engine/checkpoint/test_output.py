@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from helexa.engine.checkpoint.output import check_room, check_target, whole
+from helexa.engine.checkpoint.output import (
+    beside,
+    check_room,
+    check_target,
+    clear_dead,
+    this_host,
+    whole,
+)
 from helexa.engine.checkpoint.safetensors_writer import Shard
 from helexa.errors import CheckpointError, InvalidRequest
 from tests.engine.checkpoint.conftest import safetensors
@@ -94,6 +104,42 @@ def test_a_link_to_a_folder_stays_one(tmp_path: Path) -> None:
     ours(tmp_path / "q")
     (tmp_path / "link").symlink_to("q")
     check_target(tmp_path / "link", overwrite=True)
+
+
+def test_what_dead_processes_left_goes_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "x.gguf"
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    mine, host = beside(target, "part").name, this_host()
+    left = [mine, f"x.gguf.{gone.pid}-1@{host}.part", f"x.gguf.{os.getpid()}-1@{host}.part"]
+    kept = [
+        "x.gguf",
+        f"x.gguf.{os.getppid()}-1@{host}.part",  # its process runs
+        f"x.gguf.{gone.pid}-1@00000000.part",  # of another machine
+        f"x.gguf.{gone.pid}-1@{host}.old",  # what was there before
+        f"xxgguf.{gone.pid}-1@{host}.part",
+        f"x.gguf.{10**30}-1@{host}.part",
+    ]
+    for name in (*left, *kept):
+        (tmp_path / name).write_text("half")
+    ours(tmp_path / f"x.gguf.{gone.pid}-2@{host}.part")
+    started, done = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with whole(target, overwrite=True) as part:
+            part.write_text("by another thread")
+            started.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    started.wait(60)
+    clear_dead(target)
+    assert len(names(tmp_path)) == len(kept) + 1
+    done.set()
+    thread.join()
+    assert names(tmp_path) == sorted(kept)
+    assert target.read_text() == "by another thread"
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

@@ -21,7 +21,8 @@ from helexa.engine.loading import load_model
 from helexa.engine.models.model import Model
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.quant.blocks.weight import BlockWeight
-from helexa.engine.quant.dense import DenseWeight
+from helexa.engine.quant.dense import DenseFormat, DenseWeight
+from helexa.engine.quant.insitu import linear_format
 from helexa.errors import PreflightError
 from tests.engine.models.families import Family, cosine, prompt
 
@@ -107,6 +108,20 @@ def test_e034_rows_that_are_no_whole_blocks(
 def test_a_name_that_stands_for_another_format_warns() -> None:
     with pytest.warns(UserWarning, match="q2k; they get Q4_K"):
         load_model("tiny", device="cpu", quant="q2k")
+
+
+@pytest.mark.parametrize("rows", [4, 4096], ids=["small", "large"])
+def test_plain_formats_give_weights_their_own_numbers(rows: int) -> None:
+    """Also where a CPU keeps a small matrix in float32, and a large one in float16."""
+    plain = DenseFormat(torch.float32, torch.device("cpu"))
+    matrix = torch.randn(rows, 256, generator=torch.Generator().manual_seed(3)) + 3
+    for quant, dtype in (("bf16", torch.bfloat16), ("f16", torch.float16)):
+        found = linear_format(quant, plain).make([matrix]).matrix().float()
+        assert (found - matrix.to(dtype).float()).abs().max() <= 2.0**-24
+        assert not torch.equal(found, matrix)
+    matrix[0, 0] = 1e5  # more than float16 holds: bfloat16, or as it is
+    found = linear_format("f16", plain).make([matrix]).matrix().float()
+    assert torch.allclose(found, matrix, rtol=2.0**-8)
 
 
 def test_an_unknown_name_fails_before_any_weight_is_read(tmp_path: Path) -> None:

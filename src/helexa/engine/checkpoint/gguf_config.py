@@ -35,7 +35,8 @@ TILED = frozenset({"qwen35", "qwen35moe"})
 """Whose value heads are stored such that head j belongs to key head j mod (number of those)."""
 SOFTMAX = 1
 """What the shares of experts are made with, by `expert_gating_func`."""
-END_IDS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+END_IDS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
+"""The ends of a text, of a turn, and of a message that a tool is to answer."""
 
 
 def gguf_config(file: GGUFHead, divisors: tuple[float, ...] = ()) -> ModelConfig:

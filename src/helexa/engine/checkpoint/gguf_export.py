@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,11 +12,11 @@ from helexa.engine.checkpoint.gguf_tensors import Converted, converted_tensors
 from helexa.engine.checkpoint.gguf_types import READABLE
 from helexa.engine.checkpoint.gguf_writer import Outgoing, Value, file_bytes, write_gguf
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
-from helexa.engine.quant.insitu import fitting
+from helexa.engine.quant.insitu import fallback, fitting
 from helexa.engine.quant.names import PLAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from helexa.engine.checkpoint.checkpoint import Checkpoint
@@ -22,10 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FileExport:
-    """A GGUF file to be written."""
+    """A GGUF file to be written.
+
+    ``fallbacks`` says how many matrices get which other formats than was asked for.
+    """
 
     metadata: Mapping[str, Value]
     tensors: list[Outgoing]
+    fallbacks: Mapping[str, int]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, format: str, metadata: Mapping[str, Value]) -> FileExport:
+        """A plain checkpoint with its linear layers in ``format``."""
+        matrices = (t.shape for t in converted_tensors(checkpoint) if t.kind == "linear")
+        fallbacks = count_fallbacks(format, matrices)
+        return cls(metadata, outgoing_tensors(checkpoint, format), fallbacks)
 
     @property
     def formats(self) -> list[str]:
@@ -46,6 +59,16 @@ class FileExport:
         """Write it; ``done`` is told the bytes written so far."""
         with path.open("xb") as stream:
             write_gguf(stream, self.metadata, self.tensors, done)
+
+
+def count_fallbacks(format: str, shapes: Iterable[tuple[int, ...]]) -> Counter[str]:
+    """How many matrices [N, K], of stacks [E, N, K] all, get other formats than ``format``."""
+    found: Counter[str] = Counter()
+    for shape in shapes if format in BLOCK_TYPES else ():
+        other = fallback(BLOCK_TYPES[format], shape[-1])
+        if other is not None:
+            found[other] += math.prod(shape[:-2])
+    return found
 
 
 def outgoing_tensors(checkpoint: Checkpoint, format: str) -> list[Outgoing]:

@@ -38,8 +38,6 @@ def gguf_metadata(config: ModelConfig, name: str) -> dict[str, Value]:
         f"{at}.vocab_size": config.vocab_size,
     }
     found |= rope(config, at) | experts(config, at) | linear_layers(config, at)
-    if config.eos_token_ids:
-        found["tokenizer.ggml.eos_token_id"] = config.eos_token_ids[0]
     if config.bos_token_id is not None:
         found["tokenizer.ggml.bos_token_id"] = config.bos_token_id
     return found

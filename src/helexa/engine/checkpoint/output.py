@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import re
 import shutil
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from helexa.engine.checkpoint.files import reading
@@ -122,15 +124,50 @@ def whole(target: Path, *, overwrite: bool) -> Iterator[Path]:
             hint="see whether the disk is full, and who may write there",
         ) from error
     finally:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
+        discard(part)
 
 
 def beside(target: Path, ending: str) -> Path:
-    """A name in the same folder that nobody else uses."""
-    return target.with_name(f"{target.name}.{os.getpid()}-{threading.get_ident()}.{ending}")
+    """A name in the same folder that nobody else uses; it says whose it is."""
+    owner = f"{os.getpid()}-{threading.get_ident()}@{this_host()}"
+    return target.with_name(f"{target.name}.{owner}.{ending}")
+
+
+def this_host() -> str:
+    """A short name of this machine: the processes of others cannot be looked for."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def clear_dead(target: Path) -> None:
+    """Remove what processes of this machine that are gone have left half written of ``target``."""
+    pattern = re.compile(rf"{re.escape(target.name)}\.(\d+)-(\d+)@{this_host()}\.part")
+    with suppress(OSError):  # else they stay
+        for path in target.parent.iterdir():
+            match = pattern.fullmatch(path.name)
+            if match and not is_alive(int(match[1]), int(match[2])):
+                discard(path)
+
+
+def is_alive(process: int, thread: int) -> bool:
+    """Whether a process may still write; of this one, whether another thread may."""
+    if process == os.getpid():
+        others = {each.ident for each in threading.enumerate()} - {threading.get_ident()}
+        return thread in others
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # somebody else's, or no process's number
+        pass
+    return True
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def put_folder(part: Path, target: Path) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from helexa.engine.checkpoint.encoding import TORCH, encoded
 from helexa.engine.checkpoint.files import CONFIG, read_text
 from helexa.engine.checkpoint.formats import SMALL_FILES
+from helexa.engine.checkpoint.gguf_export import count_fallbacks
 from helexa.engine.checkpoint.gguf_tensors import LAYER, SMALL, by_layer
 from helexa.engine.checkpoint.gguf_types import READABLE
 from helexa.engine.checkpoint.safetensors_writer import Shard, StoredTensor, index_of, sharded
@@ -58,13 +59,15 @@ class Export:
 class FolderExport:
     """A model folder to be written: new weights and config, and the other files of the ``source``.
 
-    Shards are of at most ``shard_bytes`` bytes of tensors, or of one tensor.
+    Shards are of at most ``shard_bytes`` bytes of tensors, or of one tensor. ``fallbacks`` says how
+    many matrices get which other formats than was asked for.
     """
 
     source: Path
     exports: list[Export]
     config: str
     shards: list[Shard]
+    fallbacks: Mapping[str, int]
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, format: str, shard_bytes: int) -> FolderExport:
@@ -73,7 +76,9 @@ class FolderExport:
         found = exports(checkpoint, format)
         tensors = [stored_tensor(checkpoint, export) for export in found]
         config = config_text(checkpoint.folder, found)
-        return cls(checkpoint.folder, found, config, sharded(tensors, shard_bytes))
+        shapes = (export.info.shape for export in found if is_linear(export.info))
+        fallbacks = count_fallbacks(format, shapes)
+        return cls(checkpoint.folder, found, config, sharded(tensors, shard_bytes), fallbacks)
 
     @property
     def formats(self) -> list[str]:

@@ -112,7 +112,8 @@ class DenseFormat:
     finer and CPUs multiply it faster, and for bfloat16 elsewhere. ``packed`` lays large float16
     matrices out as FBGEMM wants them. ``kernels`` False leaves every product to torch's plain
     operator, in the weights' own format. With a ``compiler``, quantised ones that want it get
-    kernels of their own.
+    kernels of their own. ``rounded`` gives them exactly the numbers of ``dtype`` before all that;
+    matrices that float16 cannot hold keep theirs.
     """
 
     dtype: torch.dtype
@@ -121,6 +122,7 @@ class DenseFormat:
     kernels: bool = True
     scratch: Scratch = field(default_factory=lambda: Scratch(), compare=False)
     compiler: Compiler | None = field(default=None, compare=False)
+    rounded: bool = False
 
     def make(self, parts: Sequence[Tensor]) -> Weight:
         """Stack the matrices [N_i, K] into one; a single one that needs no change is shared."""
@@ -128,6 +130,8 @@ class DenseFormat:
             whole = stacked(parts, self.dtype, self.device)
             fast = self.kernels and self.device.type == "cpu" and self.dtype == torch.float32
             return FloatWeight(whole) if fast else DenseWeight(whole)
+        if self.rounded:
+            parts = [in_dtype(part, self.dtype) for part in parts]
         held = all(fits_float16(part) for part in parts)
         dtype = torch.float16 if held else torch.bfloat16
         if not self.kernels:
@@ -153,6 +157,15 @@ def stacked(
     out = torch.empty((sum(map(len, parts)), parts[0].shape[1]), dtype=dtype, device=device)
     fill(out, parts)
     return out
+
+
+def in_dtype(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """A matrix with each number rounded to ``dtype``, as it is where that would make infinities."""
+    if dtype == torch.float16 and matrix.numel():
+        low, high = (value.item() for value in matrix.aminmax())
+        if max(-low, high) > FLOAT16_MAX:
+            return matrix
+    return matrix.to(dtype)
 
 
 def in_pieces(parts: Sequence[Tensor]) -> Iterator[Tensor]:

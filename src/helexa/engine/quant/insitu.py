@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -49,9 +49,10 @@ class BlockFormat:
 
     def make(self, parts: Sequence[Tensor]) -> Weight:
         """Quantise the matrices [N_i, K], stacked to one."""
+        other = fallback(self.type, parts[0].shape[1])
+        if other is not None:
+            self.fallbacks.count(other)
         type = fitting(self.type, parts[0].shape[1])
-        if type is not self.type:
-            self.fallbacks.count(type.name if type is not None else "plain")
         if type is None:
             return self.plain.make(parts)
         rows = quantised_rows(type, parts)
@@ -61,12 +62,22 @@ class BlockFormat:
         """Say once how many matrices got another format."""
         counts = self.fallbacks.counts
         if counts:
-            told = " and ".join(f"{n} are {format}" for format, n in sorted(counts.items()))
-            warnings.warn(
-                f"{counts.total()} matrices have no rows of whole {self.type.name} blocks "
-                f"({self.type.elements} numbers): {told}",
-                stacklevel=3,
-            )
+            warnings.warn(told_fallbacks(self.type, counts), stacklevel=3)
+
+
+def told_fallbacks(type: BlockType, counts: Mapping[str, int]) -> str:
+    """The sentence on how many matrices got which other formats than ``type``."""
+    told = " and ".join(f"{n} are {format}" for format, n in sorted(counts.items()))
+    return (
+        f"{sum(counts.values())} matrices have no rows of whole {type.name} blocks "
+        f"({type.elements} numbers): {told}"
+    )
+
+
+def fallback(type: BlockType, columns: int) -> str | None:
+    """What a matrix is said to get whose rows are no whole blocks; None if they are."""
+    fits = fitting(type, columns)
+    return None if fits is type else fits.name if fits is not None else "plain"
 
 
 def fitting(type: BlockType, columns: int) -> BlockType | None:
@@ -86,7 +97,8 @@ def linear_format(quant: str | None, plain: DenseFormat) -> WeightFormat:
     if format is None:
         return plain
     if format in PLAIN:
-        return DenseFormat(getattr(torch, PLAIN[format]), plain.device, plain.packed, plain.kernels)
+        dtype = getattr(torch, PLAIN[format])
+        return DenseFormat(dtype, plain.device, plain.packed, plain.kernels, rounded=True)
     if plain_name(quant or "") in REPLACED:
         warnings.warn(f"weights are not quantised to {quant}; they get {format}", stacklevel=3)
     return BlockFormat(BLOCK_TYPES[format], plain)

@@ -92,7 +92,7 @@ class Job:
             raise already_quantised(offer.model)
         if self.as_gguf:
             described(config, TokenizerFiles.of(offer.folder), offer.model, self.format)
-        check_room(self.path, least_bytes(config, offer.weight_bytes, self.format))
+        check_room(self.path, least_bytes(config, offer.measure(), self.format))
 
     def export(self, checkpoint: Checkpoint) -> FileExport | FolderExport:
         """What is to be written, once the weights are there. Raises LoadError."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from helexa.engine.checkpoint.checkpoint import open_checkpoint
 from helexa.engine.loading import load_model
 from helexa.errors import CheckpointError, UnsupportedModel
 from helexa.quantising import quantise_to_file
-from tests.engine.checkpoint.conftest import FakeHub, serving
+from tests.engine.checkpoint.conftest import FakeHub
 from tests.neuron.hubs import TINY_FOLDER, hub_with_tiny
 
 COMMANDS = (["chat", "org/name", "-m", "x"], ["generate", "org/name", "x"])
@@ -39,7 +39,7 @@ def assert_no_weights_asked(hub: FakeHub) -> None:
 
 @pytest.mark.parametrize("host", ["thread", "process"])
 def test_no_tokenizer_is_told_before_weights_are_fetched(hub: FakeHub, host: str) -> None:
-    with pytest.raises(CheckpointError, match="'org/name' has no tokenizer.json") as caught:
+    with pytest.raises(CheckpointError, match=r"'org/name' has no tokenizer\.json") as caught:
         LLM("org/name", device="cpu", host=host)
     assert "helexa pull" in caught.value.hint
     assert_no_weights_asked(hub)

@@ -168,7 +168,9 @@ def fetch(
     )
     try:
         listing = None if contents is None else contents.listing
-        path = fetch_model(hub_id(id), revision, access, listing, quant=quant, judge=demand_tokenizer)
+        path = fetch_model(
+            hub_id(id), revision, access, listing, quant=quant, judge=demand_tokenizer
+        )
     except Cancelled as error:
         raise EngineClosed(f"fetching '{id}' was cancelled") from error
     return GGUFFile(path, str(id)) if is_gguf(path) else LocalFolder(path, str(id))

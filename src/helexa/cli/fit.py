@@ -39,6 +39,7 @@ class Fit:
 class Need:
     """What a model needs in one dtype, in bytes, and where it fits.
 
+    ``weight_bytes`` are those on a CPU, which keeps tables for products with 4 bits; a GPU has none.
     ``state_bytes`` is what recurrent layers keep of a sequence, however long it is.
     """
 
@@ -68,13 +69,23 @@ def need(
     """Weights and KV cache of a model in one dtype, in which it keeps what is not quantised."""
     plain = summary.parameters - summary.quantised_parameters
     weights = plain * DTYPE_BYTES[dtype] + summary.quantised_bytes
+    tables = summary.table_bytes if DTYPE_BYTES[dtype] == 2 else 0
     kv = config.kv_bytes_per_token(DTYPE_BYTES[dtype])
     state = config.state_bytes(4)
     taken = weights + EngineConfig().max_batch * state
     fits = tuple(
-        Fit(place, context_that_fits(place, taken, kv, config.longest_sequence)) for place in where
+        Fit(
+            place,
+            context_that_fits(
+                place,
+                taken + (tables if place.device == "cpu" else 0),
+                kv,
+                config.longest_sequence,
+            ),
+        )
+        for place in where
     )
-    return Need(dtype, weights, kv, state, fits)
+    return Need(dtype, weights + tables, kv, state, fits)
 
 
 def context_that_fits(place: Place, taken_bytes: int, kv: int, longest_tokens: int) -> int:

@@ -62,7 +62,10 @@ class Report:
             "weight_files": list(summary.files),
             "stored_dtypes": {dtype_name(name): n for name, n in summary.tensors.items()},
             "config": config_values(summary.config) if summary.config else None,
-            "tensors": [asdict(group) for group in self.tensors],
+            "tensors": [
+                {**asdict(group), "bits_per_weight": round(group.bits_per_weight, 3)}
+                for group in self.tensors
+            ],
             "memory": [_need_json(need) for need in self.needs],
         }
 

@@ -39,7 +39,7 @@ class Fit:
 class Need:
     """What a model needs in one dtype, in bytes, and where it fits.
 
-    ``weight_bytes`` are those on a CPU, which keeps tables for products with 4 bits; a GPU has none.
+    ``weight_bytes`` are those on a CPU, whose products with 4 bits need tables that a GPU lacks.
     ``state_bytes`` is what recurrent layers keep of a sequence, however long it is.
     """
 

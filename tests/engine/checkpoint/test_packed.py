@@ -49,6 +49,7 @@ def test_what_loading_holds_is_counted(name: str, dtype: str, plain: Path, tmp_p
     summary = inspect_checkpoint(tmp_path)
     assert summary.config is not None
     model = load_model(tmp_path, dtype=dtype, device="cpu")
+    assert model.embed.nbytes == 2 * summary.narrow_parameters
     held = sum(m.weight.nbytes for m in model.layers.modules() if isinstance(m, Linear))
     tables = summary.table_bytes if dtype == "bfloat16" and block_rows() else 0
     counted = summary.quantised_bytes + tables
@@ -66,7 +67,9 @@ def test_where_there_is_no_table_less_is_needed(plain: Path, tmp_path: Path) -> 
     )
     numbers = summary.parameters - summary.quantised_parameters
     assert halves.weight_bytes == summary.quantised_bytes + 2 * numbers + summary.table_bytes
-    assert exact.weight_bytes == summary.quantised_bytes + 4 * numbers
+    assert summary.narrow_parameters == 8192 * 256  # the embedding
+    kept = summary.quantised_bytes - 2 * summary.narrow_parameters
+    assert exact.weight_bytes == kept + 4 * numbers
 
 
 @pytest.mark.parametrize("name", FORMATS)

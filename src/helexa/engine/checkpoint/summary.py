@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from helexa.engine.checkpoint.resolve import in_folder, is_gguf, on_disk
 from helexa.engine.checkpoint.stored_blocks import typed_table
 from helexa.engine.checkpoint.table import TensorInfo, read_table
 from helexa.engine.config import ModelConfig
+from helexa.engine.memory import SMALL_MATRIX
 from helexa.errors import PreflightError, UnsupportedModel
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class CheckpointSummary:
     ``tensors`` maps a dtype to how many have it, ``bytes`` is that of all. ``config`` is None
     unless it can be run, which ``why_not`` explains. ``quantised_parameters`` stay in their format,
     in ``quantised_bytes`` of memory; a CPU that multiplies in 16 bits has ``table_bytes`` more.
+    Of a quantised model a CPU keeps other matrices, of ``narrow_parameters``, in their 16 bits.
     """
 
     id: str
@@ -54,6 +57,7 @@ class CheckpointSummary:
     quantised_parameters: int = 0
     quantised_bytes: int = 0
     table_bytes: int = 0
+    narrow_parameters: int = 0
 
     @property
     def supported(self) -> bool:
@@ -143,8 +147,16 @@ def summary_of(
         why_not=why_not,
         quantised_parameters=sum(numbers(info, method) for info in kept),
         quantised_bytes=sum(info.nbytes for info in kept) - packed + held,
+        narrow_parameters=sum(map(narrow_numbers, table.values())) if kept else 0,
         table_bytes=sum(matrix.table_bytes for matrix in matrices.values()),
     )
+
+
+def narrow_numbers(info: TensorInfo) -> int:
+    """The numbers of a large matrix of 16 bits; 0 of any other tensor."""
+    count = math.prod(info.shape)
+    large = len(info.shape) == 2 and count >= SMALL_MATRIX
+    return count if large and info.dtype in ("F16", "BF16") else 0
 
 
 def judge(name: str, folder: Path) -> Judgement:

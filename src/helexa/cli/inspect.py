@@ -286,6 +286,6 @@ def _print_exceptions(report: Report, out: Console) -> None:
 
 
 def expanded(group: TensorGroup) -> bool:
-    """Whether a CPU keeps these in float32 if they are small: plain matrices, and those in blocks."""
+    """Whether a CPU keeps these in float32 if they are small: matrices, plain or in blocks."""
     known = group.dtype in DTYPE_NAMES.values() or group.dtype in READABLE
     return known and len(group.shape) == 2

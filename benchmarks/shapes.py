@@ -46,6 +46,15 @@ SHAPES: dict[str, dict[str, int]] = {
         "head_dim": 128,
         "vocab_size": 8192,
     },
+    "0.6b-seventh": {
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 21696,
+    },
     "small": {
         "hidden_size": 256,
         "intermediate_size": 768,

@@ -12,11 +12,12 @@ from helexa.engine.checkpoint.reference import Reference, Variant
 from helexa.engine.config import EngineConfig, ModelConfig
 from helexa.engine.host import Host, ThreadHost
 from helexa.engine.outputs import EngineFacts
+from helexa.engine.quantization_config import refuse_quant
 from helexa.loaded import LoadedModel, ModelInfo
 from helexa.text.chat_template import ChatTemplate, check_template
 from helexa.text.grammar.factory import GrammarFactory
 from helexa.text.parsing.markers import Markers, probe_markers
-from helexa.text.tokenizer import Tokenizer
+from helexa.text.tokenizer import Tokenizer, demand_tokenizer
 
 if TYPE_CHECKING:
     from helexa.engine.checkpoint.checkpoint import Checkpoint
@@ -61,7 +62,7 @@ def open_model(
     from helexa.engine.checkpoint.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(
-        Variant(source.model, config.quant),
+        Variant(source.model, config.quant, demand_tokenizer),
         revision=source.revision,
         cache_dir=source.cache_dir,
         offline=source.offline,
@@ -69,6 +70,8 @@ def open_model(
         progress=progress,
     )
     try:
+        if checkpoint.quantisable:  # a child knows the model by its folder alone
+            refuse_quant(checkpoint.id, checkpoint.config.quantization, config.quant)
         files = checkpoint.tokenizer_files()
         tokenizer = Tokenizer.from_files(files, source=checkpoint.id)
         template = ChatTemplate.load(

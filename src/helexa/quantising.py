@@ -111,7 +111,7 @@ class Job:
             files = TokenizerFiles.of(offer.folder)
             generation = read_text(offer.folder / GENERATION_CONFIG)
             described(config, files, offer.model, self.format, generation)
-        check_room(self.path, least_bytes(config, offer.weight_bytes, self.format))
+        check_room(self.path, least_bytes(config, offer.measure(), self.format))
 
     def export(self, checkpoint: Checkpoint) -> FileExport | FolderExport:
         """What is to be written, once the weights are there. Raises LoadError."""

@@ -103,6 +103,16 @@ def test_a_folder_of_models_needs_no_network(tmp_path: Path) -> None:
     assert text == {"prompt": "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n"}
 
 
+def test_what_has_no_tokenizer_is_refused_before_its_weights(hub: FakeHub, tmp_path: Path) -> None:
+    del hub.files["tokenizer.json"]
+    with started(own_hub(hub.endpoint, tmp_path)) as at:
+        told = at.load(ID)
+    assert told.status_code == 400
+    assert "'own:org/name' has no tokenizer.json" in told.json()["error"]
+    assert hub.asked("config.json") or "config.json" in str(hub.requests)
+    assert not [request for request in hub.requests if "safetensors" in request[1]]
+
+
 def test_n053_a_download_is_cancelled_by_unload(hub: FakeHub, tmp_path: Path) -> None:
     hub.gate = threading.Event()
     with started(own_hub(hub.endpoint, tmp_path)) as at, ThreadPoolExecutor(1) as pool:

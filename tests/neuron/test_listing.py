@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from helexa.errors import InvalidRequest, PreflightError
+from helexa.errors import InvalidRequest, PreflightError, UnsupportedModel
 from helexa.neuron.config import EngineSection, SourceConfig
 from helexa.neuron.ids import ModelSpec
 from helexa.neuron.listing import known_capabilities, preflight
 from helexa.neuron.preflight import Plan
 from helexa.neuron.sources import Sources
 from helexa.protocol.envelope import refused_load
+from helexa.quantising import quantise_to_file
 from tests.engine.checkpoint.conftest import FakeHub, serving
 
 NOWHERE = "http://127.0.0.1:1"
@@ -137,3 +138,13 @@ def test_n037_cold_models(tmp_path: Path) -> None:
     assert says("org/name") == ["image"]
     assert [says("zz:o/n"), says("nonsense")] == [None, None]
     assert says("builtin:helexa/tiny") == ["text"]
+
+
+def test_weights_that_are_quantised_already_are_refused_by_their_id(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    quantise_to_file("tiny", tmp_path / "a" / "q", "q8_0")
+    engine = EngineSection(sources={"disk": SourceConfig(path=str(tmp_path))})
+    at = Sources.of(engine, {})
+    with pytest.raises(UnsupportedModel, match="'disk:a/q' is quantised already"):
+        plan("disk:a/q", at, quant="q4_k")
+    assert plan("disk:a/q", at).format.kind == "dense_safetensors"

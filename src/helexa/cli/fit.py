@@ -39,6 +39,8 @@ class Fit:
 class Need:
     """What a model needs in one dtype, in bytes, and where it fits.
 
+    ``weight_bytes`` are those on a CPU, which has tables for products with 4 bits, and keeps what
+    is not quantised of a quantised model in 16 bits; on a GPU they are others.
     ``state_bytes`` is what recurrent layers keep of a sequence, however long it is.
     """
 
@@ -68,14 +70,17 @@ def need(
     """Weights and KV cache of a model in one dtype, in which it keeps what is not quantised."""
     plain = summary.parameters - summary.quantised_parameters
     weights = plain * DTYPE_BYTES[dtype] + summary.quantised_bytes
+    halves = DTYPE_BYTES[dtype] == 2
+    on_cpu = weights + (summary.table_bytes if halves else -2 * summary.narrow_parameters)
     kv = config.kv_bytes_per_token(DTYPE_BYTES[dtype])
     state = config.state_bytes(4)
     settings = EngineConfig()
-    taken = weights + (settings.max_batch + settings.spare_states) * state
-    fits = tuple(
-        Fit(place, context_that_fits(place, taken, kv, config.longest_sequence)) for place in where
-    )
-    return Need(dtype, weights, kv, state, fits)
+    states = (settings.max_batch + settings.spare_states) * state
+    fits = []
+    for place in where:
+        taken = states + (on_cpu if place.device == "cpu" else weights)
+        fits.append(Fit(place, context_that_fits(place, taken, kv, config.longest_sequence)))
+    return Need(dtype, on_cpu, kv, state, tuple(fits))
 
 
 def context_that_fits(place: Place, taken_bytes: int, kv: int, longest_tokens: int) -> int:

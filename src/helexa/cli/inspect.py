@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from helexa.cli.fit import Need, needs, places
-from helexa.cli.layout import TensorGroup, by_number, dtype_name, grouped
+from helexa.cli.layout import DTYPE_NAMES, TensorGroup, by_number, dtype_name, grouped
 from helexa.cli.options import (
     DEFAULT_MODEL,
     MODEL_HELP,
@@ -25,6 +25,7 @@ from helexa.cli.options import (
 )
 from helexa.cli.services import services
 from helexa.cli.terminal import Column, console, count, show_rows, size
+from helexa.engine.checkpoint.gguf_types import READABLE
 from helexa.engine.checkpoint.reference import Builtin, HubId, parse_reference
 from helexa.engine.checkpoint.summary import CheckpointSummary, inspect_checkpoint
 from helexa.engine.memory import SMALL_KV, SMALL_MATRIX
@@ -62,7 +63,10 @@ class Report:
             "weight_files": list(summary.files),
             "stored_dtypes": {dtype_name(name): n for name, n in summary.tensors.items()},
             "config": config_values(summary.config) if summary.config else None,
-            "tensors": [asdict(group) for group in self.tensors],
+            "tensors": [
+                {**asdict(group), "bits_per_weight": round(group.bits_per_weight, 3)}
+                for group in self.tensors
+            ],
             "memory": [_need_json(need) for need in self.needs],
         }
 
@@ -271,7 +275,7 @@ def _print_exceptions(report: Report, out: Console) -> None:
     small = sum(
         math.prod(group.shape) * group.count
         for group in report.tensors
-        if len(group.shape) == 2 and math.prod(group.shape) < SMALL_MATRIX
+        if expanded(group) and math.prod(group.shape) < SMALL_MATRIX
     )
     if small > report.summary.parameters / 10:
         out.print("On a CPU, matrices of less than half a million numbers are kept in float32.")
@@ -279,3 +283,9 @@ def _print_exceptions(report: Report, out: Console) -> None:
         need.dtype == "float32" and need.kv_bytes_per_token <= SMALL_KV for need in report.needs
     ):
         out.print("On a CPU, dtype auto keeps the KV cache of this model in float32.")
+
+
+def expanded(group: TensorGroup) -> bool:
+    """Whether a CPU keeps these in float32 if they are small: matrices, plain or in blocks."""
+    known = group.dtype in DTYPE_NAMES.values() or group.dtype in READABLE
+    return known and len(group.shape) == 2

@@ -145,13 +145,16 @@ def with_linear(
     """The same, with linear layers in the format that ``quant`` names; of GGUF it names a file.
 
     Unless they are to be ``exact``, layers of a model in blocks may round as 16-bit formats do.
-    Raises PreflightError of kind `quant_not_found`.
+    What is not quantised of a model that is stays as narrow as it is stored. Raises PreflightError
+    of kind `quant_not_found`.
     """
     wanted = quant if model.quantisable else None
-    plain = numerics.plain
-    if not exact and plain.dtype == torch.float32 and in_blocks(model, wanted):
-        plain = replace(plain, dtype=torch.float16)
-    return replace(numerics, linear=linear_format(wanted, plain))
+    blocks = in_blocks(model, wanted)
+    narrow = blocks or model.config.quantization is not None
+    plain = linear = replace(numerics.plain, narrow=narrow)
+    if not exact and plain.dtype == torch.float32 and blocks:
+        linear = replace(plain, dtype=torch.float16)
+    return replace(numerics, plain=plain, linear=linear_format(wanted, linear))
 
 
 def in_blocks(model: Checkpoint, quant: str | None) -> bool:

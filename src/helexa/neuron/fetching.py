@@ -22,6 +22,7 @@ from helexa.neuron.ids import ModelId
 from helexa.neuron.listing import Contents, hub_id, local_folder
 from helexa.neuron.sources import BUILTIN, Source
 from helexa.neuron.threads import Threads
+from helexa.text.tokenizer import demand_tokenizer
 
 LOOK_EVERY_S = 0.1
 
@@ -149,7 +150,8 @@ def fetch(
     ``contents`` is what the source said of it, or the copy here where it said nothing; without, it
     is asked.
 
-    Raises as `fetch_model`, and EngineClosed once it is cancelled.
+    Raises as `fetch_model`, CheckpointError before weights of a model without a tokenizer are
+    fetched, and EngineClosed once it is cancelled.
     """
     if source.scheme == BUILTIN:
         return Builtin(id.repo)
@@ -166,7 +168,9 @@ def fetch(
     )
     try:
         listing = None if contents is None else contents.listing
-        path = fetch_model(hub_id(id), revision, access, listing, quant=quant)
+        path = fetch_model(
+            hub_id(id), revision, access, listing, quant=quant, judge=demand_tokenizer
+        )
     except Cancelled as error:
         raise EngineClosed(f"fetching '{id}' was cancelled") from error
     return GGUFFile(path, str(id)) if is_gguf(path) else LocalFolder(path, str(id))

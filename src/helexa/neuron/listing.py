@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from helexa.engine.checkpoint.cache import RepoCache, files_in
+from helexa.engine.checkpoint.files import CONFIG
 from helexa.engine.checkpoint.hub import Listing, ListingFailed, left_alone, list_repo
 from helexa.engine.checkpoint.reference import Builtin, HubId
 from helexa.engine.checkpoint.resolve import builtin_folder
+from helexa.engine.config import ModelConfig
+from helexa.engine.quantization_config import refuse_quant
 from helexa.errors import CheckpointError, InvalidRequest, PreflightError
 from helexa.neuron.ids import ModelId, ModelSpec
 from helexa.neuron.preflight import Plan, cold_capabilities, fetch_failed, make_plan
@@ -47,7 +51,7 @@ def preflight(
 ) -> Preflight:
     """Find out whether and how a model can be loaded, with one question to its source.
 
-    Blocks. Raises InvalidRequest for the id, PreflightError for the model.
+    Blocks. Raises InvalidRequest for the id, PreflightError or UnsupportedModel for the model.
     """
     id, source = sources.find(spec.model_id)
     contents = list_model(id, source, spec.revision, environ)
@@ -58,7 +62,18 @@ def preflight(
         tp_size=spec.tensor_parallel,
         more_quants=more_quants,
     )
+    if spec.quant and contents.folder is not None and plan.picked_quant_file is None:
+        refuse_requantising(str(id), contents.folder, spec.quant)
     return Preflight(plan, contents)
+
+
+def refuse_requantising(model: str, folder: Path, quant: str) -> None:
+    """Raise UnsupportedModel where a folder's weights are quantised already.
+
+    A config that cannot be read is for the loader to judge.
+    """
+    with suppress(CheckpointError):
+        refuse_quant(model, ModelConfig.from_file(folder / CONFIG, model).quantization, quant)
 
 
 def list_model(id: ModelId, source: Source, revision: str, environ: Mapping[str, str]) -> Contents:

@@ -10,6 +10,7 @@ from typing import Any
 import tokenizers
 
 from helexa.engine.checkpoint.files import TokenizerFiles
+from helexa.engine.checkpoint.reference import Offer
 from helexa.errors import CheckpointError, InvalidRequest
 from helexa.text.decoders import Decoder, parse_decoder
 from helexa.text.detokenizer import Detokenizer
@@ -55,11 +56,7 @@ class Tokenizer:
             text = gguf_tokenizer(files.gguf, source)
             return cls.from_text(text, source=f"the tokenizer of {source}", config=config)
         if path is None or not path.is_file():
-            raise CheckpointError(
-                f"there is no tokenizer.json in {path.parent if path else source}",
-                hint="add the file, or save it with transformers: "
-                "AutoTokenizer.from_pretrained(model).save_pretrained(folder)",
-            )
+            raise no_tokenizer(str(path.parent if path else source))
         config |= read_json_object(files.special_tokens_map)
         config.update(read_json_object(files.tokenizer_config))
         return cls.from_text(_read(path), source=str(path), config=config)
@@ -214,6 +211,27 @@ def read_json_object(path: Path | None) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def demand_tokenizer(offer: Offer) -> None:
+    """Refuse a hub's model that has no tokenizer, before its weights are fetched.
+
+    Of one that is nothing but GGUF the weights' file may have it. Raises CheckpointError.
+    """
+    if offer.folder is not None and TokenizerFiles.of(offer.folder).tokenizer_json is None:
+        raise CheckpointError(
+            f"{offer.model!r} has no tokenizer.json",
+            hint="choose another model; or fetch its files with `helexa pull`, add the "
+            "tokenizer.json of the model it was made from to their folder, and name the folder",
+        )
+
+
+def no_tokenizer(place: str) -> CheckpointError:
+    return CheckpointError(
+        f"there is no tokenizer.json in {place}",
+        hint="add the file, or save it with transformers: "
+        "AutoTokenizer.from_pretrained(model).save_pretrained(folder)",
+    )
 
 
 def _read(path: Path) -> str:

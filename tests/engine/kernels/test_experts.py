@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +17,16 @@ from helexa.engine.kernels.experts import (
     Expert,
     experts_definition,
     experts_grouped,
+    experts_masked,
     tile_plan,
 )
+from helexa.engine.layers.experts import operator_of
 from helexa.engine.loading import resolve_numerics
 from helexa.engine.quant.dense import DenseWeight
 from helexa.engine.quant.dense_stack import DenseStack
+from helexa.engine.quant.stack import StackedWeight
+from helexa.engine.quant.weight import Weight
+from tests.engine.kernels import stored
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPSILON = {torch.float32: 2**-20, torch.float16: 2**-9, torch.bfloat16: 2**-6}
@@ -190,3 +196,61 @@ def test_the_host_does_not_wait_for_the_choice(on_device: Any) -> None:
     on_device(x, chosen, shares, gate_up, down)  # compiles
     with waits_noticed("error"):
         on_device(x, chosen, shares, gate_up, down)
+
+
+@pytest.mark.parametrize("dtype", EPSILON, ids=str)
+@pytest.mark.parametrize("tokens", [1, 2, 33])
+@pytest.mark.parametrize(("experts", "k"), [(1, 1), (7, 3), (5, 5)])
+def test_masking_changes_nothing(experts: int, k: int, tokens: int, dtype: torch.dtype) -> None:
+    x, gate_up, down = draw(tokens, 24, 40, experts, dtype)
+    chosen, shares = choose(tokens, experts, k, dtype)
+    made = separate(gate_up, down)
+    expected = experts_definition(x, chosen, shares, made)
+    assert close(experts_masked(x, chosen, shares, made), expected)
+
+
+def test_what_was_not_chosen_may_be_infinite() -> None:
+    x, gate_up, down = draw(3, 24, 40, 2, torch.float16)
+    made = separate(gate_up, torch.stack([down[0], torch.full_like(down[1], 60000)]))
+    chosen, shares = torch.zeros((3, 1), dtype=torch.int64, device=DEVICE), x.new_ones((3, 1))
+    expected = experts_definition(x, chosen, shares, made)
+    assert close(experts_masked(x, chosen, shares, made), expected)
+
+
+WITHOUT_KERNELS: dict[str, Callable[[], Weight]] = {
+    "plain": lambda: DenseWeight(torch.randn(256, 256)),
+    "blocks": lambda: stored.blocks("Q4_K", 256, 256),
+    "fp8": lambda: stored.fp8(256, 256, (128, 128)),
+    "groups": lambda: stored.groups(256, 256, 32),
+    "ordered": lambda: stored.groups(256, 256, 32, index=torch.randperm(256) // 32),
+}
+
+
+@pytest.mark.parametrize("format", WITHOUT_KERNELS)
+def test_masked_experts_read_no_choice(format: str) -> None:
+    """Tensors without values raise where one is read; they are multiplied as on a GPU."""
+    x, chosen, shares = (
+        tensor.to("meta") for tensor in (torch.randn(5, 256), *choose(5, 3, 2, torch.float32))
+    )
+    weights = [without_values(WITHOUT_KERNELS[format]()) for _ in range(6)]
+    gate_up = [StackedWeight((first, first)) for first in weights[:3]]
+    made = [Expert(first, second) for first, second in zip(gate_up, weights[3:], strict=True)]
+    assert experts_masked(x, chosen, shares, made).shape == x.shape
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        experts_grouped(x, chosen, shares, made)
+
+
+def without_values(weight: Any) -> Weight:
+    """The same weight with nothing in its tensors."""
+    values = {f.name: getattr(weight, f.name) for f in dataclasses.fields(weight)}
+    empty = {name: v.to("meta") for name, v in values.items() if isinstance(v, Tensor)}
+    found: Weight = dataclasses.replace(weight, **empty)
+    return found
+
+
+def test_where_experts_are_masked() -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert operator_of(resolve_numerics("float16", gpu, True)) is experts_masked
+    assert operator_of(resolve_numerics("float32", cpu, True)) is experts_grouped
+    disabled = resolve_numerics("float16", gpu, True, ["moe_fused"])
+    assert operator_of(disabled) is experts_definition

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from helexa.engine.kernels.experts import Expert, experts_definition
+from helexa.engine.kernels.experts import Expert, experts_definition, tile_plan
+from helexa.engine.kernels.stored_experts import MixedExperts
 from helexa.engine.layers.experts import Experts
 from helexa.engine.loading import resolve_numerics
 from helexa.engine.quant.dense import DenseWeight
@@ -133,18 +134,60 @@ def test_one_expert_may_get_all_and_others_none(only: int) -> None:
     assert wrong(run(experts, x, chosen, shares), x, chosen, shares, experts) <= 4e-6
 
 
-@pytest.mark.parametrize("changed", ["gate_up", "down", "shape", "unread"])
-def test_experts_that_are_not_alike_are_left_to_others(changed: str) -> None:
-    experts, hidden = made("Q4_0", 3)
-    first = experts[0]
-    if changed == "gate_up":
-        experts[0] = Expert(block("Q8_0")(64, hidden, 1), first.down)
+def mixed(changed: str) -> tuple[list[Expert], int]:
+    """Five experts, of which one or several are not stored like the others."""
+    experts, hidden = made("GPTQ in an order", 5)
+    first, third = experts[0], experts[2]
+    if changed == "order":
+        both = stack([grouped(SIZE, hidden, 90), grouped(SIZE, hidden, 91)])
+        experts[2] = Expert(both, grouped(hidden, SIZE, 92))
+    elif changed == "plain":
+        experts[0] = Expert(plain(2 * SIZE, hidden, 90), plain(hidden, SIZE, 91))
     elif changed == "down":
-        experts[0] = Expert(first.gate_up, block("Q8_0")(hidden, 32, 1))
-    elif changed == "shape":
-        experts[0] = Expert(block("Q4_0")(64, hidden, 1), first.down)
+        experts[2] = Expert(third.gate_up, scaled(hidden, SIZE, 92))
     else:
-        experts[0] = Expert(first.gate_up, blocks("Q4_0", hidden, 32))  # not for kernels
+        experts[0] = Expert(first.gate_up, plain(hidden, SIZE, 91))
+        experts[2] = Expert(scaled(2 * SIZE, hidden, 92), third.down)
+    return experts, hidden
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("tokens", [1, 3, 18])
+@pytest.mark.parametrize("changed", ["order", "plain", "down", "several"])
+def test_experts_that_are_not_alike_are_run_by_kind(
+    changed: str, tokens: int, dtype: torch.dtype
+) -> None:
+    experts, hidden = mixed(changed)
+    stored = stored_experts(experts)
+    assert isinstance(stored, MixedExperts)
+    assert sum(kind.count for kind in stored.kinds) == 5
+    x = torch.randn(tokens, hidden, generator=random(tokens)).to(DEVICE, dtype)
+    chosen, shares = choose(tokens, 5, 2)
+    assert wrong(run(experts, x, chosen, shares), x, chosen, shares, experts) <= EPSILON[dtype]
+
+
+def test_the_plan_of_a_kind_is_made_without_reading_the_choice() -> None:
+    """Tensors without values raise where one is read."""
+    numbers, chosen = torch.empty((2, 5), dtype=torch.int64, device="meta"), choose(7, 5, 2)[0]
+    for of_kind in numbers:
+        order, tiles = tile_plan(of_kind[chosen.to("meta")], 3, 16)
+        assert (order.shape, tiles.shape) == ((14,), (3, 3))
+
+
+def test_a_choice_of_another_kind_is_in_no_tile() -> None:
+    chosen = torch.tensor([[3, 0], [2, 3], [3, 3]])
+    order, tiles = tile_plan(chosen, 3, 2)
+    pairs = [
+        (expert, order[at].item())
+        for expert, first, end in tiles.tolist()
+        for at in range(first, min(end, first + 2))
+    ]
+    assert pairs == [(0, 1), (2, 2)]
+
+
+def test_what_kernels_cannot_read_is_left_to_others() -> None:
+    experts, hidden = made("Q4_0", 3)
+    experts[0] = Expert(experts[0].gate_up, blocks("Q4_0", hidden, 32))  # not for kernels
     assert stored_experts(experts) is None
     assert stored_experts(experts[1:]) is not None
 
@@ -162,14 +205,14 @@ def test_a_layer_runs_them() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("tokens", [1, 9, 80])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [*FORMATS, "several"])
 def test_the_host_does_not_wait_for_the_choice(name: str, tokens: int) -> None:
     from helexa.engine.kernels.stored_experts_triton import experts_as_stored
 
-    experts, hidden = made(name, 8)
+    experts, hidden = made(name, 5) if name in FORMATS else mixed(name)
     stored: Any = stored_experts(experts)
     x = torch.randn(tokens, hidden, device=DEVICE).bfloat16()
-    chosen, shares = choose(tokens, 8, 2)
+    chosen, shares = choose(tokens, 5, 2)
     narrow = shares.to(x.dtype)
     experts_as_stored(x, chosen, narrow, stored)  # compiles
     torch.cuda.set_sync_debug_mode("error")

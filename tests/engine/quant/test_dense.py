@@ -51,6 +51,9 @@ WIDE = [part * 2.0**20 for part in LARGE]
         pytest.param(
             DenseFormat(torch.float32, CPU, kernels=False), LARGE, DenseWeight, 4, id="plain f32"
         ),
+        pytest.param(
+            DenseFormat(torch.float32, CPU, narrow=True), LARGE, HalfWeight, 2, id="f32, narrow"
+        ),
     ],
 )
 @pytest.mark.parametrize("rows", [0, 1, 2, 9, 40])
@@ -128,3 +131,37 @@ def test_one_matrix_that_fits_is_shared_not_copied() -> None:
     weight = DenseFormat(torch.float32, CPU).make([values])
     assert type(weight) is FloatWeight
     assert weight.tensor.data_ptr() == values.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_narrow_matrix_rounds_nothing(rows: int, dtype: torch.dtype) -> None:
+    """Whole numbers, whose products are exact in float32 and not in 16 bits."""
+    form = DenseFormat(torch.float32, CPU, narrow=True)
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randint(-100, 101, (1030, 512), generator=generator).to(dtype)
+    x = torch.randint(-300, 301, (rows, 512), generator=generator).float()
+    assert torch.equal(form.make([weight]).matmul(x), x @ weight.float().T)
+
+
+def test_what_is_not_kept_narrow() -> None:
+    form = DenseFormat(torch.float32, CPU, narrow=True)
+    mixed = [LARGE[0], LARGE[1].half()]
+    small = [LARGE[0][:40]]
+    wide = [part.float() for part in LARGE]
+    for parts in (mixed, small, wide):
+        assert form.make(parts).nbytes == 4 * sum(part.numel() for part in parts)
+    plain = DenseFormat(torch.float32, CPU, narrow=True, kernels=False)
+    assert type(plain.make(LARGE)) is DenseWeight
+
+
+def test_a_table_is_kept_as_narrow_as_it_is_stored() -> None:
+    """Told by tensors without values, as there may be no GPU."""
+    device = torch.device("meta")
+    table = torch.empty((6, 4), dtype=torch.bfloat16)
+    for dtype, stored, kept in (
+        (torch.float32, torch.bfloat16, torch.bfloat16),
+        (torch.bfloat16, torch.float32, torch.bfloat16),
+        (torch.float16, torch.bfloat16, torch.float16),
+    ):
+        assert DenseFormat(dtype, device).table(table.to(stored)).dtype is kept

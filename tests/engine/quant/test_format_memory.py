@@ -64,3 +64,21 @@ def test_quantised_safetensors(format: str, plain: Path, tmp_path: Path) -> None
     assert len(list(folder.glob("*.safetensors"))) == 2
     check(folder, largest_mib(folder))
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def q4_k(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Q4_K of a model with the proportions of Qwen3 0.6B: a quarter of it are embeddings."""
+    folder = make_checkpoint("0.6b-seventh", tmp_path_factory.mktemp("seventh"))
+    shutil.copy(TINY / "tokenizer.json", folder)
+    return quantise_to_file(folder, folder / "model.gguf", "q4_k").path
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float32"])
+def test_q4_k_takes_little_more_than_its_file(q4_k: Path, dtype: str) -> None:
+    file_mib = q4_k.stat().st_size / MIB
+    assert file_mib > 60
+    found = load_apart(q4_k, dtype=dtype)
+    assert found.weights_mib <= 1.1 * file_mib
+    assert found.loaded_mib <= 1.1 * file_mib + UNNAMED_MIB
+    assert found.resident_mib <= 1.1 * file_mib + UNNAMED_MIB

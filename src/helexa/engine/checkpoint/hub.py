@@ -167,7 +167,7 @@ def fetch_model(
         if detect_format(listing.files) == "gguf":
             chosen = choose_gguf(listing.files, quant)
             if judge is not None:
-                judge(Offer(str(model), None, None))
+                judge(Offer(str(model), None))
             fetch_gguf(transfer, chosen, listing.files)
             if TOKENIZER not in listing.files:
                 fetch_original_tokenizer(transfer, model, access)
@@ -267,7 +267,7 @@ def fetch_files(
             hint="choose another model",
         )
     if judge is not None:
-        judge(Offer(str(model), folder, weight_bytes(transfer, folder, weights)))
+        judge(Offer(str(model), folder, lambda: weight_bytes(transfer, folder, weights)))
     fetch_all(transfer, weights)
 
 

@@ -71,13 +71,13 @@ Reference = Builtin | LocalFolder | GGUFFile | HubId
 class Offer:
     """What is known of a hub's model before any of its weights is fetched.
 
-    ``folder`` holds its small files, None where it is nothing but GGUF; ``weight_bytes`` is what
-    would be fetched, None if the hub does not say.
+    ``folder`` holds its small files, None where it is nothing but GGUF; ``measure`` may ask the hub
+    how many bytes would be fetched, and returns None if it does not say.
     """
 
     model: str
     folder: Path | None
-    weight_bytes: int | None
+    measure: Callable[[], int | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

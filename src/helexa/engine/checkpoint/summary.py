@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,11 +15,13 @@ from helexa.engine.checkpoint.files import CONFIG
 from helexa.engine.checkpoint.gguf_config import gguf_config
 from helexa.engine.checkpoint.gguf_file import read_gguf
 from helexa.engine.checkpoint.gguf_types import READABLE
+from helexa.engine.checkpoint.packed import as_meant, packed_matrices
 from helexa.engine.checkpoint.reference import HubId, parse_reference
 from helexa.engine.checkpoint.resolve import in_folder, is_gguf, on_disk
 from helexa.engine.checkpoint.stored_blocks import typed_table
 from helexa.engine.checkpoint.table import TensorInfo, read_table
 from helexa.engine.config import ModelConfig
+from helexa.engine.memory import SMALL_MATRIX
 from helexa.errors import PreflightError, UnsupportedModel
 
 if TYPE_CHECKING:
@@ -33,10 +36,12 @@ Judgement = tuple[str, ModelConfig | None, str | None]
 class CheckpointSummary:
     """The size and kind of a model; nothing of its weights was read.
 
-    ``path`` is its folder or GGUF file. ``tensors`` maps a stored dtype to how many tensors have
-    it, ``bytes`` is that of all tensors, ``infos`` are they, under the names they are stored by.
-    ``config`` is None unless it can be run, which ``why_not`` explains. ``quantised_*`` is what
-    stays in its format in memory.
+    ``path`` is its folder or GGUF file. ``infos`` are its tensors, under the names they are stored
+    by, but matrices that are packed to words as what they mean, with all that belongs to them;
+    ``tensors`` maps a dtype to how many have it, ``bytes`` is that of all. ``config`` is None
+    unless it can be run, which ``why_not`` explains. ``quantised_parameters`` stay in their format,
+    in ``quantised_bytes`` of memory; a CPU that multiplies in 16 bits has ``table_bytes`` more.
+    Of a quantised model a CPU keeps other matrices, of ``narrow_parameters``, in their 16 bits.
     """
 
     id: str
@@ -51,6 +56,8 @@ class CheckpointSummary:
     why_not: str | None
     quantised_parameters: int = 0
     quantised_bytes: int = 0
+    table_bytes: int = 0
+    narrow_parameters: int = 0
 
     @property
     def supported(self) -> bool:
@@ -123,20 +130,33 @@ def summary_of(
     kept = [
         info for info in table.values() if info.dtype not in PLAIN_DTYPES or stays(info, method)
     ]
+    matrices = packed_matrices(table, method)
+    infos = tuple(as_meant(table, matrices))
+    packed = sum(part.nbytes for matrix in matrices.values() for part in matrix.parts)
+    held = sum(matrix.held_bytes for matrix in matrices.values())
     return CheckpointSummary(
         id=name,
         path=path,
         model_type=model_type,
         parameters=sum(numbers(info, method) for info in table.values()),
-        tensors=dict(Counter(info.dtype for info in table.values()).most_common()),
+        tensors=dict(Counter(info.dtype for info in infos).most_common()),
         bytes=sum(info.nbytes for info in table.values()),
         files=tuple(sorted({info.file for info in table.values()})),
-        infos=tuple(table.values()),
+        infos=infos,
         config=None if why_not else config,
         why_not=why_not,
         quantised_parameters=sum(numbers(info, method) for info in kept),
-        quantised_bytes=sum(info.nbytes for info in kept),
+        quantised_bytes=sum(info.nbytes for info in kept) - packed + held,
+        narrow_parameters=sum(map(narrow_numbers, table.values())) if kept else 0,
+        table_bytes=sum(matrix.table_bytes for matrix in matrices.values()),
     )
+
+
+def narrow_numbers(info: TensorInfo) -> int:
+    """The numbers of a large matrix of 16 bits; 0 of any other tensor."""
+    count = math.prod(info.shape)
+    large = len(info.shape) == 2 and count >= SMALL_MATRIX
+    return count if large and info.dtype in ("F16", "BF16") else 0
 
 
 def judge(name: str, folder: Path) -> Judgement:

@@ -70,6 +70,21 @@ def experts_grouped(x: Tensor, chosen: Tensor, shares: Tensor, experts: Sequence
     return weighted_sum(pairs, shares)
 
 
+def experts_masked(x: Tensor, chosen: Tensor, shares: Tensor, experts: Sequence[Expert]) -> Tensor:
+    """`experts_definition` with every expert run on all tokens, and what was not chosen left out.
+
+    The host does not learn the choice, so a GPU is not waited for; the arithmetic is that of all
+    experts. A token's terms are summed in float32, in the order of the experts.
+    """
+    out = torch.zeros_like(x, dtype=torch.float32)
+    for number, expert in enumerate(experts):
+        meant = chosen == number
+        share = (shares * meant).sum(1, keepdim=True)
+        # not by a share of 0: a product that nobody asked for may be infinite
+        out += torch.where(meant.any(1, keepdim=True), share * expert(x), 0)
+    return out.to(x.dtype)
+
+
 def weighted_sum(pairs: Tensor, shares: Tensor) -> Tensor:
     """Σ_j shares[t, j] · pairs[t · k + j]: pairs [T · k, H], shares [T, k] → [T, H]."""
     return (pairs.view(*shares.shape, -1) * shares[..., None]).sum(1)
@@ -78,7 +93,8 @@ def weighted_sum(pairs: Tensor, shares: Tensor) -> Tensor:
 def tile_plan(chosen: Tensor, experts: int, rows: int) -> tuple[Tensor, Tensor]:
     """Who computes what, as a kernel asks: chosen [T, k] → order [P] and tiles [N, 3], int32.
 
-    Made on the device, without the host learning the choice. ``order`` has the pairs t · k + j
+    Made on the device, without the host learning the choice. A choice of ``experts`` means nobody.
+    ``order`` has the pairs t · k + j
     sorted by expert. A tile is (expert, first, end): up to ``rows`` places of the order, from
     ``first`` and before ``end``, that belong to one expert. N is what the worst choice needs; of
     the tiles that this one leaves over, first ≥ end.

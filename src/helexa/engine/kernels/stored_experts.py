@@ -10,7 +10,7 @@ import torch
 from helexa.engine.kernels.stored_matrix import StoredMatrix
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from torch import Tensor
 
@@ -36,27 +36,59 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredExperts:
-    """Gated MLPs: gate_up [2I, H] and down [H, I] as parts, one below the other."""
+    """Gated MLPs of one kind: gate_up [2I, H] and down [H, I] as parts, one below the other."""
 
     gate_up: tuple[Addresses, ...]
     down: tuple[Addresses, ...]
 
+    @property
+    def count(self) -> int:
+        return len(self.down[0].matrices)
 
-def addresses(matrices: Sequence[StoredMatrix]) -> Addresses | None:
-    """The table of some matrices; None if they are not of one kind."""
-    if len({matrix.kind for matrix in matrices}) != 1:
-        return None
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MixedExperts:
+    """E experts that are not all stored alike, by ``kinds``.
+
+    ``numbers`` [kinds, E] int64 says which of a kind's experts one is; the kind's count: none.
+    """
+
+    kinds: tuple[StoredExperts, ...]
+    numbers: Tensor
+
+
+def addresses(matrices: Sequence[StoredMatrix]) -> Addresses:
+    """The table of some matrices of one kind."""
     places = [[tensor.data_ptr() for tensor in matrix.tensors] for matrix in matrices]
     alignment = next(n for n in ALIGNMENTS if all(at % n == 0 for row in places for at in row))
     table = torch.tensor(places, device=matrices[0].tensors[0].device)
     return Addresses(table, alignment, tuple(matrices))
 
 
-def all_addresses(experts: Sequence[Sequence[StoredMatrix] | None]) -> tuple[Addresses, ...] | None:
-    """The tables of each part of the experts' matrices; None if their parts are not alike."""
-    parts = [expert for expert in experts if expert is not None]
-    if len(parts) < len(experts) or len({len(expert) for expert in parts}) != 1:
-        return None
-    found = [addresses(part) for part in zip(*parts, strict=True)]
-    tables = tuple(table for table in found if table is not None)
-    return tables if len(tables) == len(found) else None
+def experts_of_kinds(
+    experts: Sequence[tuple[Sequence[StoredMatrix], Sequence[StoredMatrix]]],
+) -> StoredExperts | MixedExperts:
+    """The tables of experts, given the parts of gate_up and of down of each."""
+    kinds: dict[Hashable, list[int]] = {}
+    for number, (gate_up, down) in enumerate(experts):
+        kind = tuple(part.kind for part in gate_up), tuple(part.kind for part in down)
+        kinds.setdefault(kind, []).append(number)
+    made = tuple(
+        StoredExperts(
+            all_addresses([experts[number][0] for number in members]),
+            all_addresses([experts[number][1] for number in members]),
+        )
+        for members in kinds.values()
+    )
+    if len(made) == 1:
+        return made[0]
+    numbers = [[len(members)] * len(experts) for members in kinds.values()]
+    for row, members in zip(numbers, kinds.values(), strict=True):
+        for place, number in enumerate(members):
+            row[number] = place
+    return MixedExperts(made, torch.tensor(numbers, device=made[0].down[0].table.device))
+
+
+def all_addresses(experts: Sequence[Sequence[StoredMatrix]]) -> tuple[Addresses, ...]:
+    """The tables of each part of the experts' matrices, which are alike."""
+    return tuple(addresses(parts) for parts in zip(*experts, strict=True))

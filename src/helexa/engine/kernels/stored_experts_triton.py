@@ -24,6 +24,7 @@ from helexa.engine.kernels.products_triton import (
     tiles_of,
 )
 from helexa.engine.kernels.silu_mul import silu_mul
+from helexa.engine.kernels.stored_experts import MixedExperts
 from helexa.engine.kernels.tiles_triton import outputs_of
 
 if TYPE_CHECKING:
@@ -66,29 +67,47 @@ class Route(NamedTuple):
     alignment: int
 
 
-def experts_as_stored(x: Tensor, chosen: Tensor, shares: Tensor, experts: StoredExperts) -> Tensor:
+def experts_as_stored(
+    x: Tensor, chosen: Tensor, shares: Tensor, experts: StoredExperts | MixedExperts
+) -> Tensor:
     """`experts_definition`: x [T, H], chosen [T, k], shares [T, k] → [T, H] in x's dtype.
 
     Each product is accumulated in float32. A few pairs of a token and an expert are computed one by
-    one; more are sorted by expert and cut into tiles of rows that share one.
+    one; more are sorted by expert and cut into tiles of rows that share one. Experts of several
+    kinds are run kind by kind, each on the pairs that it has.
     """
-    (tokens, k), count = chosen.shape, len(experts.down[0].matrices)
-    pairs = tokens * k
-    if not pairs:
+    if not chosen.numel():
         return torch.zeros_like(x)
-    if SPARSE * pairs <= count or tokens == 1:
+    x = x.contiguous()
+    out = x.new_empty((chosen.numel(), x.shape[1]))
+    if isinstance(experts, MixedExperts):
+        for kind, numbers in zip(experts.kinds, experts.numbers, strict=True):
+            run_kind(x, numbers[chosen], kind, out, by_pair=False)
+    else:
+        few = SPARSE * chosen.numel() <= experts.count or len(x) == 1
+        run_kind(x, chosen, experts, out, by_pair=few)
+    return weighted_sum(out, shares)
+
+
+def run_kind(
+    x: Tensor, chosen: Tensor, experts: StoredExperts, out: Tensor, *, by_pair: bool
+) -> None:
+    """Run each pair of a token and an expert → its row of ``out`` [P, H].
+
+    Where ``chosen`` is E no expert is meant, and the row left as it is: not if run ``by_pair``.
+    """
+    pairs, k = chosen.numel(), chosen.shape[1]
+    if by_pair:
         rows = 1
         plan: tuple[Tensor, ...] = (chosen.flatten(),)
     else:
-        many = 2 * pairs >= MANY_ROWS * count and has_units(x)
+        many = 2 * pairs >= MANY_ROWS * experts.count and has_units(x)
         rows = MANY_ROWS if many else LEAST_ROWS
-        plan = tile_plan(chosen, count, rows)
+        plan = tile_plan(chosen, experts.count, rows)
     size = experts.down[0].first.shape[1]
     both = x.new_empty((pairs, 2 * size))
-    run(x.contiguous(), both, experts.gate_up, plan, (rows, k))
-    out = x.new_empty((pairs, x.shape[1]))
+    run(x, both, experts.gate_up, plan, (rows, k))
     run(silu_mul(both), out, experts.down, plan, (rows, 0))
-    return weighted_sum(out, shares)
 
 
 def run(

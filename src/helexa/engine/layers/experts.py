@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import nn
 
-from helexa.engine.kernels.experts import Expert, experts_definition, experts_grouped
+from helexa.engine.kernels.experts import (
+    Expert,
+    experts_definition,
+    experts_grouped,
+    experts_masked,
+)
 from helexa.engine.kernels.stored_matrix import device_of, has_triton
 from helexa.engine.quant.dense import DenseFormat
 from helexa.engine.quant.dense_stack import DenseStack
@@ -16,12 +21,16 @@ from helexa.engine.quant.stored import is_stored, load_matrix
 from helexa.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor
 
     from helexa.engine.checkpoint.weights import Weights
-    from helexa.engine.kernels.stored_experts import StoredExperts
+    from helexa.engine.kernels.stored_experts import MixedExperts, StoredExperts
     from helexa.engine.numerics import Numerics
     from helexa.engine.quant.weight import Weight, WeightFormat
+
+    Operator = Callable[[Tensor, Tensor, Tensor, Sequence[Expert]], Tensor]
 
 
 class Stacks(NamedTuple):
@@ -37,17 +46,18 @@ class Experts(nn.Module):
     Eats either `{e}.gate_proj`, `{e}.up_proj` and `{e}.down_proj` of each expert, in any format, or
     the tensors `gate_up_proj` [count, 2 · size, hidden] and `down_proj` [count, hidden, size] with
     what belongs to their format (see `Entry`). On a GPU plain matrices are kept in such tensors
-    either way, and others found by their addresses.
+    either way, and others found by their addresses; where no kernels can or may read them, every
+    expert is run on all tokens, for a GPU would be waited for to learn the choice.
     """
 
     def __init__(self, hidden: int, size: int, count: int, numerics: Numerics) -> None:
         super().__init__()
         self.hidden, self.size, self.count = hidden, size, count
         self.numerics = numerics
-        self.run = experts_grouped if numerics.fused_experts else experts_definition
+        self.run = operator_of(numerics)
         self.experts: tuple[Expert, ...] = ()
         self.stacks: Stacks | None = None
-        self.stored: StoredExperts | None = None
+        self.stored: StoredExperts | MixedExperts | None = None
 
     def load(self, weights: Weights) -> None:
         """Take one expert after the other, so that none is held twice for longer than itself."""
@@ -128,6 +138,13 @@ class Experts(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.count} of {self.hidden} → {self.size} → {self.hidden}"
+
+
+def operator_of(numerics: Numerics) -> Operator:
+    """What runs experts where kernels of a GPU do not."""
+    if not numerics.fused_experts:
+        return experts_definition
+    return experts_masked if numerics.device.type == "cuda" else experts_grouped
 
 
 def refuse_other_stacks(weights: Weights) -> None:

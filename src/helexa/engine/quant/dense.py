@@ -111,21 +111,25 @@ class DenseFormat:
     On a CPU, either 16-bit format stands for float16 wherever that holds a matrix, for it rounds
     finer and CPUs multiply it faster, and for bfloat16 elsewhere. ``packed`` lays large float16
     matrices out as FBGEMM wants them. ``kernels`` False leaves every product to torch's plain
-    operator, in the weights' own format. With a ``compiler``, quantised ones that want it get
-    kernels of their own. ``rounded`` gives them exactly the numbers of ``dtype`` before all that;
-    matrices that float16 cannot hold keep theirs.
+    operator, in the weights' own format. ``narrow`` keeps large 16-bit matrices as they are stored
+    where ``dtype`` is float32 and this a CPU: their products are the same, and take longer. With a
+    ``compiler``, quantised ones that want it get kernels of their own. ``rounded`` gives them
+    exactly the numbers of ``dtype`` before all that; matrices that float16 cannot hold keep theirs.
     """
 
     dtype: torch.dtype
     device: torch.device
     packed: bool = field(default_factory=can_pack)
     kernels: bool = True
+    narrow: bool = False
     scratch: Scratch = field(default_factory=lambda: Scratch(), compare=False)
     compiler: Compiler | None = field(default=None, compare=False)
     rounded: bool = False
 
     def make(self, parts: Sequence[Tensor]) -> Weight:
         """Stack the matrices [N_i, K] into one; a single one that needs no change is shared."""
+        if self.stay_narrow(parts):
+            return HalfWeight(stacked(parts, parts[0].dtype), self.scratch, one_row=False)
         if self.device.type != "cpu" or self.dtype.itemsize != 2:
             whole = stacked(parts, self.dtype, self.device)
             fast = self.kernels and self.device.type == "cpu" and self.dtype == torch.float32
@@ -143,9 +147,23 @@ class DenseFormat:
             return PackedWeight(pieces, (sum(map(len, parts)), parts[0].shape[1]))
         return HalfWeight(stacked(parts, dtype), self.scratch, one_row=held)
 
+    def stay_narrow(self, parts: Sequence[Tensor]) -> bool:
+        """Whether the matrices [N_i, K] keep their 16-bit format, to be expanded for products."""
+        wanted = self.narrow and self.kernels and self.dtype == torch.float32
+        if not wanted or self.device.type != "cpu":
+            return False
+        large = sum(part.numel() for part in parts) >= SMALL_MATRIX
+        return large and parts[0].itemsize == 2 and len({part.dtype for part in parts}) == 1
+
     def table(self, matrix: Tensor) -> Tensor:
-        """A matrix [N, K] whose rows are looked up; on a CPU it stays in the checkpoint's file."""
-        return matrix if self.device.type == "cpu" else matrix.to(self.device, self.dtype)
+        """A matrix [N, K] whose rows are looked up, in no more bytes than it is stored in.
+
+        On a CPU it stays in the checkpoint's file.
+        """
+        if self.device.type == "cpu":
+            return matrix
+        narrower = matrix.itemsize < self.dtype.itemsize
+        return matrix.to(self.device, matrix.dtype if narrower else self.dtype)
 
 
 def stacked(

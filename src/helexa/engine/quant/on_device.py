@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from helexa.engine.kernels.stored_experts import StoredExperts, all_addresses
+from helexa.engine.kernels.stored_experts import MixedExperts, StoredExperts, experts_of_kinds
 from helexa.engine.kernels.stored_matrix import StoredMatrix, device_of, has_triton
 from helexa.engine.quant.dense import DenseWeight
 from helexa.engine.quant.stack import ReadByRows, StackedWeight
@@ -73,14 +73,18 @@ def with_kernels(weight: Storable) -> Weight:
     return weight if matrix is None else DeviceWeight(weight, matrix)
 
 
-def stored_experts(experts: Sequence[Expert]) -> StoredExperts | None:
+def stored_experts(experts: Sequence[Expert]) -> StoredExperts | MixedExperts | None:
     """Experts for kernels that find them by their addresses.
 
-    None unless all are alike, in matrices that are plain or `DeviceWeight`.
+    None unless all their matrices are plain or `DeviceWeight`.
     """
-    gate_up = all_addresses([stored_parts(expert.gate_up) for expert in experts])
-    down = all_addresses([stored_parts(expert.down) for expert in experts])
-    return None if gate_up is None or down is None else StoredExperts(gate_up, down)
+    found = []
+    for expert in experts:
+        gate_up, down = stored_parts(expert.gate_up), stored_parts(expert.down)
+        if gate_up is None or down is None:
+            return None
+        found.append((gate_up, down))
+    return experts_of_kinds(found)
 
 
 def stored_parts(weight: Weight) -> tuple[StoredMatrix, ...] | None:

@@ -140,11 +140,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return with_tokenizer(Family("m", fields=fields).save(tmp_path_factory.mktemp("m")).folder)
 
 
-@pytest.mark.parametrize("to", ["q", "q.gguf"])
 @pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
-    ids=["int", "term", "kill"],
+    ("number", "code", "to"),
+    [
+        (signal.SIGINT, 130, "q.gguf"),
+        (signal.SIGTERM, 143, "q"),
+        (signal.SIGKILL, -signal.SIGKILL, "q"),
+        (signal.SIGKILL, -signal.SIGKILL, "q.gguf"),
+    ],
+    ids=["int file", "term folder", "kill folder", "kill file"],
 )
 def test_quantize_that_is_ended_leaves_nothing_in_the_end(
     number: signal.Signals, code: int, to: str, model: Path, tmp_path: Path

@@ -27,10 +27,8 @@ SMALLEST = {75: 64 * 1024, 80: 99 * 1024, 90: 227 * 1024}
     [
         (75, "fp16", "Q4_K"),
         (80, "bf16", "Q6_K"),
-        (80, "bf16", "groups"),
         (80, "fp32", "plain"),
         (90, "bf16", "fp8"),
-        (90, "bf16", "Q5_1"),
     ],
 )
 def test_kernels_compile(capability: int, dtype: str, formats: str, tmp_path: Path) -> None:

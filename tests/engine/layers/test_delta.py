@@ -89,10 +89,10 @@ def test_e004_fused_projections_equal_split_ones(rows: int, tmp_path: Path) -> N
     expected = projected(tmp_path / "split", config, split(*parts), x)
     for name, found, other in zip(Projected._fields, ours, expected, strict=True):
         assert torch.equal(found, other), name
-    q, k, v, z, b, _ = (x @ part.flatten(0, 1).T for part in parts)
+    q, k, v, z, b, a = (x @ part.flatten(0, 1).T for part in parts)
     assert torch.equal(ours.qkv, torch.cat([q, k, v], -1))
     assert torch.equal(ours.z.flatten(1), z)
-    assert torch.equal(ours.beta, b.sigmoid())
+    assert torch.equal(ours.gates, torch.stack([b, a], 1))
 
 
 def test_e004_a_model_in_either_layout_expects_the_same(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from tests.neuron.plays import (
 from tests.waiting import wait_until
 
 SEATS = AdmissionConfig(max_in_flight=4, anon_max_in_flight=4)
-LONG: dict[str, Any] = {"model": TINY, "prompt": "Once upon a time", "max_tokens": 80}
+LONG: dict[str, Any] = {"model": TINY, "prompt": "Once upon a time", "max_tokens": 240}
 GREEDY: dict[str, Any] = {**LONG, "ignore_eos": True, "temperature": 0}
 SEEDED: dict[str, Any] = {**LONG, "ignore_eos": True, "temperature": 0.8, "seed": 5}
 OTHER: dict[str, Any] = {**GREEDY, "prompt": "The river"}
@@ -142,9 +142,9 @@ def test_n136b_resume(daemon: Daemon, pool: ThreadPoolExecutor) -> None:
     assert [[usage[name] for name in counts] for _, usage in said] == [
         [one["usage"][name] for name in counts] for one in calm
     ]
-    assert [usage["completion_tokens"] for _, usage in said] == [80, 80, 80]
+    assert [usage["completion_tokens"] for _, usage in said] == [LONG["max_tokens"]] * 3
     assert losses("model_recoveries_total", model=TINY, cause="exit") == before + 1
-    wait_until(lambda: tokens_of(daemon) == tokens + 240)
+    wait_until(lambda: tokens_of(daemon) == tokens + 3 * LONG["max_tokens"])
     assert daemon.slot().load_report().in_flight == 0
 
 

@@ -16,6 +16,7 @@ from helexa.engine.checkpoint.table import TensorInfo
 from helexa.engine.config import ModelConfig
 from helexa.engine.loading import load_model
 from helexa.engine.models.model import Model
+from helexa.errors import CheckpointError
 
 BLOCKS = {"Q4_K": (256, 144), "Q6_K": (256, 210)}
 """Weights and bytes of a block."""
@@ -80,7 +81,7 @@ class RandomCheckpoint:
         return made.view(rows, -1)
 
     def tokenizer_files(self) -> TokenizerFiles:
-        raise NotImplementedError("random models have no tokenizer")
+        raise CheckpointError("random weights have no tokenizer", hint="ask with token ids")
 
     def close(self) -> None:
         """Nothing is open."""

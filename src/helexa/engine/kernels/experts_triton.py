@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from helexa.engine.kernels.experts import tile_plan, weighted_sum
+from helexa.engine.kernels.launching import FUSING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,9 +40,9 @@ def experts_on_device(
     order, tiles = tile_plan(chosen, experts, rows)
     middle, out = x.new_empty((pairs, size)), x.new_empty((pairs, hidden))
     grid = len(tiles), triton.cdiv(size, COLUMNS.value)
-    gate_up_kernel[grid](x, gate_up, middle, order, tiles, (hidden, size, k, rows))
+    gate_up_kernel[grid](x, gate_up, middle, order, tiles, (hidden, size, k, rows), **FUSING)
     grid = len(tiles), triton.cdiv(hidden, COLUMNS.value)
-    down_kernel[grid](middle, down, out, order, tiles, (hidden, size, rows))
+    down_kernel[grid](middle, down, out, order, tiles, (hidden, size, rows), **FUSING)
     return weighted_sum(out, shares)
 
 

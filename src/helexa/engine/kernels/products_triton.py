@@ -18,6 +18,7 @@ import triton.language as tl
 from helexa.engine.kernels.blocks_triton import k4_k5, legacy, q2_k, q3_k, q6_k, q8_0
 from helexa.engine.kernels.fp8_triton import fp8
 from helexa.engine.kernels.groups_triton import groups
+from helexa.engine.kernels.launching import FUSING
 from helexa.engine.kernels.plain_triton import plain
 from helexa.engine.kernels.stored_matrix import Layout
 from helexa.engine.kernels.tiles_triton import inputs_of, outputs_of
@@ -166,7 +167,7 @@ def options(rows: int) -> dict[str, Any]:
     return {
         "num_warps": 8 if rows > 2 * LEAST_ROWS else 4,
         "num_stages": 2,
-        "enable_fp_fusion": True,
+        **FUSING,
     }
 
 

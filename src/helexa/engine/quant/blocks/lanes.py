@@ -17,13 +17,13 @@ from helexa.engine.kernels.lanes import (
     row_product,
     tile,
 )
+from helexa.engine.kernels.wide_product import wide_product
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from helexa.engine.kernels.compiled import Compiler, Kernel
-from helexa.engine.kernels.wide_product import wide_product
-from helexa.engine.quant.blocks.block_type import BlockType
+    from helexa.engine.quant.blocks.block_type import BlockType
 
 TILE_BYTES = 2**20
 """Of a tile that is expanded at once: what a core's cache commonly holds."""

@@ -12,7 +12,9 @@ from helexa.engine.kernels.lanes import (
     Form,
     Lanes,
     expanded,
+    one_of_pair,
     pack_words,
+    paired,
     row_product,
     tile,
 )
@@ -43,10 +45,10 @@ def drawn(form: Form) -> tuple[Tensor, Lanes]:
         shape = (BLOCKS, groups // 2 if form.fine else groups, form.places, LANES)
         coarse = (torch.rand(shape, generator=random) - 0.3).half()
         if not form.fine:
-            return Factors(coarse)
+            return Factors(paired(coarse))
         shape = (BLOCKS, groups, form.places, LANES)
         dtype = torch.int8 if low else torch.uint8
-        return Factors(coarse, torch.randint(low, 64, shape, generator=random).to(dtype))
+        return Factors(paired(coarse), torch.randint(low, 64, shape, generator=random).to(dtype))
 
     words = pack_words(q.to(torch.uint8), form)
     offset = factors(0) if form.affine else None
@@ -57,7 +59,8 @@ def plain(form: Form, q: Tensor, lanes: Lanes) -> Tensor:
     """The matrix [B · R, K] float64 by the formula (q − zero) · scale + offset."""
 
     def by_row(factors: Factors) -> Tensor:  # [B, G, P, 16] → [B · R, K]
-        values = factors.coarse.double()
+        places = [one_of_pair(factors.coarse[:, :, p // 2], p % 2) for p in range(form.places)]
+        values = torch.stack(places, 2).double()
         if factors.fine is not None:
             values = values.repeat_interleave(2, 1) * factors.fine
         return values.permute(0, 2, 3, 1).flatten(0, 2).repeat_interleave(form.group, 1)
@@ -79,8 +82,8 @@ def test_words_hold_the_integers(form: Form) -> None:
 def test_the_product_is_that_of_the_matrix(form: Form) -> None:
     q, lanes = drawn(form)
     matrix = plain(form, q, lanes)
-    x = torch.randn(1, COLUMNS, generator=torch.Generator().manual_seed(1))
-    found = row_product(form, x, form.units(), *lanes.tensors())
+    x = torch.randn(2, COLUMNS, generator=torch.Generator().manual_seed(1))
+    found = row_product(form, x, *lanes.tensors())
     wanted = x.double() @ matrix.T
     assert found.shape == wanted.shape
     assert (found - wanted).norm() < 1e-6 * (x.abs().double() @ matrix.abs().T).norm()
@@ -90,7 +93,7 @@ def test_the_product_is_that_of_the_matrix(form: Form) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_the_tile_is_the_matrix_transposed(form: Form, dtype: torch.dtype) -> None:
     q, lanes = drawn(form)
-    found = tile(form, dtype, *lanes.wide().tensors())
+    found = tile(form, dtype, *lanes.tensors())
     wanted = plain(form, q, lanes).T
     assert found.dtype == dtype
     assert found.shape == wanted.shape
@@ -105,5 +108,17 @@ def test_a_form_finds_its_tensors_again(form: Form) -> None:
     _, lanes = drawn(form)
     again = form.lanes(lanes.tensors())
     assert again.words is lanes.words
-    assert torch.equal(again.scale.values(), lanes.scale.values())
+    assert torch.equal(again.scale.place(1), lanes.scale.place(1))
     assert (again.offset is None) == (lanes.offset is None)
+
+
+def test_pairs_hold_every_number_of_float16() -> None:
+    """But infinities and what is no number."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16)
+    halves = bits.view(torch.float16)
+    halves = halves[halves.isfinite()][: 3 * 16 * 1321].view(1, -1, 3, 16)
+    words = paired(halves)
+    assert words.shape[2] == 2
+    found = torch.stack([one_of_pair(words[:, :, p // 2], p % 2) for p in range(3)], 2)
+    assert torch.equal(found, halves.float())
+    assert halves[halves != 0].abs().min() == 2.0**-24

@@ -14,6 +14,7 @@ from helexa.engine.kernels.lanes import (
     Lanes,
     expanded,
     pack_words,
+    paired,
     row_product,
     tile,
 )
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 TILE_BYTES = 2**20
 """Of a tile that is expanded at once: what a core's cache commonly holds."""
-SUMS_BYTES = 2**21
-"""Of the sums of groups in one call: they stay in a cache, and in memory that is used again."""
 FEW = 3
 """Up to so many rows of activations are multiplied one by one, which costs less than expanding."""
 
@@ -37,13 +36,11 @@ FEW = 3
 class LaneWeight:
     """A matrix ``shape`` = [N, K] in the layout of `kernels.lanes`.
 
-    One row is multiplied with one of ``parts`` after the other: the first block of each, and what
-    `row_product` wants of it. Many rows are multiplied in ``dtype``, ``tile_blocks`` at a time.
+    A few rows are multiplied one by one, many in ``dtype``, ``tile_blocks`` at a time.
     """
 
     form: Form
     lanes: Lanes
-    parts: tuple[tuple[int, tuple[Tensor, ...]], ...]
     shape: tuple[int, int]
     dtype: torch.dtype
     tile_blocks: int
@@ -71,17 +68,8 @@ class LaneWeight:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
         if len(x) > FEW:
             return self.many(x)
-        x = x.contiguous()
-        size = self.form.rows
-        if len(self.parts) == len(x) == 1:
-            found: Tensor = self.one_row(x, *self.parts[0][1])
-            return found[:, : self.shape[0]]
-        out = x.new_empty(len(x), len(self.lanes.words) * size)
-        for row in range(len(x)):
-            for first, tensors in self.parts:
-                y = self.one_row(x[row : row + 1], *tensors)
-                out[row, first * size : first * size + y.shape[1]] = y[0]
-        return out[:, : self.shape[0]]
+        rows = [self.one_row(row, *self.lanes.tensors()) for row in torch.split(x.contiguous(), 1)]
+        return torch.cat(rows)[:, : self.shape[0]]
 
     def many(self, x: Tensor) -> Tensor:
         """The product by expanding a few blocks at a time."""
@@ -91,7 +79,7 @@ class LaneWeight:
         for start in range(0, blocks, self.tile_blocks):
             first = min(start, blocks - self.tile_blocks)  # the last one may repeat a little
             last = first + self.tile_blocks
-            part = self.tile(*self.lanes.blocks(first, last).wide().tensors())
+            part = self.tile(*self.lanes.blocks(first, last).tensors())
             out[:, first * size : last * size] = wide_product(rounded, part.T)
         return out[:, : self.shape[0]]
 
@@ -109,7 +97,8 @@ class LaneSink:
         counts = (blocks, self.form.places, LANES)
 
         def factors(fine: torch.dtype) -> Factors:
-            coarse = torch.zeros(counts[0], whole, *counts[1:], dtype=torch.float16)
+            pairs = -(-counts[1] // 2)
+            coarse = torch.zeros(blocks, whole, pairs, LANES, dtype=torch.int32)
             if not self.form.fine:
                 return Factors(coarse)
             return Factors(coarse, torch.zeros(counts[0], groups, *counts[1:], dtype=fine))
@@ -142,9 +131,12 @@ class LaneSink:
             self.put(factors.fine, fine.flatten(1))
 
     def put(self, place: Tensor, values: Tensor) -> None:
-        """Write values [n, G] of some rows to where their blocks have them, [b, G, P, 16]."""
-        rows = self.padded(values).view(len(place), self.form.places, LANES, -1)
-        place.copy_(rows.permute(0, 3, 1, 2))
+        """Write values [n, G] of some rows to where their blocks have them.
+
+        That is [b, G, P, 16], or, of factors that are coarse, what `paired` makes of that.
+        """
+        rows = self.padded(values).view(len(place), self.form.places, LANES, -1).permute(0, 3, 1, 2)
+        place.copy_(paired(rows.half()) if place.dtype == torch.int32 else rows)
 
     def padded(self, values: Tensor) -> Tensor:
         """With rows of zeros, to whole blocks."""
@@ -158,20 +150,11 @@ class LaneSink:
         columns, form = self.shape[1], self.form
         blocks = len(self.lanes.words)
         count = max(1, min(blocks, TILE_BYTES // (form.rows * columns * dtype.itemsize)))
-        sums_bytes = 4 * form.rows * columns // form.group
-        calls = -(-blocks * sums_bytes // SUMS_BYTES)
-        each = -(-blocks // calls)
-        firsts = [min(first, blocks - each) for first in range(0, blocks, each)]  # may overlap
-        units = form.units()
-        parts = [
-            (first, (units, *self.lanes.blocks(first, first + each).tensors())) for first in firsts
-        ]
-        example = [torch.empty(1, columns), *parts[0][1]]
-        part = self.lanes.blocks(0, count).wide().tensors()
+        part = self.lanes.blocks(0, count).tensors()
+        example = [torch.empty(1, columns), *self.lanes.tensors()]
         return LaneWeight(
             form=form,
             lanes=self.lanes,
-            parts=tuple(parts),
             shape=self.shape,
             dtype=dtype,
             tile_blocks=count,

@@ -117,6 +117,8 @@ def load_model(
     built.numerics = with_room(numerics, built.modules())
     method = model.config.quantization
     built.num_parameters = sum(numbers(model.info(n), method) for n in weights.ledger.taken)
+    if numerics.plain.compiler is not None:
+        built.compile_layers(numerics.plain.compiler)
     compile_kernels(numerics, progress)
     return built.to(where).eval()
 

@@ -26,29 +26,37 @@ OPTIONS = {
     "cpp.dynamic_threads": True,  # as many as torch has when it runs, not when it was compiled
     "cpp.enable_floating_point_contract_flag": "fast",  # a · b + c rounds once
     "compile_threads": 1,  # no helper processes, which would stay
+    "size_asserts": False,  # whoever asks has looked, and each takes its time in every call
+    "alignment_asserts": False,
 }
 HINT = "install g++ (or clang++) and Python's headers, or leave `compile` out"
 
 
-Shape = tuple[tuple[int, ...], torch.dtype]
+Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 
 
 class Kernel:
-    """A function of tensors that becomes faster once it is compiled."""
+    """A function of tensors that becomes faster once it is compiled.
 
-    def __init__(self, definition: Callable[..., Tensor], shapes: tuple[Shape, ...]) -> None:
+    For tensors of these ``layouts``, or, if it is ``dynamic``, for others of as many axes.
+    """
+
+    def __init__(
+        self, definition: Callable[..., Any], layouts: tuple[Layout, ...], *, dynamic: bool = False
+    ) -> None:
         self.run = definition
         self.definition = definition
-        self.shapes = shapes
+        self.layouts = layouts
+        self.dynamic = dynamic
 
-    def __call__(self, *tensors: Tensor) -> Tensor:
+    def __call__(self, *tensors: Tensor) -> Any:
         return self.run(*tensors)
 
     def compile(self) -> None:
         """Make `run` fast. Raises what torch raises."""
         if self.run is self.definition:
-            example = [torch.empty(shape, dtype=dtype) for shape, dtype in self.shapes]
-            self.run = compiled(self.definition, example)
+            example = [torch.empty_strided(*at, dtype=dtype) for *at, dtype in self.layouts]
+            self.run = compiled(self.definition, example, dynamic=self.dynamic)
 
 
 class Compiler:
@@ -60,16 +68,23 @@ class Compiler:
 
     def kernel(
         self,
-        function: Callable[..., Tensor],
+        function: Callable[..., Any],
         statics: tuple[Hashable, ...],
         example: Sequence[Tensor],
+        *,
+        dynamic: bool = False,
     ) -> Kernel:
-        """The kernel ``function(*statics, *tensors)`` for contiguous tensors like the examples."""
-        shapes = tuple((tuple(tensor.shape), tensor.dtype) for tensor in example)
+        """The kernel ``function(*statics, *tensors)`` for tensors laid out like the examples.
+
+        A ``dynamic`` one is for any sizes and strides: those that may differ must differ in the
+        example, from each other and from 0 and 1. Examples are not read and may be on no device.
+        """
+        layouts = tuple((tuple(e.shape), tuple(e.stride()), e.dtype) for e in example)
         with self._lock:  # layers are loaded side by side
-            key = (function, statics, shapes)
+            key = (function, statics, layouts, dynamic)
             if key not in self._kernels:
-                self._kernels[key] = Kernel(partial(function, *statics), shapes)
+                definition = partial(function, *statics)
+                self._kernels[key] = Kernel(definition, layouts, dynamic=dynamic)
             return self._kernels[key]
 
     def __len__(self) -> int:
@@ -90,8 +105,21 @@ class Compiler:
             yield done
 
 
-def compiled(definition: Callable[..., Tensor], example: Sequence[Tensor]) -> Callable[..., Tensor]:
+def realised(x: Tensor) -> Tensor:
+    """The same numbers, contiguous, which a compiler is to keep and not to compute where needed.
+
+    torch's would repeat what a product's activations are made by for each row of the matrix.
+    """
+    x = x.contiguous()
+    return x.as_strided(x.shape, x.stride())
+
+
+def compiled(
+    definition: Callable[..., Any], example: Sequence[Tensor], *, dynamic: bool = False
+) -> Callable[..., Any]:
     """The function as torch compiles it for tensors like the examples, and only for such.
+
+    With ``dynamic``, for any sizes and strides (see `Compiler.kernel`).
 
     Not `torch.compile`: that looks at each call's arguments, which takes longer than many a kernel.
     """
@@ -100,12 +128,11 @@ def compiled(definition: Callable[..., Tensor], example: Sequence[Tensor]) -> Ca
         from torch._inductor import standalone_compile
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        graph = make_fx(definition, tracing_mode="fake")(*example)
+        graph = make_fx(definition, tracing_mode="symbolic" if dynamic else "fake")(*example)
         options: dict[str, Any] = {"config_patches": OPTIONS}
-        found = standalone_compile(
-            graph, list(example), dynamic_shapes="from_example_inputs", options=options
-        )
-    return cast("Callable[..., Tensor]", found)
+        shapes: Any = "from_graph" if dynamic else "from_example_inputs"
+        found = standalone_compile(graph, list(example), dynamic_shapes=shapes, options=options)
+    return cast("Callable[..., Any]", found)
 
 
 def require_compiler() -> None:

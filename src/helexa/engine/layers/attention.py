@@ -37,6 +37,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = config.head_dim
+        self.turned = config.rope.rotary_dim(config.head_dim)
         self.eps = config.rms_norm_eps
         self.qk_norm = config.qk_norm
         self.prefill = attention if numerics.fused_prefill else attention_definition

@@ -111,12 +111,15 @@ class GatedDelta(nn.Module):
         self, x: Tensor, batch: Batch, cache: LayerState, angles: tuple[Tensor, Tensor]
     ) -> Tensor:
         """x [T, hidden] → [T, hidden]; the sequences' states in ``cache`` move on."""
-        made = self.project(x)
+        made = self.arranged(self.inputs(x), self.gates(x))
+        out: Tensor = self.out(self.mixed(made, batch, cache).view(len(x), -1))
+        return out
+
+    def mixed(self, made: Projected, batch: Batch, cache: LayerState) -> Tensor:
+        """What comes between the projections: → [T, Hv, Dv]; states move on."""
         for slot in batch.fresh_states:
             cache.clear(slot)
-        mix = self.mix_on_device if self.on_device else self.mix
-        out: Tensor = self.out(mix(made, batch, cache).view(len(x), -1))
-        return out
+        return (self.mix_on_device if self.on_device else self.mix)(made, batch, cache)
 
     def mix(self, made: Projected, batch: Batch, cache: LayerState) -> Tensor:
         """What the convolution, the rule and the norm make of a step: → [T, Hv, Dv]."""
@@ -148,11 +151,10 @@ class GatedDelta(nn.Module):
                 kernels.prompts(made.qkv, gates, (spans, longest), constants, cache, mixed)
             return kernels.gated_norm_on_device(mixed, made.z, self.norm.gain, self.norm.floor)
 
-    def project(self, x: Tensor) -> Projected:
-        """What does not depend on other tokens: x [T, hidden]."""
-        shape, rows = self.delta, len(x)
+    def arranged(self, y: Tensor, gates: Tensor) -> Projected:
+        """Rows of `inputs` and of `gates` by what they are for, in whichever layout they came."""
+        shape, rows = self.delta, len(y)
         each = shape.value_heads // shape.key_heads
-        y, gates = self.inputs(x), self.gates(x)
         if self.grouped:
             sizes = [shape.key_dim] * 2 + [each * shape.value_dim] * 2
             *parts, z = torch.split(y.view(rows, shape.key_heads, -1), sizes, -1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from helexa.engine.kernels.stored_matrix import device_of
+from helexa.engine.layers.compiled import ROWS, CompiledLayer, compile_layers, run_compiled
 from helexa.engine.layers.decoder import DecoderLayer, decoder_norm, load_layers
 from helexa.engine.layers.embedding import Embedding
 from helexa.engine.layers.fused import Step, run_fused
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from helexa.engine.cache.kv import KVCache
     from helexa.engine.checkpoint.weights import Weights
     from helexa.engine.config import ModelConfig
+    from helexa.engine.kernels.compiled import Compiler
     from helexa.engine.numerics import Numerics
 
 
@@ -40,6 +42,7 @@ class Llama(Model):
         )
         self.norm = decoder_norm(config)
         self.head = None
+        self.compiled: tuple[CompiledLayer, ...] | None = None
 
     def load(self, weights: Weights) -> None:
         """Fill every module from the checkpoint, by its Hugging Face names."""
@@ -61,7 +64,17 @@ class Llama(Model):
                 step = Step.of(batch, self.rotary)
                 return run_fused(self.layers, self.norm, x, step, cache)
             angles = self.rotary(batch.positions)
+            if self.compiled is not None and len(x) in ROWS:
+                return self.normed(run_compiled(self.compiled, x, batch, angles, cache))
             for layer, kv in zip(self.layers, cache.layers, strict=True):
                 x = layer(x, batch, kv, angles)
-            out: Tensor = self.norm(x)
-            return out
+            return self.normed(x)
+
+    def normed(self, x: Tensor) -> Tensor:
+        """The last norm of all: x [T, hidden]."""
+        out: Tensor = self.norm(x)
+        return out
+
+    def compile_layers(self, compiler: Compiler) -> None:
+        """Have kernels made for steps of few rows, where weights are in formats that allow it."""
+        self.compiled = compile_layers(self.layers, compiler, self.numerics.cache)

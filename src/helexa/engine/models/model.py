@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from helexa.engine.batch import Part
     from helexa.engine.checkpoint.weights import Weights
     from helexa.engine.config import ModelConfig
+    from helexa.engine.kernels.compiled import Compiler
     from helexa.engine.numerics import Numerics
 
 BLOCK_SIZE = 16
@@ -66,6 +67,9 @@ class Model(nn.Module, ABC):
         The batch says which sequence and position each token belongs to and where its key and
         value go in ``cache``, which is written to.
         """
+
+    def compile_layers(self, compiler: Compiler) -> None:
+        """Ask ``compiler`` for kernels of whole layers, if the architecture has such."""
 
     def batch(
         self,

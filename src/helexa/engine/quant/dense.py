@@ -11,21 +11,25 @@ from torch.nn import functional as F
 
 from helexa.engine.kernels.matvec import Scratch, expanded_product, one_row_product
 from helexa.engine.kernels.packed import can_pack, pack, packed_product, unpack
+from helexa.engine.kernels.streamed import streamed_product
 from helexa.engine.kernels.wide_product import wide_product
 from helexa.engine.memory import SMALL_MATRIX
+from helexa.engine.quant.weight import Recipe, Traced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
-    from helexa.engine.kernels.compiled import Compiler
+    from helexa.engine.kernels.compiled import Compiler, Kernel
     from helexa.engine.kernels.packed import Packed
     from helexa.engine.quant.weight import Weight
 
 FLOAT16_MAX = 65504.0
 FLOAT16_MIN_SCALE = 2.0**-10
 """Below this largest value, what float16 rounds away (at most 2⁻²⁵) would begin to count."""
+FEW = 3
+"""Up to so many rows are multiplied one by one by `StreamedWeight`."""
 PIECE_ELEMENTS = 2**23
 """A matrix is packed in pieces of at most so many numbers, each by way of float32."""
 
@@ -62,6 +66,10 @@ class FloatWeight(DenseWeight):
         """x @ Wᵀ, x [T, K] → [T, N] in x's dtype."""
         return wide_product(x.to(self.tensor.dtype), self.tensor).to(x.dtype)
 
+    def traced(self) -> Traced:
+        """For a compiler (see `quant.weight`)."""
+        return Traced(Recipe(streamed_product, (), 1, self.shape[0]), (self.tensor,))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HalfWeight(DenseWeight):
@@ -79,6 +87,25 @@ class HalfWeight(DenseWeight):
         if len(x) == 1 and self.one_row:
             return one_row_product(x, self.tensor)
         return expanded_product(x, self.tensor, self.scratch)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StreamedWeight(DenseWeight):
+    """A 16-bit matrix [N, K] on a CPU that ``kernel``, compiled, reads for few rows."""
+
+    scratch: Scratch
+    kernel: Kernel
+
+    def matmul(self, x: Tensor) -> Tensor:
+        """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
+        if len(x) > FEW:
+            return expanded_product(x, self.tensor, self.scratch)
+        rows = torch.split(x.contiguous(), 1)
+        return torch.cat([self.kernel(row, self.tensor) for row in rows])
+
+    def traced(self) -> Traced:
+        """For a compiler (see `quant.weight`)."""
+        return Traced(Recipe(streamed_product, (), 1, self.shape[0]), (self.tensor,))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,10 +169,26 @@ class DenseFormat:
             return DenseWeight(stacked(parts, dtype))
         if sum(part.numel() for part in parts) < SMALL_MATRIX:
             return FloatWeight(stacked(parts, torch.float32))
+        if self.compiler is not None:
+            return self.streamed(parts, dtype, self.compiler)
         if held and self.packed:
             pieces = tuple(pack(piece) for piece in in_pieces(parts))
             return PackedWeight(pieces, (sum(map(len, parts)), parts[0].shape[1]))
         return HalfWeight(stacked(parts, dtype), self.scratch, one_row=held)
+
+    def streamed(
+        self, parts: Sequence[Tensor], dtype: torch.dtype, compiler: Compiler
+    ) -> StreamedWeight:
+        """The matrices [N_i, K] for compiled products: as they are stored, if that is in 16 bits.
+
+        They are copied: pages of a file are read more slowly than memory.
+        """
+        stored = {part.dtype for part in parts}
+        kept = stored.pop() if len(stored) == 1 and parts[0].itemsize == 2 else dtype
+        whole = torch.empty((sum(map(len, parts)), parts[0].shape[1]), dtype=kept)
+        fill(whole, parts)
+        example = [torch.empty(1, whole.shape[1]), whole]
+        return StreamedWeight(whole, self.scratch, compiler.kernel(streamed_product, (), example))
 
     def stay_narrow(self, parts: Sequence[Tensor]) -> bool:
         """Whether the matrices [N_i, K] keep their 16-bit format, to be expanded for products."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from torch import Tensor
 
@@ -33,3 +35,41 @@ class WeightFormat(Protocol):
 
     def make(self, parts: Sequence[Tensor]) -> Weight:
         """Take the matrices [N_i, K] of a checkpoint, stacked to one [ΣN_i, K]."""
+
+
+class Recipe(NamedTuple):
+    """How few rows are multiplied with a matrix, for a compiler to take into a larger function.
+
+    ``function(*statics, x, *tensors)``, x [T, K] float32 and ``taken`` tensors, is x @ Wᵀ
+    [T, ≥ rows], of which the first ``rows`` columns are wanted.
+    """
+
+    function: Callable[..., Tensor]
+    statics: tuple[Hashable, ...]
+    taken: int
+    rows: int
+
+
+class Traced(NamedTuple):
+    """A recipe, and the tensors of one matrix."""
+
+    recipe: Recipe
+    tensors: tuple[Tensor, ...]
+
+
+@runtime_checkable
+class Traceable(Protocol):
+    """A weight whose product with few rows a compiler can take into a larger function."""
+
+    def traced(self) -> Traced:
+        """How."""
+
+
+def multiplied(recipes: Sequence[Recipe], x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """x @ Wᵀ for matrices one below the other, and the tensors of all of them: → [T, ΣN]."""
+    left = list(tensors)
+    parts = []
+    for function, statics, taken, rows in recipes:
+        mine, left = left[:taken], left[taken:]
+        parts.append(function(*statics, x, *mine)[:, :rows])
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

@@ -19,6 +19,7 @@ from helexa.engine.kernels.lanes import (
     tile,
 )
 from helexa.engine.kernels.wide_product import wide_product
+from helexa.engine.quant.weight import Recipe, Traced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +71,11 @@ class LaneWeight:
             return self.many(x)
         rows = [self.one_row(row, *self.lanes.tensors()) for row in torch.split(x.contiguous(), 1)]
         return torch.cat(rows)[:, : self.shape[0]]
+
+    def traced(self) -> Traced:
+        """For a compiler (see `quant.weight`)."""
+        tensors = self.lanes.tensors()
+        return Traced(Recipe(row_product, (self.form,), len(tensors), self.shape[0]), tensors)
 
     def many(self, x: Tensor) -> Tensor:
         """The product by expanding a few blocks at a time."""

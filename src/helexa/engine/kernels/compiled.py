@@ -38,16 +38,16 @@ Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 class Kernel:
     """A function of tensors that becomes faster once it is compiled.
 
-    For tensors of these ``layouts``, or, if it is ``dynamic``, for others of as many axes.
+    For tensors of these ``layouts``; of those in ``free`` only the number of axes is fixed.
     """
 
     def __init__(
-        self, definition: Callable[..., Any], layouts: tuple[Layout, ...], *, dynamic: bool = False
+        self, definition: Callable[..., Any], layouts: tuple[Layout, ...], free: tuple[int, ...]
     ) -> None:
         self.run = definition
         self.definition = definition
         self.layouts = layouts
-        self.dynamic = dynamic
+        self.free = free
 
     def __call__(self, *tensors: Tensor) -> Any:
         return self.run(*tensors)
@@ -56,7 +56,19 @@ class Kernel:
         """Make `run` fast. Raises what torch raises."""
         if self.run is self.definition:
             example = [torch.empty_strided(*at, dtype=dtype) for *at, dtype in self.layouts]
-            self.run = compiled(self.definition, example, dynamic=self.dynamic)
+            definition = self.pinned if self.free else self.definition
+            self.run = compiled(definition, example, dynamic=bool(self.free))
+
+    def pinned(self, *tensors: Tensor) -> Any:
+        """The definition, of tensors whose sizes are numbers where they are not free."""
+        return self.definition(
+            *(
+                tensor if index in self.free else tensor.as_strided(size, stride)
+                for index, (tensor, (size, stride, _)) in enumerate(
+                    zip(tensors, self.layouts, strict=True)
+                )
+            )
+        )
 
 
 class Compiler:
@@ -71,20 +83,18 @@ class Compiler:
         function: Callable[..., Any],
         statics: tuple[Hashable, ...],
         example: Sequence[Tensor],
-        *,
-        dynamic: bool = False,
+        free: tuple[int, ...] = (),
     ) -> Kernel:
         """The kernel ``function(*statics, *tensors)`` for tensors laid out like the examples.
 
-        A ``dynamic`` one is for any sizes and strides: those that may differ must differ in the
-        example, from each other and from 0 and 1. Examples are not read and may be on no device.
+        Those at the places in ``free`` may have other sizes and strides: where these may differ,
+        they must in the examples, from all others and from 0 and 1. Examples are not read.
         """
         layouts = tuple((tuple(e.shape), tuple(e.stride()), e.dtype) for e in example)
         with self._lock:  # layers are loaded side by side
-            key = (function, statics, layouts, dynamic)
+            key = (function, statics, layouts, free)
             if key not in self._kernels:
-                definition = partial(function, *statics)
-                self._kernels[key] = Kernel(definition, layouts, dynamic=dynamic)
+                self._kernels[key] = Kernel(partial(function, *statics), layouts, free)
             return self._kernels[key]
 
     def __len__(self) -> int:

@@ -1,8 +1,11 @@
-"""A decoder layer for few rows in two functions, before its mixer and behind it, to be compiled.
+"""A decoder layer for one token, as two functions that are to be compiled.
 
 Between products a layer is some sixty small operators, each a pass over a few kilobytes; products
 of one row stream megabytes through the caches in between, so that each operator's code comes back
-cold. As one loop or a few they cost a fifth of that. T rows, hidden size K; all float32.
+cold. As a few loops of one function they cost a fifth of that. As a single function, a layer of
+4-bit integers is half as fast: a compiler for C++ gives up on what it could keep in registers.
+
+K is the hidden size; all is float32 but what is cached.
 """
 
 from __future__ import annotations
@@ -25,17 +28,24 @@ Matrix = tuple[Recipe, ...]
 """One or several below each other; their tensors come separately."""
 
 
+class Heads(NamedTuple):
+    """H query heads on G key heads of D numbers; a ``gated`` query has a gate behind it."""
+
+    heads: int
+    groups: int
+    dim: int
+    gated: bool
+
+
 class Opening(NamedTuple):
-    """What is in front of attention: H query heads, G key heads; what else there is.
+    """What is in front of attention, and what else there is.
 
     ``normed``: queries and keys are, with a gain [H + G, D] and a floor; ``biased``: the projection
-    has a bias; ``gated``: a query has a gate behind it.
+    has a bias.
     """
 
     matrix: Matrix
-    heads: int
-    groups: int
-    gated: bool
+    heads: Heads
     normed: bool
     biased: bool
 
@@ -43,12 +53,11 @@ class Opening(NamedTuple):
 class Closing(NamedTuple):
     """What is behind a mixer: its output matrix, and the MLP, None if that is no dense one.
 
-    ``gated``: the mixer's rows are multiplied by sigmoids; ``biased``: each matrix has a bias.
+    ``biased``: the output has a bias, and each matrix of the MLP.
     """
 
     out: Matrix
     mlp: tuple[Matrix, Matrix] | None
-    gated: bool
     biased: tuple[bool, bool]
 
 
@@ -73,27 +82,78 @@ class Taken:
         return y + self.one() if biased else y
 
 
-def open_attention(
-    form: Opening, x: Tensor, cos: Tensor, sin: Tensor, *tensors: Tensor
-) -> tuple[Tensor, ...]:
-    """Norm, projection, and what comes between projection and attention.
+class Places(NamedTuple):
+    """Where attention finds keys and values [G, C, D] of earlier tokens, and puts new ones [G, D].
 
-    x [T, K], cos and sin [T, 1, d] of `rotate`; gain and floor of the norm, the matrix's tensors,
-    bias, gain and floor of queries and keys. → queries [T, H, D], keys and values [T, G, D], and
-    the gates [T, H, D] if there are any.
+    A token's numbers are neighbours; all groups are equally far apart.
     """
-    taken = Taken(tensors)
+
+    k: Tensor
+    v: Tensor
+    new_k: Tensor
+    new_v: Tensor
+
+
+def mix_by_attention(
+    form: Opening, x: Tensor, cos: Tensor, sin: Tensor, *tensors: Tensor
+) -> tuple[Tensor]:
+    """All up to the output product: x [1, K] → the mixer's rows [1, H · D].
+
+    ``tensors`` are `Places` and what `open_attention` takes.
+    """
+    places, taken = Places(*tensors[:4]), Taken(tensors[4:])
+    q, k, v, gate = open_attention(form, x, (cos, sin), taken)
+    places.new_k.copy_(k)
+    places.new_v.copy_(v)
+    kept = places.new_k.dtype
+    rows = attend(form.heads, q, k.to(kept).float(), v.to(kept).float(), places)
+    return (rows if gate is None else rows * gate.sigmoid(),)
+
+
+def open_attention(
+    form: Opening, x: Tensor, angles: tuple[Tensor, Tensor], taken: Taken
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Norm, projection, and what comes between that and attention.
+
+    x [1, K], cos and sin [1, 1, d] of `rotate`; taken are gain and floor of the norm, the matrix's
+    tensors, bias, gain and floor of queries and keys. → queries [1, H · D], keys and values [G, D],
+    and the gates [1, H · D] if there are any.
+    """
+    heads, groups, dim, gated = form.heads
     y = taken.product(form.matrix, taken.norm(x), biased=form.biased)
-    made = Projected(realised(y), form.heads, form.groups, form.gated)
+    made = Projected(realised(y), heads, groups, gated)
     qk, v = made.split()
     if form.normed:
         qk = taken.norm(qk)
-    q, k = realised(rotate(qk, cos, sin)).tensor_split((form.heads,), 1)
-    return (q, k, v) if made.gate is None else (q, k, v, realised(made.gate))
+    turned = realised(rotate(qk, *angles)).view(heads + groups, dim)
+    gate = None if made.gate is None else made.gate.reshape(1, heads * dim)
+    return turned[:heads].view(1, -1), turned[heads:], v.view(groups, dim), gate
+
+
+def attend(form: Heads, q: Tensor, new_k: Tensor, new_v: Tensor, places: Places) -> Tensor:
+    """Attention of one token over others and itself: q [1, H · D], its key and value [G, D].
+
+    → [1, H · D]. See `attention_definition`; the heads of a group share what they read. C and the
+    distance of groups are all that may change where this is compiled: all else is made known.
+    """
+    heads, groups, dim, _ = form
+    each, context = heads // groups, places.k.shape[1]
+    rows = realised(q * dim**-0.5).view(groups, each, 1, dim)
+    shape = (groups, context, dim)
+    keys = places.k.as_strided(shape, (places.k.stride(0), dim, 1)).float()
+    values = places.v.as_strided(shape, (places.v.stride(0), dim, 1)).float()
+    scores = torch.stack([(row * keys).sum(-1) for row in rows.unbind(1)], 1)  # [G, each, C]
+    own = (rows.squeeze(2) * new_k.unsqueeze(1)).sum(-1, keepdim=True)  # [G, each, 1]
+    most = torch.maximum(scores.amax(-1, keepdim=True), own)
+    shares, mine = (scores - most).exp(), (own - most).exp()
+    totals = shares.sum(-1, keepdim=True) + mine
+    sums = [(share.unsqueeze(-1) * values).sum(1) for share in shares.unbind(1)]
+    out = (torch.stack(sums, 1) + mine * new_v.unsqueeze(1)) / totals
+    return out.view(1, heads * dim)
 
 
 def open_delta(matrices: tuple[Matrix, Matrix], x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Norm and the two projections of the gated delta rule: x [T, K] → [T, …] each.
+    """Norm and the two projections of the gated delta rule: x [1, K] → [1, …] each.
 
     ``tensors``: gain and floor of the norm, then those of each matrix.
     """
@@ -102,37 +162,18 @@ def open_delta(matrices: tuple[Matrix, Matrix], x: Tensor, *tensors: Tensor) -> 
     return tuple(taken.product(matrix, hidden) for matrix in matrices)
 
 
-def close_layer(
-    form: Closing, x: Tensor, rows: Tensor, *tensors: Tensor
-) -> Tensor | tuple[Tensor, Tensor]:
+def close_layer(form: Closing, x: Tensor, rows: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The output product and its sum, the norm, the MLP and its sum.
 
-    x [T, K], rows [T, …] of the mixer; its gates, the output's tensors and bias, gain and floor of
-    the norm; then gate_up's and down's, each with its bias. → [T, K]; without an MLP, x and its
+    x [1, K], rows [1, …] of the mixer; ``tensors`` are the output's and its bias, gain and floor of
+    the norm, then gate_up's and down's, each with its bias. → [1, K]; without an MLP, x and its
     norm.
     """
     taken = Taken(tensors)
-    if form.gated:
-        rows = rows * taken.one().reshape(rows.shape).sigmoid()
     x = realised(x + taken.product(form.out, rows, biased=form.biased[0]))
     hidden = realised(taken.norm(x))
     if form.mlp is None:
         return x, hidden
     gate_up, down = form.mlp
     middle = silu_mul(realised(taken.product(gate_up, hidden, biased=form.biased[1])))
-    return x + taken.product(down, middle, biased=form.biased[1])
-
-
-def attend(groups: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of one token: q [1, H, D], k and v [G, S, D], any strides → [1, H, D] float32.
-
-    See `attention_definition`; the heads of a group share what they read.
-    """
-    _, heads, dim = q.shape
-    rows = (q.float() * dim**-0.5).view(groups, heads // groups, 1, dim)
-    keys, values = k.float(), v.float()
-    scores = torch.stack([(one * keys).sum(-1) for one in rows.unbind(1)], 1)
-    shares = (scores - scores.amax(-1, keepdim=True)).exp()
-    totals = shares.sum(-1, keepdim=True)
-    sums = [(one.unsqueeze(-1) * values).sum(1) for one in shares.unbind(1)]
-    return (torch.stack(sums, 1) / totals).view(q.shape)
+    return (x + taken.product(down, middle, biased=form.biased[1]),)

@@ -1,4 +1,4 @@
-"""Decoder layers on a CPU, for few rows: two compiled functions each, and what is between them."""
+"""Decoder layers on a CPU, for one token: compiled functions, and what is left between them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 
 from helexa.engine.kernels.layer_steps import (
     Closing,
+    Heads,
     Matrix,
     Opening,
-    attend,
+    Places,
     close_layer,
-    open_attention,
+    mix_by_attention,
     open_delta,
 )
 from helexa.engine.layers.attention import Attention
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from helexa.engine.batch import Batch, Span
+    from helexa.engine.batch import Batch
     from helexa.engine.cache.kv import KVCache, LayerCache
     from helexa.engine.cache.state import LayerState
     from helexa.engine.kernels.compiled import Compiler, Kernel
@@ -36,66 +37,81 @@ if TYPE_CHECKING:
     from helexa.engine.layers.norm import RMSNorm
     from helexa.engine.quant.weight import Weight
 
-ROWS = (1,)
-"""Steps of so many rows are compiled."""
 SLOTS = 4099
 """Of a cache that stands for those of any size: no other number of a model's."""
 CONTEXT = 131
+PLACES = (3, 4, 5, 6)
+"""Behind x and two angles; they are the cache's."""
+
+
+class Step(NamedTuple):
+    """What all layers of a step share."""
+
+    batch: Batch
+    angles: tuple[Tensor, Tensor]
 
 
 class Bound(NamedTuple):
-    """Kernels by their number of rows, and the tensors that each is given behind its arguments."""
+    """A kernel and the tensors that it is given behind its arguments."""
 
-    kernels: dict[int, Kernel]
+    kernel: Kernel
     tensors: tuple[Tensor, ...]
 
     def __call__(self, *arguments: Tensor) -> tuple[Tensor, ...]:
-        """→ what the function returns, in a tuple."""
-        found = self.kernels[len(arguments[0])](*arguments, *self.tensors)
-        return tuple(found) if isinstance(found, tuple | list) else (found,)
+        return cast("tuple[Tensor, ...]", self.kernel(*arguments, *self.tensors))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledLayer:
-    """A decoder layer whose matrices a compiler can read; ``attend`` is for contexts of any length.
-
-    Without ``whole``, its MLP is run as it is.
-    """
+    """A layer whose ``opening`` is all of its attention, or what the delta rule begins with."""
 
     layer: DecoderLayer
     opening: Bound
     closing: Bound
-    attend: Kernel | None
-    whole: bool
 
-    def __call__(
-        self,
-        x: Tensor,
-        batch: Batch,
-        cache: LayerCache | LayerState,
-        angles: tuple[Tensor, Tensor],
-    ) -> Tensor:
-        """What the layer computes: x [T, hidden] → the same shape."""
-        if self.layer.attends:
-            q, k, v, *gate = self.opening(x, *angles)
-            kept = cast("LayerCache", cache)
-            kept.write(batch.slots, k, v)
-            rows = [self.attended(q[span.rows], span, kept) for span in batch.spans]
-            mixed = rows[0] if len(rows) == 1 else torch.cat(rows)
-        else:
-            mixer = cast("GatedDelta", self.layer.mixer)
-            made = mixer.arranged(*self.opening(x))
-            mixed, gate = mixer.mixed(made, batch, cast("LayerState", cache)), []
-        x, *hidden = self.closing(x, mixed.reshape(len(x), -1), *gate)
-        return x if self.whole else x + self.layer.mlp(*hidden)
+    def __call__(self, x: Tensor, step: Step, cache: LayerCache | LayerState) -> Tensor:
+        """What the layer computes: x [1, hidden] → the same shape."""
+        mix = self.attended if self.layer.attends else self.moved
+        x, *hidden = self.closing(x, mix(x, step, cache))
+        return x + self.layer.mlp(*hidden) if hidden else x
 
-    def attended(self, q: Tensor, span: Span, cache: LayerCache) -> Tensor:
-        """Queries [L, H, D] of one sequence → [L, H, D]."""
-        kv = cache.read(span.slots)
-        if span.length > 1 or self.attend is None:
-            mixer = cast("Attention", self.layer.mixer)
-            return (mixer.decode if span.length == 1 else mixer.prefill)(q, kv)
-        return cast("Tensor", self.attend(q, kv[0], kv[1]))
+    def attended(self, x: Tensor, step: Step, cache: LayerCache | LayerState) -> Tensor:
+        """Rows [1, H · D] of attention over what is cached, and over x itself."""
+        kept = cast("LayerCache", cache)
+        (k, v), new = kept.read(earlier(step.batch)), kept.kv[:, :, newest(step.batch)]
+        return self.opening(x, *step.angles, k, v, new[0], new[1])[0]
+
+    def moved(self, x: Tensor, step: Step, cache: LayerCache | LayerState) -> Tensor:
+        """Rows [1, …] of the delta rule, whose state moves on."""
+        mixer = cast("GatedDelta", self.layer.mixer)
+        made = mixer.arranged(*self.opening(x))
+        return mixer.mixed(made, step.batch, cast("LayerState", cache)).reshape(1, -1)
+
+
+def is_one_step(batch: Batch) -> bool:
+    """Whether this is one token behind others, which is what is compiled."""
+    return len(batch.spans) == len(batch.token_ids) == 1 and batch.spans[0].context > 0
+
+
+def earlier(batch: Batch) -> slice | Tensor:
+    """The slots of the tokens in front of the new one."""
+    slots = batch.spans[0].slots
+    return slice(slots.start, slots.stop - 1) if isinstance(slots, slice) else slots[:-1]
+
+
+def newest(batch: Batch) -> int:
+    """The slot of the new token."""
+    slots = batch.slots
+    return cast("int", slots.start) if isinstance(slots, slice) else int(slots[0])
+
+
+def run_compiled(
+    layers: tuple[CompiledLayer, ...], x: Tensor, step: Step, cache: KVCache
+) -> Tensor:
+    """All layers one after the other: x [1, hidden] → the same shape."""
+    for layer, kept in zip(layers, cache.layers, strict=True):
+        x = layer(x, step, kept)
+    return x
 
 
 def compile_layers(
@@ -105,95 +121,68 @@ def compile_layers(
 
     ``cache`` is the format of keys and values.
     """
-    made = []
+    made: list[CompiledLayer] = []
     for module in layers:
         layer = cast("DecoderLayer", module)
-        opening = opened(layer, compiler)
+        attends = isinstance(layer.mixer, Attention)
+        opening = opened(layer, compiler, cache) if attends else opened_delta(layer, compiler)
         closing = closed(layer, compiler)
         if opening is None or closing is None:
             return None
-        whole = isinstance(layer.mlp, GatedMLP)
-        attention = attending(layer.mixer, compiler, cache) if layer.attends else None
-        made.append(CompiledLayer(layer, opening, closing, attention, whole))
+        made.append(CompiledLayer(layer, opening, closing))
     return tuple(made)
 
 
-def run_compiled(
-    layers: tuple[CompiledLayer, ...],
-    x: Tensor,
-    batch: Batch,
-    angles: tuple[Tensor, Tensor],
-    cache: KVCache,
-) -> Tensor:
-    """All layers one after the other: x [T, hidden] → the same shape, T one of ROWS."""
-    for layer, kept in zip(layers, cache.layers, strict=True):
-        x = layer(x, batch, kept, angles)
-    return x
-
-
-def opened(layer: DecoderLayer, compiler: Compiler) -> Bound | None:
-    """A layer's norm and the projections of its mixer; None if these cannot be compiled."""
-    mixer, norm = layer.mixer, constants(layer.input_norm)
-    if not isinstance(mixer, Attention):
-        inputs, gates = traced(mixer.inputs), traced(mixer.gates)
-        if inputs is None or gates is None:
-            return None
-        tensors = (*norm, *inputs[1], *gates[1])
-        kernels = {
-            rows: compiler.kernel(
-                open_delta, ((inputs[0], gates[0]),), [torch.empty(rows, mixer.hidden), *tensors]
-            )
-            for rows in ROWS
-        }
-        return Bound(kernels, tensors)
+def opened(layer: DecoderLayer, compiler: Compiler, cache: torch.dtype) -> Bound | None:
+    """A layer's attention; None if its projection cannot be compiled."""
+    mixer = cast("Attention", layer.mixer)
     found = traced(mixer.qkv)
     if found is None:
         return None
     matrix, held = found
     norms = () if mixer.gain is None or mixer.floor is None else (mixer.gain, mixer.floor)
-    biased, normed = mixer.qkv.bias is not None, bool(norms)
-    form = Opening(matrix, mixer.heads, mixer.kv_heads, mixer.gated, normed, biased)
-    tensors = (*norm, *held, *norms)
-    kernels = {}
-    for rows in ROWS:
-        angles = torch.empty(2, rows, 1, mixer.turned)
-        example = [torch.empty(rows, mixer.qkv.inputs), *angles, *tensors]
-        kernels[rows] = compiler.kernel(open_attention, (form,), example)
-    return Bound(kernels, tensors)
+    heads = Heads(mixer.heads, mixer.kv_heads, mixer.head_dim, mixer.gated)
+    form = Opening(matrix, heads, bool(norms), mixer.qkv.bias is not None)
+    tensors = (*constants(layer.input_norm), *held, *norms)
+    x, angles = torch.empty(1, mixer.qkv.inputs), torch.empty(2, 1, 1, mixer.turned)
+    example = [x, *angles, *places_of(heads, cache), *tensors]
+    return Bound(compiler.kernel(mix_by_attention, (form,), example, PLACES), tensors)
+
+
+def places_of(heads: Heads, cache: torch.dtype) -> Places:
+    """What stands for keys and values in a cache of any size."""
+    kv = torch.empty(4, heads.groups, SLOTS, heads.dim, dtype=cache, device="meta")
+    k, v, new_k, new_v = kv
+    return Places(k[:, :CONTEXT], v[:, :CONTEXT], new_k[:, CONTEXT], new_v[:, CONTEXT])
+
+
+def opened_delta(layer: DecoderLayer, compiler: Compiler) -> Bound | None:
+    """The projections in front of the delta rule; None if they cannot be compiled."""
+    mixer = cast("GatedDelta", layer.mixer)
+    inputs, gates = traced(mixer.inputs), traced(mixer.gates)
+    if inputs is None or gates is None:
+        return None
+    tensors = (*constants(layer.input_norm), *inputs[1], *gates[1])
+    example = [torch.empty(1, mixer.hidden), *tensors]
+    return Bound(compiler.kernel(open_delta, ((inputs[0], gates[0]),), example), tensors)
 
 
 def closed(layer: DecoderLayer, compiler: Compiler) -> Bound | None:
     """What comes behind a layer's mixer; None if that cannot be compiled."""
-    mixer, mlp = layer.mixer, layer.mlp
+    out, mlp = layer.mixer.out, layer.mlp
     dense = mlp if isinstance(mlp, GatedMLP) else None
-    linears = [mixer.out, *((dense.gate_up, dense.down) if dense is not None else ())]
+    linears = [out, *((dense.gate_up, dense.down) if dense is not None else ())]
     found = [one for linear in linears if (one := traced(linear)) is not None]
     if len(found) < len(linears):
         return None
     matrices = [matrix for matrix, _ in found]
-    out, *rest = (tensors for _, tensors in found)
-    pair = (matrices[1], matrices[2]) if dense is not None else None
-    gated = isinstance(mixer, Attention) and mixer.gated
-    biased = (mixer.out.bias is not None, dense is not None and dense.down.bias is not None)
-    form = Closing(matrices[0], pair, gated, biased)
-    tensors = (*out, *constants(layer.mlp_norm), *(tensor for part in rest for tensor in part))
-    kernels = {}
-    for rows in ROWS:
-        x, mixed = torch.empty(rows, sum(mixer.out.outputs)), torch.empty(rows, mixer.out.inputs)
-        gate = []
-        if isinstance(mixer, Attention) and mixer.gated:
-            gate = [torch.empty(rows, mixer.heads, mixer.head_dim)]
-        kernels[rows] = compiler.kernel(close_layer, (form,), [x, mixed, *gate, *tensors])
-    return Bound(kernels, tensors)
-
-
-def attending(mixer: object, compiler: Compiler, cache: torch.dtype) -> Kernel | None:
-    """Attention of one token over a cache of this format, of any size."""
-    assert isinstance(mixer, Attention)
-    groups, dim = mixer.kv_heads, mixer.head_dim
-    kv = torch.empty(groups, 2, SLOTS, dim, dtype=cache)[:, :, :CONTEXT].transpose(0, 1)
-    q = torch.empty(1, mixer.heads, dim)
-    return compiler.kernel(attend, (groups,), [q, kv[0], kv[1]], dynamic=True)
+    first, *rest = (tensors for _, tensors in found)
+    biased = (out.bias is not None, dense is not None and dense.down.bias is not None)
+    form = Closing(matrices[0], (matrices[1], matrices[2]) if dense is not None else None, biased)
+    behind = (tensor for part in rest for tensor in part)
+    tensors = (*first, *constants(layer.mlp_norm), *behind)
+    example = [torch.empty(1, sum(out.outputs)), torch.empty(1, out.inputs), *tensors]
+    return Bound(compiler.kernel(close_layer, (form,), example), tensors)
 
 
 def traced(linear: Linear) -> tuple[Matrix, tuple[Tensor, ...]] | None:

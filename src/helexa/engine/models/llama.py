@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from helexa.engine.kernels.stored_matrix import device_of
-from helexa.engine.layers.compiled import ROWS, CompiledLayer, compile_layers, run_compiled
+from helexa.engine.layers.compiled import CompiledLayer, compile_layers, is_one_step, run_compiled
+from helexa.engine.layers.compiled import Step as CompiledStep
 from helexa.engine.layers.decoder import DecoderLayer, decoder_norm, load_layers
 from helexa.engine.layers.embedding import Embedding
 from helexa.engine.layers.fused import Step, run_fused
@@ -64,8 +65,9 @@ class Llama(Model):
                 step = Step.of(batch, self.rotary)
                 return run_fused(self.layers, self.norm, x, step, cache)
             angles = self.rotary(batch.positions)
-            if self.compiled is not None and len(x) in ROWS:
-                return self.normed(run_compiled(self.compiled, x, batch, angles, cache))
+            if self.compiled is not None and is_one_step(batch):
+                one = CompiledStep(batch, angles)
+                return self.normed(run_compiled(self.compiled, x, one, cache))
             for layer, kv in zip(self.layers, cache.layers, strict=True):
                 x = layer(x, batch, kv, angles)
             return self.normed(x)

@@ -28,6 +28,9 @@ OPTIONS = {
     "compile_threads": 1,  # no helper processes, which would stay
     "size_asserts": False,  # whoever asks has looked, and each takes its time in every call
     "alignment_asserts": False,
+    "cpp.max_horizontal_fusion_size": 256,  # sums over the same words are one loop, however many
+    "realize_reads_threshold": 64,  # what is to be kept says so itself, see `realised`
+    "realize_opcount_threshold": 1000,
 }
 HINT = "install g++ (or clang++) and Python's headers, or leave `compile` out"
 
@@ -38,7 +41,8 @@ Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 class Kernel:
     """A function of tensors that becomes faster once it is compiled.
 
-    For tensors of these ``layouts``; of those in ``free`` only the number of axes is fixed.
+    For tensors of these ``layouts``; of those in ``free`` only the number of axes is fixed. Unless
+    it is ``wanted``, a compiler leaves it as it is.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Kernel:
         self.definition = definition
         self.layouts = layouts
         self.free = free
+        self.wanted = False
 
     def __call__(self, *tensors: Tensor) -> Any:
         return self.run(*tensors)
@@ -98,14 +103,18 @@ class Compiler:
             return self._kernels[key]
 
     def __len__(self) -> int:
-        return len(self._kernels)
+        return len(self.wanted())
+
+    def wanted(self) -> list[Kernel]:
+        """Those that are to be compiled."""
+        return [kernel for kernel in self._kernels.values() if kernel.wanted]
 
     def compile(self) -> Iterator[int]:
-        """Compile what has been asked for, one by one: yields how many there are so far.
+        """Compile what is wanted, one by one: yields how many there are so far.
 
         For one thread, once everything is loaded. Raises InvalidRequest if the C++ compiler fails.
         """
-        for done, kernel in enumerate(self._kernels.values(), 1):
+        for done, kernel in enumerate(self.wanted(), 1):
             try:
                 kernel.compile()
             except RuntimeError as error:

@@ -1,11 +1,11 @@
-"""A decoder layer for one token, as two functions that are to be compiled.
+"""A decoder layer for one token or a few, as two functions that are to be compiled.
 
 Between products a layer is some sixty small operators, each a pass over a few kilobytes; products
 of one row stream megabytes through the caches in between, so that each operator's code comes back
 cold. As a few loops of one function they cost a fifth of that. As a single function, a layer of
 4-bit integers is half as fast: a compiler for C++ gives up on what it could keep in registers.
 
-K is the hidden size; all is float32 but what is cached.
+T rows, K is the hidden size; all is float32 but what is cached.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Taken:
 
 
 class Places(NamedTuple):
-    """Where attention finds keys and values [G, C, D] of earlier tokens, and puts new ones [G, D].
+    """Where attention finds keys and values [G, C, D] of earlier tokens, and new ones go, [G, D].
 
     A token's numbers are neighbours; all groups are equally far apart.
     """
@@ -103,11 +103,20 @@ def mix_by_attention(
     """
     places, taken = Places(*tensors[:4]), Taken(tensors[4:])
     q, k, v, gate = open_attention(form, x, (cos, sin), taken)
+    kept = places.new_k.dtype
+    k, v = k[0].to(kept), v[0].to(kept)
     places.new_k.copy_(k)
     places.new_v.copy_(v)
-    kept = places.new_k.dtype
-    rows = attend(form.heads, q, k.to(kept).float(), v.to(kept).float(), places)
+    rows = attend(form.heads, q, places.k, places.v, k, v)
     return (rows if gate is None else rows * gate.sigmoid(),)
+
+
+def project_for_attention(
+    form: Opening, x: Tensor, cos: Tensor, sin: Tensor, *tensors: Tensor
+) -> tuple[Tensor, ...]:
+    """`open_attention`: the sigmoids of gates are the last if there are any."""
+    *found, gate = open_attention(form, x, (cos, sin), Taken(tensors))
+    return tuple(found) if gate is None else (*found, gate.sigmoid())
 
 
 def open_attention(
@@ -115,33 +124,35 @@ def open_attention(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Norm, projection, and what comes between that and attention.
 
-    x [1, K], cos and sin [1, 1, d] of `rotate`; taken are gain and floor of the norm, the matrix's
-    tensors, bias, gain and floor of queries and keys. → queries [1, H · D], keys and values [G, D],
-    and the gates [1, H · D] if there are any.
+    x [T, K], cos and sin [T, 1, d] of `rotate`; taken are gain and floor of the norm, the matrix's
+    tensors, bias, gain and floor of queries and keys. → queries [T, H · D], keys and values
+    [T, G, D], and the gates [T, H · D] if there are any.
     """
-    heads, groups, dim, gated = form.heads
+    heads, _, _, gated = form.heads
     y = taken.product(form.matrix, taken.norm(x), biased=form.biased)
-    made = Projected(realised(y), heads, groups, gated)
+    made = Projected(realised(y), heads, form.heads.groups, gated)
     qk, v = made.split()
     if form.normed:
         qk = taken.norm(qk)
-    turned = realised(rotate(qk, *angles)).view(heads + groups, dim)
-    gate = None if made.gate is None else made.gate.reshape(1, heads * dim)
-    return turned[:heads].view(1, -1), turned[heads:], v.view(groups, dim), gate
+    turned = realised(rotate(qk, *angles))
+    gate = None if made.gate is None else made.gate.flatten(1)
+    return turned[:, :heads].flatten(1), turned[:, heads:], v, gate
 
 
-def attend(form: Heads, q: Tensor, new_k: Tensor, new_v: Tensor, places: Places) -> Tensor:
-    """Attention of one token over others and itself: q [1, H · D], its key and value [G, D].
+def attend(form: Heads, q: Tensor, k: Tensor, v: Tensor, new_k: Tensor, new_v: Tensor) -> Tensor:
+    """Attention of one token over others and itself: q [1, H · D] → [1, H · D].
 
-    → [1, H · D]. See `attention_definition`; the heads of a group share what they read. C and the
-    distance of groups are all that may change where this is compiled: all else is made known.
+    k and v [G, C, D], its own [G, D], all in the cache's format. See `attention_definition`; the
+    heads of a group share what they read. C and the distance of groups are all that may change
+    where this is compiled: all else is made known.
     """
     heads, groups, dim, _ = form
-    each, context = heads // groups, places.k.shape[1]
+    each, context = heads // groups, k.shape[1]
     rows = realised(q * dim**-0.5).view(groups, each, 1, dim)
     shape = (groups, context, dim)
-    keys = places.k.as_strided(shape, (places.k.stride(0), dim, 1)).float()
-    values = places.v.as_strided(shape, (places.v.stride(0), dim, 1)).float()
+    keys = k.as_strided(shape, (k.stride(0), dim, 1)).float()
+    values = v.as_strided(shape, (v.stride(0), dim, 1)).float()
+    new_k, new_v = (x.as_strided((groups, dim), (x.stride(0), 1)).float() for x in (new_k, new_v))
     scores = torch.stack([(row * keys).sum(-1) for row in rows.unbind(1)], 1)  # [G, each, C]
     own = (rows.squeeze(2) * new_k.unsqueeze(1)).sum(-1, keepdim=True)  # [G, each, 1]
     most = torch.maximum(scores.amax(-1, keepdim=True), own)
@@ -153,7 +164,7 @@ def attend(form: Heads, q: Tensor, new_k: Tensor, new_v: Tensor, places: Places)
 
 
 def open_delta(matrices: tuple[Matrix, Matrix], x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Norm and the two projections of the gated delta rule: x [1, K] → [1, …] each.
+    """Norm and the two projections of the gated delta rule: x [T, K] → [T, …] each.
 
     ``tensors``: gain and floor of the norm, then those of each matrix.
     """
@@ -165,8 +176,8 @@ def open_delta(matrices: tuple[Matrix, Matrix], x: Tensor, *tensors: Tensor) -> 
 def close_layer(form: Closing, x: Tensor, rows: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The output product and its sum, the norm, the MLP and its sum.
 
-    x [1, K], rows [1, …] of the mixer; ``tensors`` are the output's and its bias, gain and floor of
-    the norm, then gate_up's and down's, each with its bias. → [1, K]; without an MLP, x and its
+    x [T, K], rows [T, …] of the mixer; ``tensors`` are the output's and its bias, gain and floor of
+    the norm, then gate_up's and down's, each with its bias. → [T, K]; without an MLP, x and its
     norm.
     """
     taken = Taken(tensors)

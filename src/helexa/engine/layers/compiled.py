@@ -7,27 +7,31 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 
+from helexa.engine.kernels.few_rows import FEW, FewRows, few_rows
 from helexa.engine.kernels.layer_steps import (
     Closing,
     Heads,
     Matrix,
     Opening,
     Places,
+    attend,
     close_layer,
     mix_by_attention,
     open_delta,
+    project_for_attention,
 )
 from helexa.engine.layers.attention import Attention
+from helexa.engine.layers.experts import Experts
 from helexa.engine.layers.mlp import GatedMLP
-from helexa.engine.quant.stack import StackedWeight
-from helexa.engine.quant.weight import Traceable
+from helexa.engine.quant.stack import parts_of
+from helexa.engine.quant.weight import Compilable, Traceable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor, nn
 
-    from helexa.engine.batch import Batch
+    from helexa.engine.batch import Batch, Span
     from helexa.engine.cache.kv import KVCache, LayerCache
     from helexa.engine.cache.state import LayerState
     from helexa.engine.kernels.compiled import Compiler, Kernel
@@ -35,13 +39,14 @@ if TYPE_CHECKING:
     from helexa.engine.layers.delta import GatedDelta
     from helexa.engine.layers.linear import Linear
     from helexa.engine.layers.norm import RMSNorm
-    from helexa.engine.quant.weight import Weight
 
 SLOTS = 4099
 """Of a cache that stands for those of any size: no other number of a model's."""
 CONTEXT = 131
 PLACES = (3, 4, 5, 6)
-"""Behind x and two angles; they are the cache's."""
+"""Arguments of `mix_by_attention` that are the cache's."""
+KEPT = (1, 2, 3, 4)
+"""Those of `attend`."""
 
 
 class Step(NamedTuple):
@@ -63,44 +68,84 @@ class Bound(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledLayer:
-    """A layer whose ``opening`` is all of its attention, or what the delta rule begins with."""
+    """A layer for few rows: what is in front of its mixer and what is behind.
+
+    One token that attends needs no more than ``attention``; ``attend`` is for several sequences.
+    """
 
     layer: DecoderLayer
-    opening: Bound
-    closing: Bound
+    opening: FewRows
+    closing: FewRows
+    attention: Bound | None
+    attend: Kernel | None
 
     def __call__(self, x: Tensor, step: Step, cache: LayerCache | LayerState) -> Tensor:
-        """What the layer computes: x [1, hidden] → the same shape."""
-        mix = self.attended if self.layer.attends else self.moved
-        x, *hidden = self.closing(x, mix(x, step, cache))
+        """What the layer computes: x [T, hidden] → the same shape."""
+        if self.attention is None:
+            mixed = self.moved(x, step.batch, cast("LayerState", cache))
+        elif is_one_step(step.batch):
+            mixed = self.attended(x, step, cast("LayerCache", cache))
+        else:
+            mixed = self.mixed(x, step, cast("LayerCache", cache))
+        x, *hidden = self.closing(x, mixed)
         return x + self.layer.mlp(*hidden) if hidden else x
 
-    def attended(self, x: Tensor, step: Step, cache: LayerCache | LayerState) -> Tensor:
-        """Rows [1, H · D] of attention over what is cached, and over x itself."""
-        kept = cast("LayerCache", cache)
-        (k, v), new = kept.read(earlier(step.batch)), kept.kv[:, :, newest(step.batch)]
-        return self.opening(x, *step.angles, k, v, new[0], new[1])[0]
+    def compiled_modules(self) -> set[nn.Module]:
+        """Whose weights need no kernels of their own."""
+        mixer, mlp = self.layer.mixer, self.layer.mlp
+        return {*mixer.modules(), *(mlp.modules() if isinstance(mlp, GatedMLP) else ())}
 
-    def moved(self, x: Tensor, step: Step, cache: LayerCache | LayerState) -> Tensor:
-        """Rows [1, …] of the delta rule, whose state moves on."""
+    def want(self) -> None:
+        """Have its kernels compiled."""
+        self.opening.want()
+        self.closing.want()
+        for kernel in (self.attention.kernel if self.attention else None, self.attend):
+            if kernel is not None:
+                kernel.wanted = True
+
+    def attended(self, x: Tensor, step: Step, cache: LayerCache) -> Tensor:
+        """Rows [1, H · D] of attention over what is cached, and over x itself."""
+        assert self.attention is not None
+        (k, v), new = cache.read(earlier(step.batch.spans[0])), cache.kv[:, :, newest(step.batch)]
+        return self.attention(x, *step.angles, k, v, new[0], new[1])[0]
+
+    def mixed(self, x: Tensor, step: Step, cache: LayerCache) -> Tensor:
+        """Rows [T, H · D] of attention, one sequence after the other."""
+        q, k, v, *gate = self.opening(x, *step.angles)
+        cache.write(step.batch.slots, k, v)
+        rows = torch.cat([self.of_sequence(q, span, cache) for span in step.batch.spans])
+        return rows * gate[0] if gate else rows
+
+    def of_sequence(self, q: Tensor, span: Span, cache: LayerCache) -> Tensor:
+        """A sequence's rows of queries [T, H · D], of all that is in ``cache``: → [L, H · D]."""
+        kv, mine = cache.read(span.slots), q[span.rows]
+        if span.length == 1 and span.context and self.attend is not None:
+            before, own = kv[:, :, :-1], kv[:, :, -1]
+            return cast("Tensor", self.attend(mine, *before, *own))
+        mixer = cast("Attention", self.layer.mixer)
+        way = mixer.decode if span.length == 1 else mixer.prefill
+        return way(mine.view(span.length, mixer.heads, -1), kv).flatten(1)
+
+    def moved(self, x: Tensor, batch: Batch, cache: LayerState) -> Tensor:
+        """Rows [T, …] of the delta rule, whose states move on."""
         mixer = cast("GatedDelta", self.layer.mixer)
         made = mixer.arranged(*self.opening(x))
-        return mixer.mixed(made, step.batch, cast("LayerState", cache)).reshape(1, -1)
+        return mixer.mixed(made, batch, cache).reshape(len(x), -1)
 
 
 def is_one_step(batch: Batch) -> bool:
-    """Whether this is one token behind others, which is what is compiled."""
+    """Whether this is one token behind others."""
     return len(batch.spans) == len(batch.token_ids) == 1 and batch.spans[0].context > 0
 
 
-def earlier(batch: Batch) -> slice | Tensor:
-    """The slots of the tokens in front of the new one."""
-    slots = batch.spans[0].slots
+def earlier(span: Span) -> slice | Tensor:
+    """The slots of the tokens in front of a single new one."""
+    slots = span.slots
     return slice(slots.start, slots.stop - 1) if isinstance(slots, slice) else slots[:-1]
 
 
 def newest(batch: Batch) -> int:
-    """The slot of the new token."""
+    """The slot of the only new token."""
     slots = batch.slots
     return cast("int", slots.start) if isinstance(slots, slice) else int(slots[0])
 
@@ -108,7 +153,7 @@ def newest(batch: Batch) -> int:
 def run_compiled(
     layers: tuple[CompiledLayer, ...], x: Tensor, step: Step, cache: KVCache
 ) -> Tensor:
-    """All layers one after the other: x [1, hidden] → the same shape."""
+    """All layers one after the other: x [T, hidden] → the same shape, T up to `MOST`."""
     for layer, kept in zip(layers, cache.layers, strict=True):
         x = layer(x, step, kept)
     return x
@@ -121,21 +166,35 @@ def compile_layers(
 
     ``cache`` is the format of keys and values.
     """
-    made: list[CompiledLayer] = []
-    for module in layers:
-        layer = cast("DecoderLayer", module)
-        attends = isinstance(layer.mixer, Attention)
-        opening = opened(layer, compiler, cache) if attends else opened_delta(layer, compiler)
-        closing = closed(layer, compiler)
-        if opening is None or closing is None:
+    made = [compiled_layer(cast("DecoderLayer", layer), compiler, cache) for layer in layers]
+    found = [layer for layer in made if layer is not None]
+    if len(found) < len(made):
+        return None
+    for layer in found:
+        layer.want()
+    return tuple(found)
+
+
+def compiled_layer(
+    layer: DecoderLayer, compiler: Compiler, cache: torch.dtype
+) -> CompiledLayer | None:
+    """One of them; None if a matrix of it cannot be compiled."""
+    closing = closed(layer, compiler)
+    if closing is None:
+        return None
+    mixer = layer.mixer
+    if not isinstance(mixer, Attention):
+        opening = opened_delta(layer, compiler)
+        if opening is None:
             return None
-        made.append(CompiledLayer(layer, opening, closing))
-    return tuple(made)
+        return CompiledLayer(layer, opening, closing, None, None)
+    return opened(layer, mixer, closing, compiler, cache)
 
 
-def opened(layer: DecoderLayer, compiler: Compiler, cache: torch.dtype) -> Bound | None:
-    """A layer's attention; None if its projection cannot be compiled."""
-    mixer = cast("Attention", layer.mixer)
+def opened(
+    layer: DecoderLayer, mixer: Attention, closing: FewRows, compiler: Compiler, cache: torch.dtype
+) -> CompiledLayer | None:
+    """A layer that attends."""
     found = traced(mixer.qkv)
     if found is None:
         return None
@@ -144,9 +203,18 @@ def opened(layer: DecoderLayer, compiler: Compiler, cache: torch.dtype) -> Bound
     heads = Heads(mixer.heads, mixer.kv_heads, mixer.head_dim, mixer.gated)
     form = Opening(matrix, heads, bool(norms), mixer.qkv.bias is not None)
     tensors = (*constants(layer.input_norm), *held, *norms)
-    x, angles = torch.empty(1, mixer.qkv.inputs), torch.empty(2, 1, 1, mixer.turned)
-    example = [x, *angles, *places_of(heads, cache), *tensors]
-    return Bound(compiler.kernel(mix_by_attention, (form,), example, PLACES), tensors)
+
+    def example(rows: int) -> list[Tensor]:
+        x, angles = torch.empty(rows, mixer.qkv.inputs), torch.empty(2, rows, 1, mixer.turned)
+        return [x, *angles]
+
+    places = places_of(heads, cache)
+    whole = [*example(1), *places, *tensors]
+    attention = Bound(compiler.kernel(mix_by_attention, (form,), whole, PLACES), tensors)
+    few = compiler.kernel(project_for_attention, (form,), [*example(FEW), *tensors])
+    alone = [torch.empty(1, mixer.heads * mixer.head_dim), *places]
+    attending = compiler.kernel(attend, (heads,), alone, KEPT)
+    return CompiledLayer(layer, FewRows(None, few, tensors), closing, attention, attending)
 
 
 def places_of(heads: Heads, cache: torch.dtype) -> Places:
@@ -156,18 +224,21 @@ def places_of(heads: Heads, cache: torch.dtype) -> Places:
     return Places(k[:, :CONTEXT], v[:, :CONTEXT], new_k[:, CONTEXT], new_v[:, CONTEXT])
 
 
-def opened_delta(layer: DecoderLayer, compiler: Compiler) -> Bound | None:
+def opened_delta(layer: DecoderLayer, compiler: Compiler) -> FewRows | None:
     """The projections in front of the delta rule; None if they cannot be compiled."""
     mixer = cast("GatedDelta", layer.mixer)
     inputs, gates = traced(mixer.inputs), traced(mixer.gates)
     if inputs is None or gates is None:
         return None
     tensors = (*constants(layer.input_norm), *inputs[1], *gates[1])
-    example = [torch.empty(1, mixer.hidden), *tensors]
-    return Bound(compiler.kernel(open_delta, ((inputs[0], gates[0]),), example), tensors)
+
+    def example(rows: int) -> list[Tensor]:
+        return [torch.empty(rows, mixer.hidden)]
+
+    return few_rows(compiler, open_delta, ((inputs[0], gates[0]),), example, tensors)
 
 
-def closed(layer: DecoderLayer, compiler: Compiler) -> Bound | None:
+def closed(layer: DecoderLayer, compiler: Compiler) -> FewRows | None:
     """What comes behind a layer's mixer; None if that cannot be compiled."""
     out, mlp = layer.mixer.out, layer.mlp
     dense = mlp if isinstance(mlp, GatedMLP) else None
@@ -181,8 +252,11 @@ def closed(layer: DecoderLayer, compiler: Compiler) -> Bound | None:
     form = Closing(matrices[0], (matrices[1], matrices[2]) if dense is not None else None, biased)
     behind = (tensor for part in rest for tensor in part)
     tensors = (*first, *constants(layer.mlp_norm), *behind)
-    example = [torch.empty(1, sum(out.outputs)), torch.empty(1, out.inputs), *tensors]
-    return Bound(compiler.kernel(close_layer, (form,), example), tensors)
+
+    def example(rows: int) -> list[Tensor]:
+        return [torch.empty(rows, sum(out.outputs)), torch.empty(rows, out.inputs)]
+
+    return few_rows(compiler, close_layer, (form,), example, tensors)
 
 
 def traced(linear: Linear) -> tuple[Matrix, tuple[Tensor, ...]] | None:
@@ -196,11 +270,18 @@ def traced(linear: Linear) -> tuple[Matrix, tuple[Tensor, ...]] | None:
     return tuple(recipe.recipe for recipe in recipes), (*tensors, *bias)
 
 
-def parts_of(weight: Weight) -> tuple[Weight, ...]:
-    """The weights that one consists of."""
-    return weight.parts if isinstance(weight, StackedWeight) else (weight,)
-
-
 def constants(norm: RMSNorm) -> tuple[Tensor, Tensor]:
     """What the operator multiplies by, and its floor (see `norm_constants`)."""
     return norm.gain, norm.floor
+
+
+def want_kernels(modules: Iterable[nn.Module]) -> None:
+    """Have the kernels compiled that the weights of these have of their own."""
+    for module in modules:
+        if isinstance(module, Experts):
+            found = [weight for one in module.experts for weight in (one.gate_up, one.down)]
+        else:
+            found = [weight] if (weight := getattr(module, "weight", None)) is not None else []
+        for part in (part for weight in found for part in parts_of(weight)):
+            if isinstance(part, Compilable):
+                part.want()

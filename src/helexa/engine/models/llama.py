@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from helexa.engine.kernels.few_rows import MOST
 from helexa.engine.kernels.stored_matrix import device_of
-from helexa.engine.layers.compiled import CompiledLayer, compile_layers, is_one_step, run_compiled
+from helexa.engine.layers.compiled import CompiledLayer, compile_layers, run_compiled, want_kernels
 from helexa.engine.layers.compiled import Step as CompiledStep
 from helexa.engine.layers.decoder import DecoderLayer, decoder_norm, load_layers
 from helexa.engine.layers.embedding import Embedding
@@ -65,9 +66,9 @@ class Llama(Model):
                 step = Step.of(batch, self.rotary)
                 return run_fused(self.layers, self.norm, x, step, cache)
             angles = self.rotary(batch.positions)
-            if self.compiled is not None and is_one_step(batch):
-                one = CompiledStep(batch, angles)
-                return self.normed(run_compiled(self.compiled, x, one, cache))
+            if self.compiled is not None and len(x) <= MOST:
+                few = CompiledStep(batch, angles)
+                return self.normed(run_compiled(self.compiled, x, few, cache))
             for layer, kv in zip(self.layers, cache.layers, strict=True):
                 x = layer(x, batch, kv, angles)
             return self.normed(x)
@@ -80,3 +81,7 @@ class Llama(Model):
     def compile_layers(self, compiler: Compiler) -> None:
         """Have kernels made for steps of few rows, where weights are in formats that allow it."""
         self.compiled = compile_layers(self.layers, compiler, self.numerics.cache)
+        replaced = set()
+        for layer in self.compiled or ():
+            replaced |= layer.compiled_modules()
+        want_kernels(module for module in self.modules() if module not in replaced)

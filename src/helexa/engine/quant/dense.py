@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from helexa.engine.kernels.few_rows import MOST, FewRows, few_rows
 from helexa.engine.kernels.matvec import Scratch, expanded_product, one_row_product
 from helexa.engine.kernels.packed import can_pack, pack, packed_product, unpack
 from helexa.engine.kernels.streamed import streamed_product
@@ -21,15 +22,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from helexa.engine.kernels.compiled import Compiler, Kernel
+    from helexa.engine.kernels.compiled import Compiler
     from helexa.engine.kernels.packed import Packed
     from helexa.engine.quant.weight import Weight
 
 FLOAT16_MAX = 65504.0
 FLOAT16_MIN_SCALE = 2.0**-10
 """Below this largest value, what float16 rounds away (at most 2⁻²⁵) would begin to count."""
-FEW = 3
-"""Up to so many rows are multiplied one by one by `StreamedWeight`."""
 PIECE_ELEMENTS = 2**23
 """A matrix is packed in pieces of at most so many numbers, each by way of float32."""
 
@@ -91,17 +90,20 @@ class HalfWeight(DenseWeight):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StreamedWeight(DenseWeight):
-    """A 16-bit matrix [N, K] on a CPU that ``kernel``, compiled, reads for few rows."""
+    """A 16-bit matrix [N, K] on a CPU that compiled kernels read for ``few`` rows."""
 
     scratch: Scratch
-    kernel: Kernel
+    few: FewRows
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
-        if len(x) > FEW:
+        if len(x) > MOST:
             return expanded_product(x, self.tensor, self.scratch)
-        rows = torch.split(x.contiguous(), 1)
-        return torch.cat([self.kernel(row, self.tensor) for row in rows])
+        return self.few(x)[0]
+
+    def want(self) -> None:
+        """Have its kernels compiled."""
+        self.few.want()
 
     def traced(self) -> Traced:
         """For a compiler (see `quant.weight`)."""
@@ -187,8 +189,12 @@ class DenseFormat:
         kept = stored.pop() if len(stored) == 1 and parts[0].itemsize == 2 else dtype
         whole = torch.empty((sum(map(len, parts)), parts[0].shape[1]), dtype=kept)
         fill(whole, parts)
-        example = [torch.empty(1, whole.shape[1]), whole]
-        return StreamedWeight(whole, self.scratch, compiler.kernel(streamed_product, (), example))
+
+        def example(rows: int) -> list[Tensor]:
+            return [torch.empty(rows, whole.shape[1])]
+
+        few = few_rows(compiler, streamed_product, (), example, (whole,))
+        return StreamedWeight(whole, self.scratch, few)
 
     def stay_narrow(self, parts: Sequence[Tensor]) -> bool:
         """Whether the matrices [N_i, K] keep their 16-bit format, to be expanded for products."""

@@ -48,6 +48,11 @@ class StackedWeight:
         return torch.cat([part.matmul(x) for part in self.parts], -1)
 
 
+def parts_of(weight: Weight) -> tuple[Weight, ...]:
+    """The weights that one consists of: itself, if it is no stack."""
+    return weight.parts if isinstance(weight, StackedWeight) else (weight,)
+
+
 @runtime_checkable
 class ReadByRows(Protocol):
     """A weight that can say what some of its rows are without making the whole matrix."""

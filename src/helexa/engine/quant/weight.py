@@ -65,6 +65,14 @@ class Traceable(Protocol):
         """How."""
 
 
+@runtime_checkable
+class Compilable(Protocol):
+    """A weight with kernels of its own, which need not be compiled where others replace them."""
+
+    def want(self) -> None:
+        """Have them compiled."""
+
+
 def multiplied(recipes: Sequence[Recipe], x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """x @ Wᵀ for matrices one below the other, and the tensors of all of them: → [T, ΣN]."""
     left = list(tensors)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from helexa.engine.kernels.few_rows import MOST, FewRows, few_rows
 from helexa.engine.kernels.lanes import (
     LANES,
     Factors,
@@ -29,15 +30,13 @@ if TYPE_CHECKING:
 
 TILE_BYTES = 2**20
 """Of a tile that is expanded at once: what a core's cache commonly holds."""
-FEW = 3
-"""Up to so many rows of activations are multiplied one by one, which costs less than expanding."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LaneWeight:
     """A matrix ``shape`` = [N, K] in the layout of `kernels.lanes`.
 
-    A few rows are multiplied one by one, many in ``dtype``, ``tile_blocks`` at a time.
+    A ``few`` rows are multiplied with the integers, many in ``dtype``, ``tile_blocks`` at a time.
     """
 
     form: Form
@@ -45,7 +44,7 @@ class LaneWeight:
     shape: tuple[int, int]
     dtype: torch.dtype
     tile_blocks: int
-    one_row: Kernel
+    few: FewRows
     tile: Kernel
 
     @property
@@ -67,10 +66,13 @@ class LaneWeight:
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
-        if len(x) > FEW:
+        if len(x) > MOST:
             return self.many(x)
-        rows = [self.one_row(row, *self.lanes.tensors()) for row in torch.split(x.contiguous(), 1)]
-        return torch.cat(rows)[:, : self.shape[0]]
+        return self.few(x)[0][:, : self.shape[0]]
+
+    def want(self) -> None:
+        """Have its kernels compiled."""
+        self.few.want()
 
     def traced(self) -> Traced:
         """For a compiler (see `quant.weight`)."""
@@ -157,13 +159,19 @@ class LaneSink:
         blocks = len(self.lanes.words)
         count = max(1, min(blocks, TILE_BYTES // (form.rows * columns * dtype.itemsize)))
         part = self.lanes.blocks(0, count).tensors()
-        example = [torch.empty(1, columns), *self.lanes.tensors()]
+
+        def example(rows: int) -> list[Tensor]:
+            return [torch.empty(rows, columns)]
+
+        tensors = self.lanes.tensors()
+        expanding = compiler.kernel(tile, (form, dtype), part)
+        expanding.wanted = True
         return LaneWeight(
             form=form,
             lanes=self.lanes,
             shape=self.shape,
             dtype=dtype,
             tile_blocks=count,
-            one_row=compiler.kernel(row_product, (form,), example),
-            tile=compiler.kernel(tile, (form, dtype), part),
+            few=few_rows(compiler, row_product, (form,), example, tensors),
+            tile=expanding,
         )

@@ -148,8 +148,9 @@ class DenseFormat:
     many rows of activations with quantised ones. ``kernels`` False leaves every product to torch's
     plain operator, in the weights' own format. ``narrow`` keeps large 16-bit matrices as they are
     stored where ``dtype`` is float32 and this a CPU: their products are the same, and take longer.
-    With a ``compiler``, quantised ones that want it get kernels of their own. ``rounded`` gives them
-    exactly the numbers of ``dtype`` before all that; matrices that float16 cannot hold keep theirs.
+    With a ``compiler``, quantised ones that want it get kernels of their own. ``rounded`` gives
+    them exactly the numbers of ``dtype`` before all that; matrices that float16 cannot hold keep
+    theirs.
     """
 
     dtype: torch.dtype

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from helexa.engine.kernels import narrow_product as module
 from helexa.engine.kernels.narrow_product import (
+    LEAST_ROWS,
     in_bfloat16,
     in_order,
     many_rows_product,
     multiplies_bfloat16,
     reorder,
     reordered_product,
+    tile_product,
 )
 
 needs_bfloat16 = pytest.mark.skipif(
@@ -100,6 +102,22 @@ def test_what_is_not_finite_stays_so_in_its_row(bad: float) -> None:
     found = many_rows_product(x, draw(8, 32))
     assert not found[3].isfinite().any()
     assert found[4].isfinite().all()
+
+
+@pytest.mark.parametrize(("rows", "wanted"), [(LEAST_ROWS, False), (LEAST_ROWS - 1, True)])
+def test_few_rows_and_those_that_may_not_be_rounded_are_float32(rows: int, wanted: bool) -> None:
+    x, tile = draw(rows, 64), draw(16, 64)
+    same, product = tile_product(x, bfloat16=wanted)
+    assert same is x
+    torch.testing.assert_close(product(same, tile), x @ tile.T, rtol=1e-5, atol=1e-4)
+
+
+@needs_bfloat16
+def test_many_rows_are_rounded_once_for_all_tiles() -> None:
+    x, tile = draw(LEAST_ROWS, 64), draw(16, 64)
+    rounded, product = tile_product(x, bfloat16=True)
+    assert rounded.dtype == torch.bfloat16
+    assert torch.equal(product(rounded, tile), many_rows_product(x, tile))
 
 
 @pytest.mark.parametrize("dtype", FORMATS, ids=str)

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, NewType, cast
 
 import torch
 
-from helexa.engine.kernels.wide_product import has_onednn, onednn_product
+from helexa.engine.kernels.wide_product import has_onednn, onednn_product, wide_product
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 LEAST_ROWS = 16
@@ -45,6 +47,16 @@ def many_rows_product(x: Tensor, weight: Tensor) -> Tensor:
         part = in_bfloat16(weight[start : start + TILE_ROWS])
         out[:, start : start + len(part)] = onednn_product(rounded, part)
     return out
+
+
+def tile_product(x: Tensor, *, bfloat16: bool) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
+    """How to multiply x [T, K] float32 with many tiles: what stands for it, and by what function.
+
+    In bfloat16, where that is wanted and there are enough rows, else in float32.
+    """
+    if bfloat16 and len(x) >= LEAST_ROWS:
+        return x.to(torch.bfloat16), many_rows_product
+    return x, wide_product
 
 
 def in_bfloat16(matrix: Tensor) -> Tensor:

@@ -110,15 +110,15 @@ def fast_weight(rows: BlockRows, dense: DenseFormat) -> Weight | None:
         lanes = LaneSink(rows.type, count, columns)
         rows.write(lanes, lanes.form.rows)
         return lanes.weight(dense.compiler, torch.bfloat16 if dense.bfloat16 else torch.float32)
-    sink: Int4Sink | BagSink
     if not exact and (size := int4_rows(rows.type)):
-        sink = Int4Sink(rows.type, count, columns, size)
-    elif can_bag() and can_split(rows.type, exact=exact):
-        sink = BagSink(rows.type, count, columns)
-    else:
-        return None
-    rows.write(sink)
-    return sink.weight()
+        nibbles = Int4Sink(rows.type, count, columns, size)
+        rows.write(nibbles)
+        return nibbles.weight()
+    if can_bag() and can_split(rows.type, exact=exact):
+        bags = BagSink(rows.type, count, columns)
+        rows.write(bags)
+        return bags.weight(bfloat16=dense.bfloat16)
+    return None
 
 
 def kept_weight(rows: BlockRows, dense: DenseFormat) -> Weight:

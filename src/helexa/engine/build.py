@@ -37,6 +37,7 @@ from helexa.engine.params import GenerationDefaults
 from helexa.engine.runner import Runner
 from helexa.engine.sampling import Sampler
 from helexa.errors import CapacityError
+from helexa.heap import keep_working_memory
 
 
 def build_core(
@@ -50,6 +51,7 @@ def build_core(
 
     ``masks`` serves requests with a grammar; without it they are refused.
 
+    On a CPU, the process keeps working memory from now on (see `heap.keep_working_memory`).
     Raises LoadError for the checkpoint, InvalidRequest for a setting, CapacityError if there is no
     room for the KV cache.
     """
@@ -68,6 +70,8 @@ def build_core(
         disabled=config.disabled,
         progress=progress,
     )
+    if loaded.numerics.device.type == "cpu":
+        keep_working_memory()
     defaults = GenerationDefaults.from_json(model.generation_config)
     size = plan_pool(loaded, config)
     cache = claim(loaded, size, config)

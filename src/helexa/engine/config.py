@@ -50,6 +50,7 @@ SWITCHES = frozenset(
         "compile",
         "cuda_graphs",
         "quant_kernels",
+        "bf16_products",
         "batching",
         "prefix_cache",
     }

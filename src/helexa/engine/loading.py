@@ -16,6 +16,7 @@ from helexa.engine.checkpoint.reference import Variant
 from helexa.engine.checkpoint.weights import Weights
 from helexa.engine.config import DTYPES, EngineConfig, switches
 from helexa.engine.kernels.compiled import Compiler, require_compiler
+from helexa.engine.kernels.narrow_product import multiplies_bfloat16
 from helexa.engine.kernels.stored_matrix import has_triton
 from helexa.engine.layers.decoder import DecoderLayer
 from helexa.engine.memory import SMALL_KV
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 KERNELS = "kernels"
 """What progress calls compiling; it counts them."""
 EMBEDDING = "embed_tokens.weight"
+LARGEST_KEPT = FLOAT16_MAX * (1 - 2.0**-6)
+"""A bound of keys and values that float16 holds even if products are rounded to bfloat16."""
 UNSEEN = ("model.visual.*", "visual.*")
 """A vision tower's tensors: models are loaded for text."""
 
@@ -179,7 +182,7 @@ def with_exact_cache(numerics: Numerics, config: ModelConfig) -> Numerics:
 def with_room(numerics: Numerics, modules: Iterable[nn.Module]) -> Numerics:
     """The same, with a bfloat16 cache where float16 cannot hold what a layer may put there."""
     layers = [module for module in modules if isinstance(module, DecoderLayer)]
-    if all(layer.largest_key_or_value <= FLOAT16_MAX for layer in layers):
+    if all(layer.largest_key_or_value <= LARGEST_KEPT for layer in layers):
         return numerics
     return replace(numerics, cache=torch.bfloat16)
 
@@ -299,7 +302,9 @@ def resolve_numerics(
     """
     kept = resolve_dtype(dtype, device, stored_16_bit)
     on_cpu = device.type == "cpu"
-    dense = DenseFormat(kept, device, kernels="quant_kernels" not in disabled)
+    kernels = "quant_kernels" not in disabled
+    narrow = on_cpu and kept.itemsize == 2 and kernels and "bf16_products" not in disabled
+    dense = DenseFormat(kept, device, kernels=kernels, bfloat16=narrow and multiplies_bfloat16())
     triton = device.type == "cuda" and has_triton()
     numerics = Numerics(
         device=device,

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
 from helexa.engine.kernels.rms_norm import norm_constants, rms_norm
-from helexa.engine.kernels.rope import rotate
+from helexa.engine.kernels.rope import LARGE, rotate
 from helexa.engine.kernels.silu_mul import silu_mul
 
 ROWS = [(1, 8), (3, 127), (17, 1024)]
@@ -51,6 +51,17 @@ def test_rotation_is_the_reference_s(dim: int) -> None:
 def test_rotation_keeps_16_bits() -> None:
     x = torch.randn(2, 1, 4).bfloat16()
     assert rotate(x, torch.ones(2, 1, 4), torch.zeros(2, 1, 4)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("turned", [8, 12])
+def test_many_tokens_are_rotated_like_few(dtype: torch.dtype, turned: int) -> None:
+    tokens = LARGE // (3 * turned) + 1
+    generator = torch.Generator().manual_seed(turned)
+    x = torch.randn(tokens, 5, 12, generator=generator)[:, 1:4].to(dtype)
+    cos, sin = (torch.randn(tokens, 1, turned, generator=generator) for _ in range(2))
+    parts = [rotate(*each) for each in zip(x.split(99), cos.split(99), sin.split(99), strict=True)]
+    torch.testing.assert_close(rotate(x, cos, sin), torch.cat(parts), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("rows", "size"), ROWS)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helexa.engine.kernels.narrow_product import multiplies_bfloat16
 from helexa.engine.kernels.packed import can_pack
 from helexa.engine.quant import dense
 from helexa.engine.quant.dense import (
@@ -14,19 +15,24 @@ from helexa.engine.quant.dense import (
     FloatWeight,
     HalfWeight,
     PackedWeight,
+    ReorderedWeight,
+    fits_bfloat16,
     fits_float16,
     in_pieces,
 )
 
 CPU = torch.device("cpu")
+needs_bfloat16 = pytest.mark.skipif(
+    not multiplies_bfloat16(), reason="this CPU has no instructions for it"
+)
 
 
 def matrix(rows: int, columns: int, scale: float = 0.1) -> Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)) * scale
 
 
-def half(*, packed: bool = False, kernels: bool = True) -> DenseFormat:
-    return DenseFormat(torch.bfloat16, CPU, packed=packed, kernels=kernels)
+def half(*, packed: bool = False, kernels: bool = True, bfloat16: bool = False) -> DenseFormat:
+    return DenseFormat(torch.bfloat16, CPU, packed=packed, kernels=kernels, bfloat16=bfloat16)
 
 
 LARGE = [matrix(1030, 512).bfloat16(), matrix(506, 512).bfloat16()]
@@ -44,6 +50,15 @@ WIDE = [part * 2.0**20 for part in LARGE]
             2,
             id="packed",
             marks=pytest.mark.skipif(not can_pack(), reason="torch has no FBGEMM here"),
+        ),
+        pytest.param(
+            half(bfloat16=True), LARGE, ReorderedWeight, 2, id="reordered", marks=needs_bfloat16
+        ),
+        pytest.param(
+            half(bfloat16=True), WIDE, ReorderedWeight, 2, id="wide", marks=needs_bfloat16
+        ),
+        pytest.param(
+            half(bfloat16=True, kernels=False), LARGE, DenseWeight, 2, id="bf16, no kernels"
         ),
         pytest.param(half(kernels=False), LARGE, DenseWeight, 2, id="plain"),
         pytest.param(half(packed=True), WIDE, HalfWeight, 2, id="bf16"),
@@ -83,7 +98,7 @@ def test_every_form_multiplies_alike(
 
 def test_pieces_are_cut_at_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dense, "PIECE_ELEMENTS", 512 * 400)
-    pieces = list(in_pieces(LARGE))
+    pieces = list(in_pieces(LARGE, torch.float32))
     assert [len(piece) for piece in pieces] == [400, 400, 230, 400, 106]
     assert torch.equal(torch.cat(pieces), torch.cat(LARGE).float())
 
@@ -113,6 +128,26 @@ def test_small_matrices_lose_nothing() -> None:
 )
 def test_float16_only_where_it_holds_the_values(values: Tensor, fits: bool) -> None:
     assert fits_float16(values) is fits
+
+
+@pytest.mark.parametrize("scale", [0.02, 1e-6, 1.0])
+def test_bfloat16_holds_what_was_stored_in_it(scale: float) -> None:
+    """Also by way of float16, whose smallest numbers have fewer bits than bfloat16's."""
+    values = matrix(512, 1024, scale)
+    narrow = values.bfloat16()
+    assert fits_bfloat16(narrow) and fits_bfloat16(narrow.float()) and fits_bfloat16(narrow.half())
+    assert not fits_bfloat16(values) and not fits_bfloat16(values.mul(1000 / scale).half())
+    narrow[511, 1023] = torch.nan
+    assert not fits_bfloat16(narrow.half())
+
+
+@needs_bfloat16
+def test_finer_float16_is_not_rounded() -> None:
+    parts = [part.float().add(2.0**-11).half() for part in LARGE]
+    assert not fits_bfloat16(parts[0])
+    assert type(half(bfloat16=True).make(parts)) is not ReorderedWeight
+    exact = [part.half() for part in LARGE]
+    assert type(half(bfloat16=True).make(exact)) is ReorderedWeight
 
 
 def test_what_float16_does_not_hold_stays_bfloat16() -> None:

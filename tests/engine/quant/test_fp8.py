@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import FineGrainedFP8Config
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize, Fp8Quantize
 
+from helexa.engine.kernels.narrow_product import multiplies_bfloat16
 from helexa.engine.loading import resolve_numerics
 from helexa.engine.quant.scaled import Scaled, ScaledWeight, scaled_weight
 from helexa.engine.quant.stack import StackedWeight
@@ -57,6 +58,27 @@ def test_one_row_in_float16(block: tuple[int, int], scale: float) -> None:
         assert 0 < (ours - expected).norm() < 2e-3 * expected.norm()
     both = weight.matmul(torch.ones(2, 512))
     torch.testing.assert_close(both, torch.ones(2, 512) @ meant.T, atol=1e-3 * scale, rtol=1e-4)
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this CPU has no instructions for it")
+def test_many_rows_are_multiplied_in_bfloat16() -> None:
+    """Each factor and each result rounded to its eight bits; few rows, and small matrices, not."""
+    tensors, meant = float8(torch.randn(512, 1024), (128, 128))
+    part = Scaled("m", tensors["weight"], tensors["weight_scale_inv"], (128, 128))
+    weight = scaled_weight([part], HALF)
+    assert isinstance(weight, ScaledWeight)
+    assert weight.bfloat16
+    x = torch.randn(40, 1024)
+    off = (weight.matmul(x) - x @ meant.T).abs()
+    assert (off <= 3.02 * 2.0**-8 * (x.abs() @ meant.abs().T)).all()
+    assert off.max() > 0.01
+    torch.testing.assert_close(weight.matmul(x[:3]), x[:3] @ meant.T, atol=1e-3, rtol=1e-4)
+    tensors, _ = float8(torch.randn(384, 1024), (128, 128))
+    small = Scaled("m", tensors["weight"], tensors["weight_scale_inv"], (128, 128))
+    for stored, numerics in ((small, HALF), (part, EXACT)):
+        exact = scaled_weight([stored], numerics)
+        assert isinstance(exact, ScaledWeight)
+        assert not exact.bfloat16
 
 
 def test_one_row_is_exact_where_that_is_asked_for() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from helexa.engine.kernels.int4_groups import block_rows
+from helexa.engine.kernels.narrow_product import multiplies_bfloat16
 from helexa.engine.loading import resolve_numerics
 from helexa.engine.quant.groups import FEW, Groups, GroupWeight, group_weight
 from helexa.engine.quant.stack import StackedWeight
@@ -133,6 +134,26 @@ def test_a_few_rows_take_the_operator(group: int, ordered: bool) -> None:
         torch.testing.assert_close(oracle.matmul(x), x @ meant.T, atol=1e-2, rtol=1e-4)
     x = torch.randn(FEW + 1, columns)
     assert torch.equal(weight.matmul(x), oracle.matmul(x))
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this CPU has no instructions for it")
+@pytest.mark.parametrize("index", [None, torch.arange(1024).flip(0) // 32], ids=["even", "order"])
+def test_many_rows_are_multiplied_in_bfloat16(index: Tensor | None) -> None:
+    """Each factor and each result rounded to its eight bits; few rows, and small matrices, not."""
+    part, meant = stored(512, 1024, 32, bits=8, index=index)
+    weight = group_weight([part], 1024, QUICK)
+    assert isinstance(weight, GroupWeight)
+    assert weight.bfloat16
+    x = torch.randn(40, 1024)
+    off = (weight.matmul(x) - x @ meant.T).abs()
+    assert (off <= 3.02 * 2.0**-8 * (x.abs() @ meant.abs().T)).all()
+    assert off.max() > 0.01
+    torch.testing.assert_close(weight.matmul(x[:3]), x[:3] @ meant.T, atol=1e-2, rtol=1e-4)
+    small, _ = stored(496, 1024, 32, bits=8)
+    for groups, numerics in ((small, QUICK), (part, EXACT)):
+        exact = group_weight([groups], 1024, numerics)
+        assert isinstance(exact, GroupWeight)
+        assert not exact.bfloat16
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch import nn
 
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.quant.dense import DenseWeight
+from helexa.engine.quant.insitu import for_logits
 from helexa.engine.quant.stored import load_matrix
 
 if TYPE_CHECKING:
@@ -41,11 +42,12 @@ class Embedding(nn.Module):
         One that is packed to be multiplied is looked up in the checkpoint's file: taken a second
         time, when the pages that the packing read are free again.
         """
-        plain, shape = self.numerics.plain, (self.rows, self.size)
+        numerics = for_logits(self.numerics)
+        plain, shape = numerics.plain, (self.rows, self.size)
         self.blocks = BLOCK_TYPES.get(weights.dtype_of("weight"))
         if self.blocks is not None:
             if tied:
-                self.weight = load_matrix([weights], [self.rows], self.size, self.numerics)
+                self.weight = load_matrix([weights], [self.rows], self.size, numerics)
             self.table = weights.stored("weight", shape).to(plain.device)
             return
         if tied:

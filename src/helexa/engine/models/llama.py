@@ -20,6 +20,7 @@ from helexa.engine.layers.fused import Step, run_fused
 from helexa.engine.layers.linear import Linear
 from helexa.engine.layers.rope import Rotary
 from helexa.engine.models.model import Model, decoder_part
+from helexa.engine.quant.insitu import for_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +55,7 @@ class Llama(Model):
         load_layers(self.layers, body / "layers")
         self.norm.load(body / "norm")
         if not tied:
-            numerics = self.numerics
+            numerics = for_logits(self.numerics)
             self.head = Linear(config.hidden_size, config.vocab_size, bias=False, numerics=numerics)
             self.head.load(weights / "lm_head")
 

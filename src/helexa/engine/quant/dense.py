@@ -11,6 +11,12 @@ from torch.nn import functional as F
 
 from helexa.engine.kernels.few_rows import MOST, FewRows, few_rows
 from helexa.engine.kernels.matvec import Scratch, expanded_product, one_row_product
+from helexa.engine.kernels.narrow_product import (
+    in_order,
+    many_rows_product,
+    reorder,
+    reordered_product,
+)
 from helexa.engine.kernels.packed import can_pack, pack, packed_product, unpack
 from helexa.engine.kernels.streamed import streamed_product
 from helexa.engine.kernels.wide_product import wide_product
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from helexa.engine.kernels.compiled import Compiler
+    from helexa.engine.kernels.narrow_product import Reordered
     from helexa.engine.kernels.packed import Packed
     from helexa.engine.quant.weight import Weight
 
@@ -30,7 +37,7 @@ FLOAT16_MAX = 65504.0
 FLOAT16_MIN_SCALE = 2.0**-10
 """Below this largest value, what float16 rounds away (at most 2⁻²⁵) would begin to count."""
 PIECE_ELEMENTS = 2**23
-"""A matrix is packed in pieces of at most so many numbers, each by way of float32."""
+"""A matrix is packed in pieces of at most so many numbers, each by way of a copy."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,16 +97,22 @@ class HalfWeight(DenseWeight):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StreamedWeight(DenseWeight):
-    """A 16-bit matrix [N, K] on a CPU that compiled kernels read for ``few`` rows."""
+    """A 16-bit matrix [N, K] on a CPU that compiled kernels read for ``few`` rows.
+
+    More are multiplied in ``bfloat16``, or in float32.
+    """
 
     scratch: Scratch
     few: FewRows
+    bfloat16: bool
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
-        if len(x) > MOST:
-            return expanded_product(x, self.tensor, self.scratch)
-        return self.few(x)[0]
+        if len(x) <= MOST:
+            return self.few(x)[0]
+        if self.bfloat16:
+            return many_rows_product(x, self.tensor)
+        return expanded_product(x, self.tensor, self.scratch)
 
     def want(self) -> None:
         """Have its kernels compiled."""
@@ -133,17 +146,51 @@ class PackedWeight:
         return torch.cat([packed_product(x, piece) for piece in self.pieces], -1)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ReorderedWeight:
+    """A bfloat16 matrix [N, K] in oneDNN's order (see `kernels.narrow_product`), in pieces of rows.
+
+    Activations and results are rounded to bfloat16, one row like many.
+    """
+
+    pieces: tuple[tuple[int, Reordered], ...]
+    shape: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        rows, columns = self.shape
+        return 2 * rows * columns
+
+    def matrix(self) -> Tensor:
+        """The whole matrix [N, K], copied out, bfloat16."""
+        return torch.cat([in_order(piece) for _, piece in self.pieces])
+
+    def matmul(self, x: Tensor) -> Tensor:
+        """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
+        rounded = x.to(torch.bfloat16)
+        if len(self.pieces) == 1:
+            return reordered_product(rounded, self.pieces[0][1]).float()
+        out = x.new_empty(len(x), self.shape[0])
+        for first, piece in self.pieces:
+            part = reordered_product(rounded, piece)
+            out[:, first : first + part.shape[1]] = part
+        return out
+
+
 @dataclass(frozen=True, slots=True)
 class DenseFormat:
     """Keeps weights as plain matrices of ``dtype`` on ``device``.
 
     On a CPU, either 16-bit format stands for float16 wherever that holds a matrix, for it rounds
-    finer and CPUs multiply it faster, and for bfloat16 elsewhere. ``packed`` lays large float16
-    matrices out as FBGEMM wants them. ``kernels`` False leaves every product to torch's plain
-    operator, in the weights' own format. ``narrow`` keeps large 16-bit matrices as they are stored
-    where ``dtype`` is float32 and this a CPU: their products are the same, and take longer. With a
-    ``compiler``, quantised ones that want it get kernels of their own. ``rounded`` gives them
-    exactly the numbers of ``dtype`` before all that; matrices that float16 cannot hold keep theirs.
+    finer and most CPUs multiply it faster, and for bfloat16 elsewhere. ``packed`` lays large
+    float16 matrices out as FBGEMM wants them. ``bfloat16`` multiplies in that format, on a CPU made
+    for it: large matrices that bfloat16 holds exactly, as it does those that ever were in it, and
+    many rows of activations with quantised ones. ``kernels`` False leaves every product to torch's
+    plain operator, in the weights' own format. ``narrow`` keeps large 16-bit matrices as they are
+    stored where ``dtype`` is float32 and this a CPU: their products are the same, and take longer.
+    With a ``compiler``, quantised ones that want it get kernels of their own. ``rounded`` gives
+    them exactly the numbers of ``dtype`` before all that; matrices that float16 cannot hold keep
+    theirs.
     """
 
     dtype: torch.dtype
@@ -154,6 +201,7 @@ class DenseFormat:
     scratch: Scratch = field(default_factory=lambda: Scratch(), compare=False)
     compiler: Compiler | None = field(default=None, compare=False)
     rounded: bool = False
+    bfloat16: bool = False
 
     def make(self, parts: Sequence[Tensor]) -> Weight:
         """Stack the matrices [N_i, K] into one; a single one that needs no change is shared."""
@@ -165,28 +213,32 @@ class DenseFormat:
             return FloatWeight(whole) if fast else DenseWeight(whole)
         if self.rounded:
             parts = [in_dtype(part, self.dtype) for part in parts]
+        large = sum(part.numel() for part in parts) >= SMALL_MATRIX
+        if large and self.kernels and self.compiler is not None:
+            return self.streamed(parts, self.compiler)
+        if large and self.kernels and self.bfloat16 and all(map(fits_bfloat16, parts)):
+            return reordered(parts)
         held = all(fits_float16(part) for part in parts)
         dtype = torch.float16 if held else torch.bfloat16
         if not self.kernels:
             return DenseWeight(stacked(parts, dtype))
-        if sum(part.numel() for part in parts) < SMALL_MATRIX:
+        if not large:
             return FloatWeight(stacked(parts, torch.float32))
-        if self.compiler is not None:
-            return self.streamed(parts, dtype, self.compiler)
         if held and self.packed:
-            pieces = tuple(pack(piece) for piece in in_pieces(parts))
+            pieces = tuple(pack(piece) for piece in in_pieces(parts, torch.float32))
             return PackedWeight(pieces, (sum(map(len, parts)), parts[0].shape[1]))
         return HalfWeight(stacked(parts, dtype), self.scratch, one_row=held)
 
-    def streamed(
-        self, parts: Sequence[Tensor], dtype: torch.dtype, compiler: Compiler
-    ) -> StreamedWeight:
+    def streamed(self, parts: Sequence[Tensor], compiler: Compiler) -> StreamedWeight:
         """The matrices [N_i, K] for compiled products: as they are stored, if that is in 16 bits.
 
         They are copied: pages of a file are read more slowly than memory.
         """
-        stored = {part.dtype for part in parts}
-        kept = stored.pop() if len(stored) == 1 and parts[0].itemsize == 2 else dtype
+        kinds = {part.dtype for part in parts}
+        kept = kinds.pop()
+        if kinds or kept.itemsize != 2:
+            held = all(fits_float16(part) for part in parts)
+            kept = torch.float16 if held else torch.bfloat16
         whole = torch.empty((sum(map(len, parts)), parts[0].shape[1]), dtype=kept)
         fill(whole, parts)
 
@@ -194,7 +246,8 @@ class DenseFormat:
             return [torch.empty(rows, whole.shape[1])]
 
         few = few_rows(compiler, streamed_product, (), example, (whole,))
-        return StreamedWeight(whole, self.scratch, few)
+        narrow = self.bfloat16 and fits_bfloat16(whole)
+        return StreamedWeight(whole, self.scratch, few, narrow)
 
     def stay_narrow(self, parts: Sequence[Tensor]) -> bool:
         """Whether the matrices [N_i, K] keep their 16-bit format, to be expanded for products."""
@@ -235,8 +288,17 @@ def in_dtype(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     return matrix.to(dtype)
 
 
-def in_pieces(parts: Sequence[Tensor]) -> Iterator[Tensor]:
-    """The matrices [N_i, K] in float32, cut and stacked to pieces of `PIECE_ELEMENTS` or less.
+def reordered(parts: Sequence[Tensor]) -> ReorderedWeight:
+    """The matrices [N_i, K], which bfloat16 holds, as one."""
+    pieces, first = [], 0
+    for piece in in_pieces(parts, torch.bfloat16):
+        pieces.append((first, reorder(piece)))
+        first += len(piece)
+    return ReorderedWeight(tuple(pieces), (first, parts[0].shape[1]))
+
+
+def in_pieces(parts: Sequence[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
+    """The matrices [N_i, K] in a dtype, cut and stacked to pieces of `PIECE_ELEMENTS` or less.
 
     A piece is made when it is asked for.
     """
@@ -247,14 +309,15 @@ def in_pieces(parts: Sequence[Tensor]) -> Iterator[Tensor]:
         most = max(1, PIECE_ELEMENTS // columns)
         groups = [[piece] for part in parts for piece in torch.split(part, most)]
     for group in groups:
-        piece = mapped(sum(map(len, group)), columns)
+        piece = mapped(sum(map(len, group)), columns, dtype)
         fill(piece, group)
         yield piece
 
 
-def mapped(rows: int, columns: int) -> Tensor:
-    """A float32 matrix in memory of its own, which goes back to the system with the matrix."""
-    return torch.frombuffer(mmap(-1, 4 * rows * columns), dtype=torch.float32).view(rows, columns)
+def mapped(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """A matrix in memory of its own, which goes back to the system with the matrix."""
+    memory = mmap(-1, dtype.itemsize * rows * columns)
+    return torch.frombuffer(memory, dtype=dtype).view(rows, columns)
 
 
 def fill(out: Tensor, parts: Sequence[Tensor]) -> None:
@@ -263,6 +326,16 @@ def fill(out: Tensor, parts: Sequence[Tensor]) -> None:
     for part in parts:
         out[start : start + len(part)].copy_(part)
         start += len(part)
+
+
+def fits_bfloat16(matrix: Tensor) -> bool:
+    """Whether bfloat16 holds a matrix exactly; so it does one that float16 was made of from it."""
+    if matrix.dtype == torch.bfloat16:
+        return True
+    rows = max(1, PIECE_ELEMENTS // max(1, matrix.shape[1]))
+    return all(
+        torch.equal(part.bfloat16().to(part.dtype), part) for part in torch.split(matrix, rows)
+    )
 
 
 def fits_float16(tensor: Tensor) -> bool:

@@ -16,8 +16,9 @@ from helexa.engine.kernels.int4_groups import (
     scale_table,
 )
 from helexa.engine.kernels.matvec import Scratch
+from helexa.engine.kernels.narrow_product import tile_product
 from helexa.engine.kernels.stored_matrix import StoredMatrix
-from helexa.engine.kernels.wide_product import wide_product
+from helexa.engine.memory import SMALL_MATRIX
 from helexa.engine.quant.on_device import for_device
 from helexa.engine.quant.stack import stack
 from helexa.errors import CheckpointError
@@ -90,7 +91,7 @@ class GroupWeight:
     with two numbers in a byte (see `kernels.int4_groups`); ``scale`` and ``zero`` are [G, B·R], a
     weight being (code − zero − shift) · scale. ``order`` [K] says which input a column is, None:
     its own; ``groups`` [K] which group a column is in, None: G equal ones. ``table`` lets the
-    operator for 4 bits multiply.
+    operator for 4 bits multiply; ``bfloat16``: what is expanded is multiplied in it.
     """
 
     shape: tuple[int, int]
@@ -102,6 +103,7 @@ class GroupWeight:
     groups: Tensor | None
     table: Tensor | None
     scratch: Scratch
+    bfloat16: bool
 
     @property
     def nbytes(self) -> int:
@@ -136,9 +138,10 @@ class GroupWeight:
         if self.table is not None and len(x) <= FEW:
             return int4_product(x, self.codes, self.table)[:, : self.shape[0]]
         out = x.new_empty(len(x), self.scale.shape[1])
+        rounded, product = tile_product(x, bfloat16=self.bfloat16)
         for start, stop, tile in self.tiles(self.scratch):
             if len(tile) == 1 and x.dtype == tile.dtype:
-                out[:, start:stop] = wide_product(x, tile[0].T)
+                out[:, start:stop] = product(rounded, tile[0].T)
             else:
                 part = torch.matmul(x, tile.to(x.dtype))  # [b, T, R]
                 out[:, start:stop] = part.transpose(0, 1).flatten(1)
@@ -252,6 +255,7 @@ def repacked(parts: Sequence[Groups], columns: int, rows: int, numerics: Numeric
         if wide or groups is not None
         else fast_table(scale, zero, first, lift, numerics),
         scratch=numerics.plain.scratch,
+        bfloat16=numerics.plain.bfloat16 and total * columns >= SMALL_MATRIX,
     )
 
 

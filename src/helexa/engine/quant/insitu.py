@@ -6,8 +6,9 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from helexa.engine.quant.blocks.weight import fast_weight, kept_weight
 from helexa.engine.quant.dense import DenseFormat
 from helexa.engine.quant.names import PLAIN, REPLACED, format_of, plain_name
 from helexa.engine.quant.weight import Weight, WeightFormat
+
+if TYPE_CHECKING:
+    from helexa.engine.numerics import Numerics
 
 NARROWER = MappingProxyType({"Q4_K": "Q4_0", "Q5_K": "Q5_0", "Q6_K": "Q8_0"})
 """What matrices get whose rows are no whole blocks of 256 numbers, but of 32."""
@@ -98,7 +102,27 @@ def linear_format(quant: str | None, plain: DenseFormat) -> WeightFormat:
         return plain
     if format in PLAIN:
         dtype = getattr(torch, PLAIN[format])
-        return DenseFormat(dtype, plain.device, plain.packed, plain.kernels, rounded=True)
+        return DenseFormat(
+            dtype,
+            plain.device,
+            plain.packed,
+            plain.kernels,
+            rounded=True,
+            bfloat16=plain.bfloat16,
+        )
     if plain_name(quant or "") in REPLACED:
         warnings.warn(f"weights are not quantised to {quant}; they get {format}", stacklevel=3)
     return BlockFormat(BLOCK_TYPES[format], plain)
+
+
+def for_logits(numerics: Numerics) -> Numerics:
+    """The same for an output layer, whose results keep float32.
+
+    Rounded to bfloat16, many a best token and its runner-up would be the same.
+    """
+    plain, linear = replace(numerics.plain, bfloat16=False), numerics.linear
+    if isinstance(linear, DenseFormat):
+        linear = replace(linear, bfloat16=False)
+    elif isinstance(linear, BlockFormat):
+        linear = replace(linear, plain=plain)
+    return replace(numerics, plain=plain, linear=linear)

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from helexa.engine.kernels.fp8 import REBIASED, has_nan, shifted
 from helexa.engine.kernels.matvec import TILE_BYTES, TINY, Scratch, row_scale
+from helexa.engine.kernels.narrow_product import tile_product
 from helexa.engine.kernels.stored_matrix import StoredMatrix
-from helexa.engine.kernels.wide_product import wide_product
+from helexa.engine.memory import SMALL_MATRIX
 from helexa.engine.quant.on_device import for_device
 from helexa.engine.quant.stack import stack
 from helexa.errors import CheckpointError
@@ -35,7 +36,7 @@ class ScaledWeight:
     """A float8 matrix [N, K] times scales [⌈N/rows⌉, ⌈K/columns⌉], ``block`` being (rows, columns).
 
     ``kernels`` False leaves widening to torch's conversion; ``one_row``: a single row of
-    activations is multiplied in float16.
+    activations is multiplied in float16; ``bfloat16``: many rows are in that.
     """
 
     tensor: Tensor
@@ -44,6 +45,7 @@ class ScaledWeight:
     scratch: Scratch
     kernels: bool
     one_row: bool
+    bfloat16: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -71,9 +73,14 @@ class ScaledWeight:
         if self.one_row and len(x) == 1:
             return self.product_of_one(x)
         out = x.new_empty(len(x), len(self.tensor))
-        for start, stop, tile in self.tiles(self.scratch, 0, len(self.tensor)):
-            wide = tile.to(x.dtype)
-            out[:, start:stop] = wide_product(x, wide) if self.kernels else F.linear(x, wide)
+        tiles = self.tiles(self.scratch, 0, len(self.tensor))
+        if not self.kernels:
+            for start, stop, tile in tiles:
+                out[:, start:stop] = F.linear(x, tile.to(x.dtype))
+            return out
+        rounded, product = tile_product(x, bfloat16=self.bfloat16)
+        for start, stop, tile in tiles:
+            out[:, start:stop] = product(rounded, tile.to(x.dtype))
         return out
 
     def stored(self) -> StoredMatrix:
@@ -172,6 +179,7 @@ def scaled_weight(parts: Sequence[Scaled], numerics: Numerics) -> Weight:
                     plain.scratch,
                     plain.kernels,
                     quick and suits_one_row(group[0]),
+                    plain.bfloat16 and sum(part.tensor.numel() for part in group) >= SMALL_MATRIX,
                 ),
                 plain,
             )

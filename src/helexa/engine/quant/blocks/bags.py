@@ -9,7 +9,7 @@ from torch import Tensor
 
 from helexa.engine.kernels.bags import bag_sums, bags, empty_table, fill_table, read_table
 from helexa.engine.kernels.matvec import TILE_BYTES
-from helexa.engine.kernels.wide_product import wide_product
+from helexa.engine.kernels.narrow_product import tile_product
 from helexa.engine.quant.blocks.block_type import BlockType
 
 PLANES = {2: (2,), 3: (4,), 4: (4,), 5: (4, 2), 6: (4, 2), 8: (8,)}
@@ -42,11 +42,15 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BagWeight:
-    """A matrix ``shape`` = [N, K] whose columns are the rows of tables (see `kernels.bags`)."""
+    """A matrix ``shape`` = [N, K] whose columns are the rows of tables (see `kernels.bags`).
+
+    ``bfloat16``: what is expanded is multiplied in it.
+    """
 
     type: BlockType
     chunks: tuple[Chunk, ...]
     shape: tuple[int, int]
+    bfloat16: bool
 
     @property
     def nbytes(self) -> int:
@@ -93,12 +97,13 @@ class BagWeight:
         rows = sum(chunk.count for chunk in self.chunks)
         step = max(ROWS, TILE_BYTES // (4 * self.shape[1]) // ROWS * ROWS)
         out = x.new_empty(len(x), rows)
+        x, product = tile_product(x, bfloat16=self.bfloat16)
         for chunk in self.chunks:
             for start in range(0, chunk.count, step):
                 count = min(step, chunk.count - start)
                 at = chunk.start + start
                 tile = self.expanded(chunk, start, count)
-                out[:, at : at + count] = wide_product(x, tile.T)
+                out[:, at : at + count] = product(x, tile.T)
         return out
 
     def expanded(self, chunk: Chunk, start: int, count: int) -> Tensor:
@@ -161,12 +166,12 @@ class BagSink:
         for table, bits, shift in planes(self.type, chunk.tables):
             fill_table(table, at, (q >> shift) & ((1 << bits) - 1), bits)
 
-    def weight(self) -> BagWeight | None:
+    def weight(self, *, bfloat16: bool) -> BagWeight | None:
         """The finished weight, or None if float16 does not hold a scale."""
         kept = [part for c in self.chunks for part in (c.scale, c.offset) if part is not None]
         if not all(part.isfinite().all() for part in kept):
             return None
-        return BagWeight(self.type, self.chunks, self.shape)
+        return BagWeight(self.type, self.chunks, self.shape, bfloat16)
 
 
 def can_split(type: BlockType, *, exact: bool) -> bool:

@@ -19,7 +19,7 @@ from helexa.engine.kernels.lanes import (
     row_product,
     tile,
 )
-from helexa.engine.kernels.wide_product import wide_product
+from helexa.engine.kernels.wide_product import onednn_product, wide_product
 from helexa.engine.quant.weight import Recipe, Traced
 
 if TYPE_CHECKING:
@@ -84,11 +84,12 @@ class LaneWeight:
         size, blocks = self.form.rows, len(self.lanes.words)
         out = x.new_empty(len(x), blocks * size)
         rounded = x.to(self.dtype)
+        product = wide_product if self.dtype == torch.float32 else onednn_product
         for start in range(0, blocks, self.tile_blocks):
             first = min(start, blocks - self.tile_blocks)  # the last one may repeat a little
             last = first + self.tile_blocks
             part = self.tile(*self.lanes.blocks(first, last).tensors())
-            out[:, first * size : last * size] = wide_product(rounded, part.T)
+            out[:, first * size : last * size] = product(rounded, part.T)
         return out[:, : self.shape[0]]
 
 

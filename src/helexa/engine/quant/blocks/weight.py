@@ -109,22 +109,16 @@ def fast_weight(rows: BlockRows, dense: DenseFormat) -> Weight | None:
     if dense.compiler is not None:
         lanes = LaneSink(rows.type, count, columns)
         rows.write(lanes, lanes.form.rows)
-        return lanes.weight(dense.compiler, torch.float32 if exact else fast_dtype())
-    sink: Int4Sink | BagSink
+        return lanes.weight(dense.compiler, torch.bfloat16 if dense.bfloat16 else torch.float32)
     if not exact and (size := int4_rows(rows.type)):
-        sink = Int4Sink(rows.type, count, columns, size)
-    elif can_bag() and can_split(rows.type, exact=exact):
-        sink = BagSink(rows.type, count, columns)
-    else:
-        return None
-    rows.write(sink)
-    return sink.weight()
-
-
-def fast_dtype() -> torch.dtype:
-    """What products of many rows are computed in where 16 bits do: bfloat16, if the CPU has it."""
-    has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if has else torch.float32
+        nibbles = Int4Sink(rows.type, count, columns, size)
+        rows.write(nibbles)
+        return nibbles.weight()
+    if can_bag() and can_split(rows.type, exact=exact):
+        bags = BagSink(rows.type, count, columns)
+        rows.write(bags)
+        return bags.weight(bfloat16=dense.bfloat16)
+    return None
 
 
 def kept_weight(rows: BlockRows, dense: DenseFormat) -> Weight:

@@ -1,0 +1,66 @@
+"""Attention of a prompt's many tokens on a CPU, in blocks whose scores stay in a cache.
+
+torch's operator multiplies float32 by MKL; here oneDNN does (see `kernels.wide_product`), and keys
+that no token of a block may see are left out. Measured with 16 heads of 128 dims on 8 key heads and
+one thread of an AMD EPYC, for 128 tokens over as many keys 1.5 ms instead of 2.2, 512 over 512 14
+instead of 27, over 1024 27 instead of 58, and over 4096 140 instead of 260. All in float32.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from helexa.engine.kernels.wide_product import has_onednn, onednn_product
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEAST_SCORES = 2**14
+"""Of a head; fewer take less time than calling the operators one by one."""
+SCORES_BYTES = 2**20
+"""Of a block's scores: what a core's cache commonly holds."""
+LEAST_TOKENS = 16
+"""Of a block, however many keys there are; fewer in all are for other ways."""
+
+
+def pays_blocks(q: Tensor, keys: int) -> bool:
+    """Whether `block_attention` is the faster way for queries [L, H, D] over so many keys."""
+    fits = q.device.type == "cpu" and q.dtype == torch.float32
+    enough = len(q) > LEAST_TOKENS and len(q) * keys >= LEAST_SCORES
+    return fits and enough and has_onednn()
+
+
+def block_attention(q: Tensor, kv: Tensor) -> Tensor:
+    """`kernels.attention.attention_definition` a block of tokens and a key head at a time.
+
+    q [L, H, D] float32, kv [2, G, S, D] in any plain format → [L, H, D].
+    """
+    length, heads, dim = q.shape
+    _, groups, total, _ = kv.shape
+    shared = heads // groups
+    step = block_tokens(length, 4 * shared * total)
+    hidden = torch.ones(step, step, dtype=torch.bool).triu_(1)[:, None]
+    queries = (q * dim**-0.5).view(length, groups, shared * dim)
+    out = torch.empty_like(queries)
+    keys, values = torch.empty(2, total, dim)
+    for group in range(groups):
+        keys.copy_(kv[0, group])
+        values.copy_(kv[1, group])
+        for start in range(0, length, step):
+            rows = queries[start : start + step, group]  # [n, R · D]
+            seen = total - length + start + len(rows)
+            scores = onednn_product(rows.reshape(-1, dim), keys[:seen])
+            newest = scores.view(len(rows), shared, seen)[..., seen - len(rows) :]
+            newest.masked_fill_(hidden[: len(rows), :, : len(rows)], -torch.inf)
+            mixed = onednn_product(scores.softmax(-1), values[:seen].T)
+            out[start : start + step, group] = mixed.view(len(rows), -1)
+    return out.view(q.shape)
+
+
+def block_tokens(length: int, bytes_each: int) -> int:
+    """How many of ``length`` tokens make a block: about as many in each."""
+    most = max(LEAST_TOKENS, SCORES_BYTES // bytes_each)
+    blocks = -(-length // most)
+    return -(-length // blocks)

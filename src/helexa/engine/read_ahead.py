@@ -173,10 +173,15 @@ def candidates(home: Asked, at: int) -> Tensor:
 def fetch(groups: Sequence[Sequence[Tensor]]) -> list[list[Floats]]:
     """Tensors of a device as arrays of float64, which holds ids and logits exactly: one copy."""
     flat = [tensor for group in groups for tensor in group]
-    whole = torch.cat([tensor.flatten().double() for tensor in flat]).cpu().numpy()
+    whole = packed(groups).cpu().numpy()
     ends = np.cumsum([tensor.numel() for tensor in flat])[:-1]
     pieces = iter(np.split(whole, ends))
     return [[next(pieces).reshape(tensor.shape) for tensor in group] for group in groups]
+
+
+def packed(groups: Sequence[Sequence[Tensor]]) -> Tensor:
+    """What `fetch` copies, still on the device."""
+    return torch.cat([tensor.flatten().double() for group in groups for tensor in group])
 
 
 def draw_on_device(weights: Tensor, numbers: Tensor) -> Tensor:

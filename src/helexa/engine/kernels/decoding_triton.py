@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from helexa.engine.kernels.decoding import splits
-from helexa.engine.kernels.launching import FUSING
+from helexa.engine.kernels.launching import FUSING, processors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,13 +84,6 @@ def shape_of(q: Tensor, kv: Tensor, page: int, parts: int) -> Shape:
 def warps(shape: Shape) -> int:
     """How many warps share a tile of keys."""
     return 4 if shape.block <= 128 else 8
-
-
-def processors(device: torch.device) -> int:
-    """How many programs run side by side."""
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @triton.jit

@@ -18,7 +18,7 @@ import triton.language as tl
 from helexa.engine.kernels.blocks_triton import k4_k5, legacy, q2_k, q3_k, q6_k, q8_0
 from helexa.engine.kernels.fp8_triton import fp8
 from helexa.engine.kernels.groups_triton import groups
-from helexa.engine.kernels.launching import FUSING
+from helexa.engine.kernels.launching import FUSING, processors
 from helexa.engine.kernels.plain_triton import plain
 from helexa.engine.kernels.stored_matrix import Layout
 from helexa.engine.kernels.tiles_triton import inputs_of, outputs_of
@@ -188,13 +188,6 @@ def tiles_of(layout: Layout) -> int:
 def steps_of(layout: Layout) -> int:
     """How many steps the inputs are."""
     return -(-layout.inputs // (layout.depth * layout.parts))
-
-
-def processors(device: torch.device) -> int:
-    """How many programs run side by side."""
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @triton.jit

@@ -76,13 +76,48 @@ def splits(given: Arguments, lengths: list[int]) -> tuple[int, int]:
     out, *partial = given["results"]
     read = touched(given["queries"]) + kept + pages + touched(counts)
     if shape.splits > 1:
-        return read, touched(partial)
+        return read, partial_bytes(shape, lengths)
     return read + touched(given["gates"]), touched(out)
 
 
-def combined(given: Arguments) -> tuple[int, int]:
-    out, *partial = given["results"]
-    return touched(partial, given["gates"]), touched(out)
+def combined(given: Arguments, lengths: list[int]) -> tuple[int, int]:
+    partial = partial_bytes(given["shape"], lengths)
+    read = partial + touched(given["lengths"], given["gates"])
+    return read, touched(given["results"][0])
+
+
+def partial_bytes(shape: decoding_triton.Shape, lengths: list[int]) -> int:
+    """What splits that have keys leave: weighted values, a largest score and a sum of weights."""
+    used = 0
+    for length in lengths:
+        share = -(-(-(-length // shape.splits)) // shape.keys) * shape.keys
+        used += -(-length // share) if length else 0
+    return used * shape.heads * (shape.dim + 2) * 4
+
+
+def looked_up(given: Arguments) -> tuple[int, int]:
+    """A row of the matrix for each id."""
+    rows, ids = given["matrix"][0], given["ids"]
+    return len(ids) * rows[0].numel() * rows.itemsize + touched(ids), touched(given["out"])
+
+
+def best(given: Arguments) -> tuple[int, int]:
+    """All maxima, and a block of logits of each row."""
+    rows, out = given["rows"], given["out"]
+    return touched(given["maxima"], rows[:, 0]), touched(out)
+
+
+def added_up(given: Arguments) -> tuple[int, int]:
+    """Rows of logits, of which a draw may be from any, and what is asked but for the number."""
+    rows, count = given["rows"], len(given["asked"])
+    return count * (touched(rows[0]) + 3 * 8 + 8), touched(given["sums"])
+
+
+def drawn(given: Arguments) -> tuple[int, int]:
+    """Sums, what is asked, a peak and a block of logits for each draw."""
+    rows, count = given["rows"], len(given["asked"])
+    block = rows.shape[-1] * rows.itemsize
+    return touched(given["sums"], given["asked"]) + count * (block + 8), touched(given["out"])
 
 
 def written_to(*names: str) -> Callable[[Arguments], tuple[int, int]]:
@@ -103,16 +138,23 @@ def changed(name: str) -> Callable[[Arguments], tuple[int, int]]:
 RULES: Mapping[str, Callable[[Arguments], tuple[int, int]]] = MappingProxyType(
     {
         "add_norm_kernel": add_norm,
+        "best_kernel": best,
         "added_kernel": changed("stream"),
         "angles_kernel": written_to("out"),
-        "combine_kernel": combined,
+        "draw_kernel": drawn,
+        "joined_kernel": written_to("out"),
+        "look_up_kernel": looked_up,
         "normed_kernel": written_to("out"),
         "place_kernel": place,
         "product_kernel": written_to("out"),
         "silu_mul_kernel": written_to("out"),
+        "sums_kernel": added_up,
     }
 )
 """What a kernel reads and writes, from its arguments by name."""
+
+ATTENTION = MappingProxyType({"split_kernel": splits, "combine_kernel": combined})
+"""The same of those for which lengths of sequences matter."""
 
 FREE = frozenset(
     {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}
@@ -168,7 +210,10 @@ def counted(lengths: list[int], processors: int = 132) -> Iterator[list[Launch]]
     def run(kernel: Any, *args: Any, **options: Any) -> Any:
         given = dict(zip(kernel.arg_names, args, strict=False))
         name = kernel.__name__
-        moved = splits(given, lengths) if name == "split_kernel" else RULES[name](given)
+        if name in ATTENTION:
+            moved = ATTENTION[name](given, lengths)
+        else:
+            moved = RULES[name](given)
         launches.append(Launch(name.removesuffix("_kernel"), *moved))
         if not any(tensor.is_meta for tensor in tensors(args)):
             with torch.utils._python_dispatch._disable_current_modes():

@@ -124,7 +124,7 @@ def choosing(model: Model, streams: int, processors: int) -> list[Launch]:
     """What choosing the best token of each stream launches, and how it comes to the host."""
     logits = torch.empty((streams, model.config.vocab_size), device=NOWHERE)
     with torch.no_grad(), counted([], processors) as launches:
-        asked = Asked(logits)
+        asked = Asked(logits, kernels=True)
         for i in range(streams):
             asked.ask(i, SampleRow(GREEDY))
         whole = packed([asked.compute()])

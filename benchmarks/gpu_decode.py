@@ -91,7 +91,8 @@ class Engine:
         order = torch.randperm(batch * pages, generator=torch.Generator().manual_seed(0))
         self.blocks = order.view(batch, pages).tolist()
         self.runner = Runner(model, cache, graphs=decode_graphs(model, cache))
-        self.sampler = Sampler(model.config.vocab_size)
+        kernels = model.numerics.fused_ops
+        self.sampler = Sampler(model.config.vocab_size, kernels=kernels)
         self.rows = [SampleRow(GREEDY)] * batch
 
     def decode(self, at: int) -> None:

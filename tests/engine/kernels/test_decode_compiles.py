@@ -15,7 +15,11 @@ SHARED_BYTES = {"75": 64 * 1024, "80": 99 * 1024, "90": 227 * 1024}
 """What a kernel may have on the smallest GPUs of a generation."""
 
 KERNELS = {
-    f"{name}_kernel" for name in "add_norm added angles combine normed place silu_mul split".split()
+    f"{name}_kernel"
+    for name in (
+        *("add_norm", "added", "angles", "best", "combine", "draw", "joined", "look_up"),
+        *("normed", "place", "silu_mul", "split", "sums"),
+    )
 }
 
 

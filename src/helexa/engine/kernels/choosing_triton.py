@@ -71,8 +71,9 @@ def best_kernel(rows: tl.tensor, maxima: tl.tensor, out: tl.tensor, shape: tl.co
     row = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, shape[1])
     highest = tl.load(maxima + row * shape[0] + lane, mask=lane < shape[0], other=float("-inf"))
-    wrong = tl.max((highest != highest).to(tl.int32), 0) > 0
-    peak = tl.where(wrong, float("nan"), tl.max(highest, 0))
+    wrong = highest != highest
+    peak = tl.max(tl.where(wrong, float("-inf"), highest), 0)
+    peak = tl.where(tl.max(wrong.to(tl.int32), 0) > 0, float("nan"), peak)
     block = tl.min(tl.where(highest == peak, lane, shape[0] - 1), 0)
     place = tl.arange(0, BLOCK)
     value = tl.load(rows + (row * shape[0] + block) * BLOCK + place)
@@ -83,7 +84,10 @@ def best_kernel(rows: tl.tensor, maxima: tl.tensor, out: tl.tensor, shape: tl.co
 
 @triton.jit
 def weights(logits: tl.tensor, peak: tl.tensor, asked: tl.tensor) -> tl.tensor:
-    """exp((logit - peak) / temperature) in float32, those below min-p 0; -inf where none is."""
+    """exp((logit - peak) / temperature) in float32; 0 below min-p, and if the peak is not finite."""
+    finite = tl.abs(peak) < float("inf")
+    logits = tl.where(finite, logits, float("-inf"))
+    peak = tl.where(finite, peak, 0.0)
     factor = tl.load(asked + 1).to(tl.float32)
     least = tl.load(asked + 2).to(tl.float32)
     weight = tl.exp2((logits - peak) * factor)

@@ -8,6 +8,7 @@ time. Operators of torch count as one launch each, though some of them are sever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def splits(given: Arguments, lengths: list[int]) -> tuple[int, int]:
     shape, (cache, *_), (tables, _, counts) = given["shape"], given["memory"], given["table"]
     kept = sum(lengths) * shape.groups * 2 * shape.dim * cache.itemsize
     pages = sum(-(-length // shape.page) for length in lengths) * tables.itemsize
-    out, *partial = given["results"]
+    out = given["results"][0]
     read = touched(given["queries"]) + kept + pages + touched(counts)
     if shape.splits > 1:
         return read, partial_bytes(shape, lengths)
@@ -90,8 +91,8 @@ def partial_bytes(shape: decoding_triton.Shape, lengths: list[int]) -> int:
     """What splits that have keys leave: weighted values, a largest score and a sum of weights."""
     used = 0
     for length in lengths:
-        share = -(-(-(-length // shape.splits)) // shape.keys) * shape.keys
-        used += -(-length // share) if length else 0
+        share = math.ceil(math.ceil(length / shape.splits) / shape.keys) * shape.keys
+        used += math.ceil(length / share) if length else 0
     return used * shape.heads * (shape.dim + 2) * 4
 
 
@@ -210,10 +211,8 @@ def counted(lengths: list[int], processors: int = 132) -> Iterator[list[Launch]]
     def run(kernel: Any, *args: Any, **options: Any) -> Any:
         given = dict(zip(kernel.arg_names, args, strict=False))
         name = kernel.__name__
-        if name in ATTENTION:
-            moved = ATTENTION[name](given, lengths)
-        else:
-            moved = RULES[name](given)
+        rule = ATTENTION.get(name)
+        moved = rule(given, lengths) if rule else RULES[name](given)
         launches.append(Launch(name.removesuffix("_kernel"), *moved))
         if not any(tensor.is_meta for tensor in tensors(args)):
             with torch.utils._python_dispatch._disable_current_modes():

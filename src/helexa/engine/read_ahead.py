@@ -112,8 +112,8 @@ class Asked:
             wanted = [(row, temperature, 0.0, 0.0) for row, temperature in self.masses]
             asked = [choosing_triton.Drawn(*one) for one in (*wanted, *self.draws)]
             both = choosing_triton.draw_by_kernel(self.rows, self.peaks, asked)
-            self.drawn = both[1, len(self.masses) :]
-            return [both[0, : len(self.masses)], self.drawn]
+            masses, self.drawn = both[0, : len(self.masses)], both[1, len(self.masses) :]
+            return [one for one in (masses, self.drawn) if len(one)]
         if self.masses:
             rows, temperatures = zip(*self.masses, strict=True)
             found.append(self._weights(rows, temperatures).sum(-1).sum(-1, dtype=torch.float64))
@@ -131,7 +131,7 @@ class Asked:
         at = upload(rows, device)
         factors = upload([math.log2(math.e) / t for t in temperatures], device, torch.float32)
         peaks = self.peaks.float().index_select(0, at)
-        scaled = self.rows.index_select(0, at) - peaks[:, None, None]
+        scaled: Tensor = self.rows.index_select(0, at) - peaks[:, None, None]
         return scaled.mul_(factors[:, None, None]).exp2_()
 
     def known(self, parts: list[Floats], logits: dict[int, dict[int, float]]) -> KnownBlocks:

@@ -84,7 +84,7 @@ def best_kernel(rows: tl.tensor, maxima: tl.tensor, out: tl.tensor, shape: tl.co
 
 @triton.jit
 def weights(logits: tl.tensor, peak: tl.tensor, asked: tl.tensor) -> tl.tensor:
-    """exp((logit - peak) / temperature) in float32; 0 below min-p, and if the peak is not finite."""
+    """exp((logit - peak) / temperature) in float32; 0 below min-p, all 0 for an infinite peak."""
     finite = tl.abs(peak) < float("inf")
     logits = tl.where(finite, logits, float("-inf"))
     peak = tl.where(finite, peak, 0.0)

@@ -219,7 +219,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--contexts", type=int, nargs="+", default=[128, 4096])
     parser.add_argument("--bandwidth", type=float, default=4.0, help="TB/s, an assumption")
     parser.add_argument("--launch-us", type=float, default=1.0, help="in a recorded step, assumed")
-    parser.add_argument("--own-us", type=float, default=5.0, help="of other launches, assumed")
+    parser.add_argument("--own-us", type=float, default=2.0, help="of other launches, assumed")
     parser.add_argument("--host-us", type=float, default=100.0, help="between steps, assumed")
     parser.add_argument("--processors", type=int, default=132, help="of the GPU: an H200 has 132")
     parser.add_argument("--layer", action="store_true", help="list the launches of one layer")

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from helexa.engine.kernels.launching import FUSING
+from helexa.engine.kernels.stored_matrix import device_of
 from helexa.engine.upload import upload
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def best_on_device(rows: Tensor, maxima: Tensor) -> Tensor:
     count, blocks = maxima.shape
     out = rows.new_empty((2, count), dtype=torch.float64)
     shape = blocks, triton.next_power_of_2(blocks)
-    best_kernel[(count,)](rows, maxima, out, shape, num_warps=4, **FUSING)
+    with device_of(rows):
+        best_kernel[(count,)](rows, maxima, out, shape, num_warps=4, **FUSING)
     return out
 
 
@@ -59,9 +61,10 @@ def draw_by_kernel(rows: Tensor, peaks: Tensor, drawn: Sequence[Drawn]) -> Tenso
     sums = asked.new_empty((len(drawn), blocks))
     out = asked.new_empty((2, len(drawn)))
     grid = len(drawn), triton.cdiv(blocks, BLOCKS.value)
-    sums_kernel[grid](rows, peaks, asked, sums, blocks, **FUSING)
     shape = blocks, triton.next_power_of_2(blocks)
-    draw_kernel[(len(drawn),)](rows, peaks, asked, sums, out, shape, num_warps=4, **FUSING)
+    with device_of(rows):
+        sums_kernel[grid](rows, peaks, asked, sums, blocks, **FUSING)
+        draw_kernel[(len(drawn),)](rows, peaks, asked, sums, out, shape, num_warps=4, **FUSING)
     return out
 
 

@@ -52,7 +52,7 @@ def touched(*values: object) -> int:
 
 
 def add_norm(given: Arguments) -> tuple[int, int]:
-    x, change = given["x"], given["change"]
+    x, change = given["x"], given["change"]  # splits of one, too
     read = touched(x, change, given["gain"], given["floor"])
     return read, touched(given["out"]) + (0 if change is None else touched(x))
 

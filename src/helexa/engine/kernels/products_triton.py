@@ -118,6 +118,12 @@ def product(x: Tensor, matrix: StoredMatrix, splits: int | None = None) -> Tenso
     ``splits``: among how many programs the inputs of an output are split; None: as many as keep
     the GPU busy. Several rows take weights rounded to x's dtype.
     """
+    found = split_product(x, matrix, splits)
+    return joined(found, x.dtype) if found.ndim == 3 else found
+
+
+def split_product(x: Tensor, matrix: StoredMatrix, splits: int | None = None) -> Tensor:
+    """`product`, of which the splits [S, T, N] float32 have yet to be added up if there are any."""
     tokens, outputs = len(x), matrix.shape[0]
     if not tokens:
         return x.new_empty((0, outputs))
@@ -138,7 +144,7 @@ def product(x: Tensor, matrix: StoredMatrix, splits: int | None = None) -> Tenso
     product_kernel[(splits, tiles)](
         x.contiguous(), out, matrix.tensors, tokens, share, decode, layout, **options(rows)
     )
-    return out[0] if splits == 1 else joined(out, x.dtype)
+    return out[0] if splits == 1 else out
 
 
 def product_of_many(x: Tensor, matrix: StoredMatrix) -> Tensor:

@@ -17,7 +17,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,8 +43,15 @@ from helexa.engine.read_ahead import Asked, packed
 
 NOWHERE = torch.device("meta")
 GREEDY = SamplingParams(
-    temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, repeat_last_n=64
+    temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, repetition_penalty=1.0, repeat_last_n=64, seed=1
 )
+WAYS = {
+    "the best": GREEDY,
+    "temperature": replace(GREEDY, temperature=0.7),
+    "top-k and top-p": replace(GREEDY, temperature=0.7, top_k=20, top_p=0.8),
+    "top-p": replace(GREEDY, temperature=0.7, top_p=0.9),
+}
+"""How tokens may be chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,17 @@ class Counted:
     of_copying: float
     of_copying_with_host: float
     tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Choosing tokens for some rows in one of WAYS, by kernels or by torch's operators."""
+
+    way: str
+    kernels: bool
+    rows: int
+    launches: int
+    moved_bytes: int
 
 
 class EmptyCheckpoint(RandomCheckpoint):
@@ -120,13 +138,15 @@ def step(model: Model, streams: int, context: int, processors: int) -> list[Laun
     return launches
 
 
-def choosing(model: Model, streams: int, processors: int) -> list[Launch]:
-    """What choosing the best token of each stream launches, and how it comes to the host."""
+def choosing(
+    model: Model, streams: int, params: SamplingParams = GREEDY, *, kernels: bool = True
+) -> list[Launch]:
+    """What choosing a token for each stream launches, and how it comes to the host."""
     logits = torch.empty((streams, model.config.vocab_size), device=NOWHERE)
-    with torch.no_grad(), counted([], processors) as launches:
-        asked = Asked(logits, kernels=True)
+    with torch.no_grad(), counted([]) as launches:
+        asked = Asked(logits, kernels=kernels)
         for i in range(streams):
-            asked.ask(i, SampleRow(GREEDY))
+            asked.ask(i, SampleRow(params))
         whole = packed([asked.compute()])
     return [*launches, Launch("to the host", whole.nbytes, 0)]
 
@@ -144,7 +164,7 @@ def count(shape: str, blocks: str | None, args: argparse.Namespace) -> Iterator[
     model, single = empty_model(shape, blocks), empty_model(shape, blocks, 1)
     assumed, layers = assumptions(args), model.config.num_hidden_layers
     for streams in args.streams:
-        choice = choosing(model, streams, assumed.processors)
+        choice = choosing(model, streams)
         for context in args.contexts:
             launches = step(model, streams, context, assumed.processors)
             one = step(single, streams, context, assumed.processors)
@@ -170,6 +190,28 @@ def count(shape: str, blocks: str | None, args: argparse.Namespace) -> Iterator[
                 of_copying_with_host=needed / copying / whole,
                 tokens_per_s=1e6 * streams / whole,
             )
+
+
+def choices(shape: str, rows: int) -> Iterator[Choice]:
+    """Every way of choosing tokens."""
+    model = empty_model(shape, None, 1)
+    for way, params in WAYS.items():
+        for kernels in (False, True):
+            launches = choosing(model, rows, params, kernels=kernels)
+            moved = sum(launch.moved for launch in launches)
+            yield Choice(way, kernels, rows, len(launches), moved)
+
+
+def choices_table(found: list[Choice]) -> str:
+    """Torch's operators and kernels side by side."""
+    lines = [
+        f"| choosing for {found[0].rows} rows | launches by torch | MB | by kernels | MB |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for torchs, ours in zip(found[::2], found[1::2], strict=True):
+        both = [f"{one.launches} | {one.moved_bytes / 1e6:.0f}" for one in (torchs, ours)]
+        lines.append(f"| {torchs.way} | {' | '.join(both)} |")
+    return "\n".join(lines)
 
 
 def table(rows: list[Counted]) -> str:
@@ -202,7 +244,7 @@ def one_layer(shape: str, blocks: str | None, args: argparse.Namespace) -> str:
     for streams in args.streams:
         lines += [f"{shape} {blocks or 'bf16'}, one layer, {streams} streams:"]
         launches = step(model, streams, args.contexts[-1], args.processors)
-        for launch in (*launches, *choosing(model, streams, args.processors)):
+        for launch in (*launches, *choosing(model, streams)):
             lines.append(f"  {launch.name:16} {launch.read:12,} read {launch.written:10,} written")
     return "\n".join(lines)
 
@@ -235,13 +277,15 @@ def main() -> int:
         return 0
     rows = [row for model in models for row in count(*model, args)]
     found: dict[str, Any] = {"assumed": asdict(assumptions(args)), "torch": torch.__version__}
-    text = json.dumps({**found, "steps": [asdict(row) for row in rows]}, indent=1)
+    ways = list(choices(args.shapes[0], max(args.streams)))
+    found |= {"steps": [asdict(row) for row in rows], "choosing": [asdict(way) for way in ways]}
+    text = json.dumps(found, indent=1)
     if args.json == "-":
         print(text)
         return 0
     if args.json:
         Path(args.json).write_text(text + "\n")
-    print(table(rows))
+    print(f"{table(rows)}\n\n{choices_table(ways)}")
     return 0
 
 

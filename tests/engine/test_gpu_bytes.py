@@ -15,7 +15,16 @@ pytest.importorskip("triton", reason="there is no triton for this machine")
 from triton.runtime import interpreter
 
 from benchmarks.counted import Launch, counted, touched
-from benchmarks.gpu_bytes import choosing, empty_model, options, step, unavoidable
+from benchmarks.gpu_bytes import (
+    WAYS,
+    choices,
+    choices_table,
+    choosing,
+    empty_model,
+    options,
+    step,
+    unavoidable,
+)
 from benchmarks.shapes import SHAPES
 from helexa.engine.kernels.angles_triton import angles_on_device
 from helexa.engine.kernels.choosing_triton import Drawn, best_on_device, draw_by_kernel
@@ -93,9 +102,22 @@ def test_work_is_divided_as_for_the_gpu_that_is_named() -> None:
 
 
 def test_choosing_is_one_read() -> None:
-    launches = choosing(empty_model("small", None, 1), 3, 132)
+    model = empty_model("small", None, 1)
+    launches = choosing(model, 3)
     assert names(launches) == ["amax", "best", "to the host"]
     assert launches[-1].read == 2 * 3 * 8
+    drawn = names(choosing(model, 3, WAYS["temperature"]))
+    assert drawn == ["amax", "best", "_to_copy", "sums", "draw", "cat", "to the host"]
+
+
+def test_kernels_choose_with_less_than_torch_does() -> None:
+    found = list(choices("small", 4))
+    assert [one.way for one in found[::2]] == list(WAYS)
+    for torchs, ours in zip(found[::2], found[1::2], strict=True):
+        assert (torchs.way, torchs.kernels) == (ours.way, not ours.kernels)
+        assert ours.launches < torchs.launches
+        assert ours.moved_bytes <= torchs.moved_bytes
+    assert choices_table(found).count("\n") == len(WAYS) + 1
 
 
 def test_the_options_have_a_default_for_everything() -> None:

@@ -54,7 +54,7 @@ for part in $PARTS; do
     case $part in
     tests)
         # shellcheck disable=SC2046  # several files, none with a space in its name
-        within 170 "$PYTHON" -m pytest --timeout 600 --junitxml "$folder/tests.xml" \
+        within 150 "$PYTHON" -m pytest --timeout 600 --junitxml "$folder/tests.xml" \
             $(tests_that_use_a_gpu)
         ;;
     decode) within 270 "$PYTHON" -m benchmarks.gpu_decode --json "$json" ${QUICK:+--quick} "$@" ;;

@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu_decode                                  # all shapes, some minutes
     python -m benchmarks.gpu_decode --shapes 0.6b --json -
+    python -m benchmarks.gpu_decode --quick                          # in some four minutes
 
 Models have random weights, made on the device. A decode step is what the engine does for a token:
 lay the step out, run the model, choose greedily, learn the choice on the host. It cannot take less
@@ -91,7 +92,8 @@ class Engine:
         order = torch.randperm(batch * pages, generator=torch.Generator().manual_seed(0))
         self.blocks = order.view(batch, pages).tolist()
         self.runner = Runner(model, cache, graphs=decode_graphs(model, cache))
-        self.sampler = Sampler(model.config.vocab_size)
+        kernels = model.numerics.fused_ops
+        self.sampler = Sampler(model.config.vocab_size, kernels=kernels)
         self.rows = [SampleRow(GREEDY)] * batch
 
     def decode(self, at: int) -> None:
@@ -135,9 +137,10 @@ def ours(
             kept = batch * (context + WARM_UPS + STEPS // 2) * model.kv_bytes_per_token
             share = (read_bytes(model) + kept) / decode / copied
             yield Reading(*where, "decode", batch, context, 1e3 * decode, batch / decode, share)
-            prefill = engine.prefill_s()
-            speed = batch * context / prefill
-            yield Reading(*where, "prefill", batch, context, 1e3 * prefill, speed)
+            if batch == 1 or not args.quick:
+                prefill = engine.prefill_s()
+                speed = batch * context / prefill
+                yield Reading(*where, "prefill", batch, context, 1e3 * prefill, speed)
             del engine
 
 
@@ -178,6 +181,8 @@ def peer(shape: str, args: argparse.Namespace) -> Iterator[Reading]:
 def measured(args: argparse.Namespace, copied: float) -> Iterator[Reading]:
     for shape in args.shapes:
         for format in args.formats:
+            if args.quick and format != "bf16" and shape != args.shapes[-1]:
+                continue
             yield from ours(shape, None if format == "bf16" else format, args, copied)
             free(args.device)
         if find_spec("transformers") and "transformers" not in args.without:
@@ -196,7 +201,7 @@ def about(device: torch.device) -> dict[str, Any]:
     return {"device": there, "torch": torch.__version__, "helexa": helexa.__version__}
 
 
-def main() -> int:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["0.6b", "1.7b", "8b"])
     parser.add_argument("--formats", nargs="+", choices=["bf16", "Q4_K"], default=["bf16", "Q4_K"])
@@ -205,23 +210,31 @@ def main() -> int:
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to see that it works")
     parser.add_argument("--without", nargs="*", default=[], help="transformers")
     parser.add_argument("--json", help="write everything to this file; - is the output")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--quick", action="store_true", help="blocks for the last shape alone, prompts one by one"
+    )
+    return parser
+
+
+def main() -> int:
+    args = options().parse_args()
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         print("there is no CUDA device here: nothing was measured", file=sys.stderr)
         return 1
     device = torch.device(args.device)
     copied = copy_bandwidth(device, COPY_BYTES if device.type == "cuda" else 2**24)
-    readings = []
+    readings: list[dict[str, Any]] = []
+    overhead = {str(rows): overhead_per_step(rows) for rows in (1, 32)}
+    found = {**about(device), "copy_gb_s": copied / 1e9, "overhead_ms": overhead}
+    found["readings"] = readings
+    kept = Path(args.json) if args.json and args.json != "-" else None
     for reading in measured(args, copied):
         readings.append(asdict(reading))
         print(json.dumps(readings[-1]), file=sys.stderr)
-    overhead = {str(rows): overhead_per_step(rows) for rows in (1, 32)}
-    found = {**about(device), "copy_gb_s": copied / 1e9, "overhead_ms": overhead}
-    text = json.dumps({**found, "readings": readings}, indent=1)
-    if args.json and args.json != "-":
-        Path(args.json).write_text(text + "\n")
-    else:
-        print(text)
+        if kept is not None:  # whole after each reading: whoever runs out of time has the others
+            kept.write_text(json.dumps(found, indent=1) + "\n")
+    if kept is None:
+        print(json.dumps(found, indent=1))
     return 0
 
 

@@ -145,11 +145,15 @@ def experts(format: str, clock: Clock, copied: float, dtype: torch.dtype) -> Ite
         yield Reading("experts", format, count, us, speed, speed / copied, expanded)
 
 
-def main() -> int:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--formats", default=",".join(FORMATS))
     parser.add_argument("--json", help="write every reading there; - is standard output")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    args = options().parse_args()
     if not torch.cuda.is_available():
         print("benchmarks.gpu_products needs a CUDA device, and torch finds none", file=sys.stderr)
         return 1
@@ -161,18 +165,18 @@ def main() -> int:
     print(head, file=sys.stderr)
     print("what          format   rows       µs    GB/s  of copying  expanded, µs", file=sys.stderr)
     readings = []
-    for format in options.formats.split(","):
+    for format in args.formats.split(","):
         for measure in (products, experts):
             for r in measure(format, clock, copied, dtype):
                 readings.append(asdict(r))
                 line = f"{r.what:13} {r.format:6} {r.rows:6} {r.us:8.1f} {r.gb_s:7.0f}"
                 print(f"{line} {r.of_copying:11.2f} {r.expanded_us:13.1f}", file=sys.stderr)
-    if options.json:
+    if args.json:
         text = json.dumps(head | {"readings": readings}, indent=1)
-        if options.json == "-":
+        if args.json == "-":
             print(text)
         else:
-            Path(options.json).write_text(text + "\n", "utf-8")
+            Path(args.json).write_text(text + "\n", "utf-8")
     return 0
 
 

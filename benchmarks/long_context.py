@@ -67,7 +67,7 @@ def main() -> None:
         file.write_text(line_plot(f"{KINDS[kind]}, tokens/s", f"{kind} (tokens or rows)", lines))
 
 
-def arguments() -> argparse.Namespace:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = list(ARCHITECTURES)
     parser.add_argument("--architectures", nargs="+", choices=names, default=names)
@@ -81,7 +81,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--folder", default=str(Path(tempfile.gettempdir()) / "helexa-benchmarks"))
     parser.add_argument("--json", help="write everything to this file")
     parser.add_argument("--plots", help="write SVG files into this folder")
-    args = parser.parse_args()
+    return parser
+
+
+def arguments() -> argparse.Namespace:
+    args = options().parse_args()
     torch.set_num_threads(args.threads)
     return args
 

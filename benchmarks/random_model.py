@@ -25,7 +25,7 @@ OUTPUT_BLOCKS = "Q6_K"
 
 
 class RandomCheckpoint:
-    """A Qwen3 checkpoint of a named shape, plain or in ``blocks`` of GGUF's.
+    """A Qwen3 checkpoint of a named shape, plain or in ``blocks`` of GGUF's; of so many ``layers``.
 
     Blocks are random bits under small scales: a product with them costs what any other does.
     """
@@ -35,10 +35,18 @@ class RandomCheckpoint:
     path = Path()
     quantisable = False
 
-    def __init__(self, shape: str, device: torch.device, blocks: str | None = None) -> None:
+    def __init__(
+        self,
+        shape: str,
+        device: torch.device,
+        blocks: str | None = None,
+        layers: int | None = None,
+    ) -> None:
         self.id = f"random {shape}"
         self.device, self.blocks = device, blocks
         raw = config(shape, torch.bfloat16)
+        if layers is not None:
+            raw["num_hidden_layers"] = layers
         self.config = ModelConfig.from_dict(raw, self.id)
         self.tied = bool(raw["tie_word_embeddings"])
         self.shapes = tensor_shapes(shape)

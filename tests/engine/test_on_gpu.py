@@ -82,21 +82,24 @@ def waits(sampler: Sampler, logits: torch.Tensor, rows: list[SampleRow]) -> int:
     return sum(SYNCHRONISES in str(warning.message) for warning in caught)
 
 
-def test_the_host_waits_once_to_choose() -> None:
+@pytest.mark.parametrize("kernels", [True, False], ids=["by kernels", "by torch"])
+def test_the_host_waits_once_to_choose(kernels: bool) -> None:
     vocab = 128 * 100
     logits = torch.randn(4, vocab, device="cuda")
-    sampler = Sampler(vocab)
+    sampler = Sampler(vocab, kernels=kernels)
     plain = {"repetition_penalty": 1.0, "repeat_last_n": 64, "min_p": 0.0, "seed": 1}
     kinds = [
         SamplingParams(temperature=0.0, top_k=0, top_p=1.0, **plain),
         SamplingParams(temperature=0.7, top_k=20, top_p=0.9, **plain),
+        SamplingParams(temperature=0.7, top_k=0, top_p=1.0, **plain),
+        SamplingParams(temperature=0.7, top_k=0, top_p=0.9, **plain),
     ]
     counts = []
     for kind in kinds:
         rows = [SampleRow(kind)] * 4
         sampler.sample(logits, rows)
         counts.append(waits(sampler, logits, rows))
-    assert counts == [1, 1]
+    assert counts == [1] * len(kinds)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)

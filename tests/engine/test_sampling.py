@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helexa.engine.kernels.stored_matrix import has_triton
 from helexa.engine.params import GenerationDefaults, SamplingParams, resolve
 from helexa.engine.sampling import Sampled, Sampler, SampleRow, health_record
 from helexa.errors import NumericalError
@@ -186,9 +187,18 @@ WAYS: list[dict[str, Any]] = [
 ]
 
 
+BY_KERNEL = pytest.param(
+    True,
+    id="by kernels",
+    marks=pytest.mark.skipif(not has_triton(), reason="there is no triton for this machine"),
+)
+AHEAD = pytest.mark.parametrize("kernels", [pytest.param(False, id="by torch"), BY_KERNEL])
+
+
+@AHEAD
 @pytest.mark.parametrize("vocab_size", [700, 1001, 128 * 150])
 @pytest.mark.parametrize("coarse", [False, True], ids=["distinct", "many equal"])
-def test_reading_ahead_changes_nothing(vocab_size: int, coarse: bool) -> None:
+def test_reading_ahead_changes_nothing(vocab_size: int, coarse: bool, kernels: bool) -> None:
     logits = noise(10, len(WAYS) + 3, vocab_size)
     if coarse:
         logits = logits.round()
@@ -197,9 +207,8 @@ def test_reading_ahead_changes_nothing(vocab_size: int, coarse: bool) -> None:
     rows = [row(3, 4, 3, blocked=(9,), vocab_size=vocab_size, **way) for way in ways[::2]]
     rows += [row(5, vocab_size=vocab_size, **way) for way in ways[1::2]]
     rows = [rows[i // 2 + i % 2 * -(-len(ways) // 2)] for i in range(len(ways))]
-    ahead, plain = (
-        Sampler(vocab_size, reads_ahead=reads).sample(logits, rows) for reads in (True, False)
-    )
+    plain = Sampler(vocab_size).sample(logits, rows)
+    ahead = Sampler(vocab_size, reads_ahead=True, kernels=kernels).sample(logits, rows)
     assert [s.token_id for s in ahead] == [s.token_id for s in plain]
     assert [s.error is None for s in ahead] == [s.error is None for s in plain]
     for ours, theirs in zip(ahead, plain, strict=True):
@@ -209,7 +218,8 @@ def test_reading_ahead_changes_nothing(vocab_size: int, coarse: bool) -> None:
             assert [i for i, _ in ours.logprob.top] == [i for i, _ in theirs.logprob.top]
 
 
-def test_what_was_read_ahead_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+@AHEAD
+def test_what_was_read_ahead_is_enough(monkeypatch: pytest.MonkeyPatch, kernels: bool) -> None:
     def late(*_: Any) -> None:
         raise AssertionError("the device is read again")
 
@@ -219,31 +229,34 @@ def test_what_was_read_ahead_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = noise(11, len(WAYS), size) * 2
     rows = [row(3, 4, 3, vocab_size=size, **{**way, "temperature": 0.7}) for way in WAYS]
     rows[-1] = row(vocab_size=size, **{**GREEDY, "logprobs": 4, "logit_bias": {5: 30.0}})
-    result = Sampler(size, reads_ahead=True).sample(logits, rows)
+    result = Sampler(size, reads_ahead=True, kernels=kernels).sample(logits, rows)
     assert all(sampled.error is None for sampled in result)
     assert result[-1].token_id == 5
 
 
 @pytest.mark.gpu
-def test_a_gpu_is_read_once_a_step() -> None:
+@AHEAD
+def test_a_gpu_is_read_once_a_step(kernels: bool) -> None:
     size = 128 * 150
     logits = (noise(11, len(WAYS), size) * 2).cuda()
     rows = [row(3, 4, 3, vocab_size=size, **{**way, "temperature": 0.7}) for way in WAYS]
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with pytest.warns(UserWarning, match="synchronizing") as seen:
-            sample(logits, *rows)
+            Sampler(size, kernels=kernels).sample(logits, rows)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(seen) == 1
 
 
 @pytest.mark.gpu
+@AHEAD
 @pytest.mark.parametrize("coarse", [False, True], ids=["distinct", "many equal"])
-def test_a_gpu_chooses_what_the_cpu_does(coarse: bool) -> None:
+def test_a_gpu_chooses_what_the_cpu_does(coarse: bool, kernels: bool) -> None:
     logits = noise(9, len(KINDS), 128 * 150)
     if coarse:
         logits = logits.round()
     rows = [row(3, 4, 3, vocab_size=128 * 150, **kind) for kind in KINDS]
     on_cpu = [s.token_id for s in sample(logits, *rows)]
-    assert [s.token_id for s in sample(logits.cuda(), *rows)] == on_cpu
+    sampler = Sampler(128 * 150, kernels=kernels)
+    assert [s.token_id for s in sampler.sample(logits.cuda(), rows)] == on_cpu

@@ -79,7 +79,7 @@ def build_core(
     if size.snapshots:
         spec = replace(spec, header_ids=header_token_ids(model))
     runner = Runner(loaded, cache, graphs=decode_graphs(loaded, cache))
-    sampler = Sampler(spec.vocab_size)
+    sampler = Sampler(spec.vocab_size, kernels=loaded.numerics.fused_ops)
     return EngineCore(runner, sampler, spec, config, masks=masks)
 
 

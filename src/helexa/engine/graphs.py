@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 
 from helexa.engine.batch import Batch, Part
-from helexa.engine.device_batch import PADDING, Layout, fields, staged, table_pages
+from helexa.engine.device_batch import PADDING, Fields, Layout, fields, staged, table_pages
 from helexa.engine.kernels.decoding import Pages
 from helexa.engine.layers.delta import GatedDelta
 from helexa.engine.layers.experts import Experts
@@ -161,15 +161,7 @@ class DecodeGraphs:
         """Record a step on this memory, in which all is made padding for that."""
         model, cache = self._model, self._cache
         made = fields(memory, layout)
-        batch = Batch(
-            made.ids,
-            made.positions,
-            made.slots,
-            (),
-            made.wanted,
-            steps=(slice(0, layout.tokens), made.states),
-            pages=Pages(made.tables, made.lengths, cache.block_size),
-        )
+        batch = recorded_batch(made, cache.block_size)
         for field, nothing in ((made.slots, PADDING), (made.states, PADDING), (made.lengths, 0)):
             field.fill_(nothing)  # the runs of a recording leave no trace
 
@@ -177,6 +169,19 @@ class DecodeGraphs:
             return model.logits(model(batch, cache))
 
         return Recording(memory, *self._recorder.record(work))
+
+
+def recorded_batch(made: Fields, page: int) -> Batch:
+    """One new token for each sequence of a step, all of them in the first rows."""
+    return Batch(
+        made.ids,
+        made.positions,
+        made.slots,
+        (),
+        made.wanted,
+        steps=(slice(0, len(made.ids)), made.states),
+        pages=Pages(made.tables, made.lengths, page),
+    )
 
 
 def decode_graphs(model: Model, cache: KVCache) -> DecodeGraphs | None:

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from helexa.engine.upload import upload
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
@@ -75,7 +77,7 @@ class Blocks:
     def unordered_top(self, indices: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
         """As `top`, in any order, where the rows are."""
         total, blocks, _ = self.rows.shape
-        chosen = torch.tensor(indices, device=self.rows.device)
+        chosen = upload(indices, self.rows.device)  # a plain copy would wait for the model
         if 2 * count > blocks:
             rows = self.rows[chosen] if len(indices) < total else self.rows
             values, ids = rows.flatten(1)[:, : self.vocab_size].topk(count, dim=-1, sorted=False)

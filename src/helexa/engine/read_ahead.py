@@ -57,14 +57,21 @@ class Asked:
     """Rows of logits [R, V] float32 on a device, and what is to be known of them.
 
     ``tops`` are tokens by row, ``masses`` pairs of a row and a temperature, ``draws`` a row,
-    temperature, min-p and number each.
+    temperature, min-p and number each. With ``kernels`` triton's find all but the tops.
     """
 
-    def __init__(self, logits: Tensor) -> None:
+    def __init__(self, logits: Tensor, *, kernels: bool) -> None:
         self.vocab_size = logits.shape[1]
+        self.kernels = kernels
         self.rows, self.maxima = cut(logits)
-        self.peaks = self.maxima.amax(-1)
-        self.best = best_of(self.rows, self.maxima)
+        if kernels:
+            from helexa.engine.kernels.choosing_triton import best_on_device  # as for `_weighed`
+
+            self.summary = best_on_device(self.rows, self.maxima)
+        else:
+            best = best_of(self.rows, self.maxima)
+            self.summary = torch.stack((self.maxima.amax(-1).double(), best.double()))
+        self.peaks, self.best = self.summary
         self.tops: dict[int, int] = {}
         self.masses: list[tuple[int, float]] = []
         self.draws: list[tuple[int, float, float, float]] = []
@@ -87,13 +94,26 @@ class Asked:
         self.tops[index] = max(count, self.tops.get(index, 0))
 
     def compute(self) -> list[Tensor]:
-        """Peaks, best, the values and ids of ``tops``, masses, drawn ids: still on the device."""
-        found, device = [self.peaks, self.best], self.rows.device
+        """Peaks and best, values and ids of ``tops``, masses, drawn ids: still on the device."""
+        found = [self.summary]
         if self.tops:
             plain = Blocks(self.rows, self.maxima, self.vocab_size, [], [])
             count = min(max(self.tops.values()), self.vocab_size)
             values, self.top_ids = plain.unordered_top(sorted(self.tops), count)
             found += [values, self.top_ids]
+        return found + self._weighed()
+
+    def _weighed(self) -> list[Tensor]:
+        """Masses and drawn ids; by kernels, both of each, those of the masses first."""
+        found, device = [], self.rows.device
+        if self.kernels and (self.masses or self.draws):
+            from helexa.engine.kernels import choosing_triton  # not everyone has triton
+
+            wanted = [(row, temperature, 0.0, 0.0) for row, temperature in self.masses]
+            asked = [choosing_triton.Drawn(*one) for one in (*wanted, *self.draws)]
+            both = choosing_triton.draw_by_kernel(self.rows, self.peaks, asked)
+            masses, self.drawn = both[0, : len(self.masses)], both[1, len(self.masses) :]
+            return [one for one in (masses, self.drawn) if len(one)]
         if self.masses:
             rows, temperatures = zip(*self.masses, strict=True)
             found.append(self._weights(rows, temperatures).sum(-1).sum(-1, dtype=torch.float64))
@@ -110,12 +130,13 @@ class Asked:
         device = self.rows.device
         at = upload(rows, device)
         factors = upload([math.log2(math.e) / t for t in temperatures], device, torch.float32)
-        scaled = self.rows.index_select(0, at) - self.peaks.index_select(0, at)[:, None, None]
+        peaks = self.peaks.float().index_select(0, at)
+        scaled: Tensor = self.rows.index_select(0, at) - peaks[:, None, None]
         return scaled.mul_(factors[:, None, None]).exp2_()
 
     def known(self, parts: list[Floats], logits: dict[int, dict[int, float]]) -> KnownBlocks:
         """The host's view, from what it has fetched of `compute`."""
-        peaks, best, *rest = parts
+        (peaks, best), *rest = parts
         tops: dict[int, tuple[Floats, Ints]] = {}
         if self.tops:
             values, ids = in_order(rest.pop(0).astype(np.float32), rest.pop(0).astype(np.int64))
@@ -129,12 +150,16 @@ class Asked:
 
 
 def read_ahead(
-    logits: Tensor, rows: Sequence[SampleRow]
+    logits: Tensor, rows: Sequence[SampleRow], *, kernels: bool = False
 ) -> tuple[KnownBlocks, KnownBlocks | None, list[int]]:
-    """Blocks of logits [R, V], of the rows that are changed, and which those are."""
+    """Blocks of logits [R, V], of the rows that are changed, and which those are.
+
+    ``kernels``: made by kernels of triton.
+    """
     changed = [i for i, row in enumerate(rows) if has_changes(row)]
-    raw = Asked(logits.float())
-    altered = Asked(changed_logits(logits, rows, changed)) if changed else None
+    raw, altered = Asked(logits.float(), kernels=kernels), None
+    if changed:
+        altered = Asked(changed_logits(logits, rows, changed), kernels=kernels)
     place = {i: at for at, i in enumerate(changed)}
     wanted = [i for i, row in enumerate(rows) if row.params.logprobs is not None]
     homes = [
@@ -167,16 +192,22 @@ def candidates(home: Asked, at: int) -> Tensor:
     for place, draw in enumerate(home.draws):
         if draw[0] == at:
             ids.append(home.drawn[place : place + 1])
-    return torch.cat(ids)
+    return torch.cat([some.long() for some in ids])
 
 
 def fetch(groups: Sequence[Sequence[Tensor]]) -> list[list[Floats]]:
     """Tensors of a device as arrays of float64, which holds ids and logits exactly: one copy."""
     flat = [tensor for group in groups for tensor in group]
-    whole = torch.cat([tensor.flatten().double() for tensor in flat]).cpu().numpy()
+    whole = packed(groups).cpu().numpy()
     ends = np.cumsum([tensor.numel() for tensor in flat])[:-1]
     pieces = iter(np.split(whole, ends))
     return [[next(pieces).reshape(tensor.shape) for tensor in group] for group in groups]
+
+
+def packed(groups: Sequence[Sequence[Tensor]]) -> Tensor:
+    """What `fetch` copies, still on the device."""
+    flat = [tensor.flatten().double() for group in groups for tensor in group]
+    return torch.cat(flat) if len(flat) > 1 else flat[0]
 
 
 def draw_on_device(weights: Tensor, numbers: Tensor) -> Tensor:

@@ -39,11 +39,15 @@ class Sampler:
     """Chooses tokens for a vocabulary of ``vocab_size``; holds no state.
 
     ``reads_ahead``: also where reading logits costs nothing; a GPU's are always read so.
+    ``kernels`` of triton do what they can of that (see `Numerics.fused_ops`).
     """
 
-    def __init__(self, vocab_size: int, *, reads_ahead: bool = False) -> None:
+    def __init__(
+        self, vocab_size: int, *, reads_ahead: bool = False, kernels: bool = False
+    ) -> None:
         self.vocab_size = vocab_size
         self.reads_ahead = reads_ahead
+        self.kernels = kernels
 
     def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
         """One token per row of logits [R, V] float32, which are left as they are.
@@ -82,7 +86,7 @@ class Sampler:
         From a GPU all of it is read in one go.
         """
         if self.reads_ahead or logits.device.type == "cuda":
-            return read_ahead(logits, rows)
+            return read_ahead(logits, rows, kernels=self.kernels)
         changed = [i for i, row in enumerate(rows) if has_changes(row)]
         raw = Blocks.of(logits.float())
         return raw, Blocks.of(changed_logits(logits, rows, changed)) if changed else None, changed

@@ -19,18 +19,24 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from helexa.engine.kernels.angles_triton import angles_on_device
+from helexa.engine.kernels.choosing_triton import Drawn, best_on_device, draw_by_kernel
 from helexa.engine.kernels.decoding import Pages
 from helexa.engine.kernels.decoding_triton import paged_decode
+from helexa.engine.kernels.joining_triton import joined
+from helexa.engine.kernels.look_up_triton import look_up
 from helexa.engine.kernels.norm_triton import add_rms_norm_on_device
 from helexa.engine.kernels.one_row_triton import added_product, normed_product
 from helexa.engine.kernels.placing import Projected
 from helexa.engine.kernels.placing_triton import place_on_device
 from helexa.engine.kernels.silu_mul_triton import silu_mul_on_device
+from helexa.engine.kernels.stored_matrix import StoredMatrix
+from helexa.engine.ranking import cut
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ATTENTION = [(16, 8, 128), (16, 2, 256)]
 """Query heads, key heads, numbers of each."""
 SEQUENCES = 3
+VOCABULARY = 128 * 1187
 
 
 class Pretended:
@@ -77,6 +83,18 @@ def small(new: Any) -> None:
     angles_on_device(torch.zeros(SEQUENCES, dtype=torch.int64), zeros(64), 1.0)
 
 
+def tokens(new: Any) -> None:
+    """Looking tokens up in stored blocks, and choosing them."""
+    ids = torch.zeros(SEQUENCES, dtype=torch.int64)
+    for name, nbytes in (("Q6_K", 210), ("Q4_K", 144), ("Q8_0", 8 * 34)):
+        table = torch.zeros((8, 4 * nbytes), dtype=torch.uint8)
+        look_up(ids, StoredMatrix(name, (table,), (8, 1024)), new(0).dtype)
+    joined(torch.zeros(4, SEQUENCES, 1024), new(0).dtype)
+    rows, maxima = cut(torch.zeros(SEQUENCES, VOCABULARY))
+    peaks, _ = best_on_device(rows, maxima)
+    draw_by_kernel(rows, peaks, [Drawn(0, 1.0, 0.0, 0.5)])
+
+
 def attention(new: Any, sizes: tuple[int, int, int], *, gated: bool) -> None:
     """The kernels of one layer of these sizes."""
     heads, groups, dim = sizes
@@ -97,6 +115,7 @@ def main(capability: str, dtype: str) -> None:
     launched = pretend(GPUTarget("cuda", int(capability), 32))
     new = partial(torch.zeros, dtype=TYPES[dtype])
     small(new)
+    tokens(new)
     for sizes in ATTENTION:
         for gated in (False, True):
             attention(new, sizes, gated=gated)

@@ -15,11 +15,15 @@ SHARED_BYTES = {"75": 64 * 1024, "80": 99 * 1024, "90": 227 * 1024}
 """What a kernel may have on the smallest GPUs of a generation."""
 
 KERNELS = {
-    f"{name}_kernel" for name in "add_norm added angles combine normed place silu_mul split".split()
+    f"{name}_kernel"
+    for name in (
+        *("add_norm", "added", "angles", "best", "combine", "draw", "joined", "look_up"),
+        *("normed", "place", "silu_mul", "split", "sums"),
+    )
 }
 
 
-@pytest.mark.parametrize(("capability", "dtype"), [("80", "bf16")])
+@pytest.mark.parametrize(("capability", "dtype"), [("80", "bf16"), ("90", "bf16")])
 def test_kernels_compile(capability: str, dtype: str, tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="there is no triton for this machine")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -52,6 +52,20 @@ def test_norm(rows: int, size: int, adds: bool, dtype: torch.dtype) -> None:
     assert torch.equal(streams[0], x) is not adds
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("splits", [1, 2, 5])
+def test_norm_of_a_change_in_splits(splits: int, dtype: torch.dtype) -> None:
+    from helexa.engine.kernels.joining_triton import joined
+    from helexa.engine.kernels.norm_triton import add_rms_norm_on_device
+
+    x, parts = drawn(3, 300, dtype=dtype), drawn(splits, 3, 300, seed=1)
+    constants = norm_constants(drawn(300, seed=2), 1e-5)
+    streams = x.clone(), x.clone()
+    ours = add_rms_norm_on_device(streams[0], parts, *constants)
+    assert torch.equal(ours, add_rms_norm_on_device(streams[1], joined(parts, dtype), *constants))
+    assert torch.equal(*streams)
+
+
 def test_the_norm_of_zeros_is_zero() -> None:
     from helexa.engine.kernels.norm_triton import add_rms_norm_on_device
 

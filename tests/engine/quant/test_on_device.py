@@ -40,6 +40,24 @@ def test_it_multiplies_by_its_kernels() -> None:
     torch.testing.assert_close(with_kernels(weight).matmul(x), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_its_splits_may_be_added_up_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton", reason="there is no triton for this machine")
+    from helexa.engine.kernels import products_triton
+
+    weight = blocks("Q8_0", 40, 512)
+    x = torch.randn(1, 512, device=DEVICE)
+    expected = x @ weight.matrix().T
+    ours = with_kernels(weight)
+    assert isinstance(ours, DeviceWeight)
+    monkeypatch.setattr(products_triton, "processors", lambda device: 132)
+    assert ours.split_matmul(x).shape == (1, 40)
+    monkeypatch.setattr(products_triton, "LEAST_STEPS", 1)
+    found = ours.split_matmul(x)
+    assert (found.shape, found.dtype) == ((4, 1, 40), torch.float32)
+    torch.testing.assert_close(found.sum(0), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.matmul(x), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_formats_without_a_decoder_stay_as_they_are() -> None:
     type = blocks("Q8_0", 1, 32).type
     weight = blocks("Q8_0", 1, 32)

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from helexa.engine.kernels.decoding import splits
-from helexa.engine.kernels.launching import FUSING
+from helexa.engine.kernels.launching import FUSING, processors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,7 @@ def paged_decode(
     grid = sequences * groups, parts
     split_kernel[grid](queries, memory, table, gates, results, shape, **options)
     if parts > 1:
-        combine_kernel[(sequences * heads,)](gates, results, shape, **FUSING)
+        combine_kernel[(sequences * heads,)](pages.lengths, gates, results, shape, **FUSING)
     return out
 
 
@@ -84,13 +84,6 @@ def shape_of(q: Tensor, kv: Tensor, page: int, parts: int) -> Shape:
 def warps(shape: Shape) -> int:
     """How many warps share a tile of keys."""
     return 4 if shape.block <= 128 else 8
-
-
-def processors(device: torch.device) -> int:
-    """How many programs run side by side."""
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @triton.jit
@@ -112,7 +105,7 @@ def split_kernel(
     sequence = (tl.program_id(0) // shape.groups).to(tl.int64)
     group = (tl.program_id(0) % shape.groups).to(tl.int64)
     length = tl.load(table[2] + sequence)
-    share = tl.cdiv(tl.cdiv(length, shape.splits), shape.keys) * shape.keys
+    share = share_of(length, shape)
     first = tl.program_id(1) * share
     row = tl.arange(0, shape.rows)
     lane = tl.arange(0, shape.block)
@@ -126,11 +119,17 @@ def split_kernel(
     best, total, sums = attend(q, (base, memory[1]), pages, (first, last), shape)
     if shape.splits == 1:
         finish((sums, total), sequence, head, wanted, gates, results[0], shape)
-    else:
+    elif first < length:  # others leave no trace: tables have room for up to four times the keys
         part = (sequence * shape.heads + head) * shape.splits + tl.program_id(1)
         tl.store(results[1] + part[:, None] * shape.dim + lane[None, :], sums, mask=wanted)
         tl.store(results[2] + 2 * part, best, mask=row < shared)
         tl.store(results[2] + 2 * part + 1, total, mask=row < shared)
+
+
+@triton.jit
+def share_of(length: tl.tensor, shape: tl.constexpr) -> tl.tensor:
+    """How many keys each split gets, until there are none left."""
+    return tl.cdiv(tl.cdiv(length, shape.splits), shape.keys) * shape.keys
 
 
 @triton.jit
@@ -193,17 +192,22 @@ def finish(
 
 
 @triton.jit
-def combine_kernel(gates: tl.tensor, results: tl.tensor, shape: tl.constexpr) -> None:
+def combine_kernel(
+    lengths: tl.tensor, gates: tl.tensor, results: tl.tensor, shape: tl.constexpr
+) -> None:
     """Put the splits of one head of one sequence together (see `split_kernel`)."""
     sequence = (tl.program_id(0) // shape.heads).to(tl.int64)
+    length = tl.load(lengths + sequence)
+    there = tl.arange(0, shape.splits) * share_of(length, shape) < length
     head = tl.program_id(0) % shape.heads + tl.zeros((1,), tl.int32)
     part = tl.program_id(0).to(tl.int64) * shape.splits + tl.arange(0, shape.splits)
     lane = tl.arange(0, shape.block)
     inside = (lane < shape.dim)[None, :]
-    best = tl.load(results[2] + 2 * part)
+    best = tl.load(results[2] + 2 * part, mask=there, other=float("-inf"))
     highest = tl.maximum(tl.max(best, 0), -1e30)  # finite also where no split saw a key
     weight = tl.exp2(best - highest)
-    total = tl.sum(weight * tl.load(results[2] + 2 * part + 1), 0)
-    sums = tl.load(results[1] + part[:, None] * shape.dim + lane[None, :], mask=inside, other=0.0)
+    total = tl.sum(weight * tl.load(results[2] + 2 * part + 1, mask=there, other=0.0), 0)
+    place = results[1] + part[:, None] * shape.dim + lane[None, :]
+    sums = tl.load(place, mask=there[:, None] & inside, other=0.0)
     sums = tl.sum(sums * weight[:, None], 0)[None, :]
     finish((sums, total[None]), sequence, head, inside, gates, results[0], shape)

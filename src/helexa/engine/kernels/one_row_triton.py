@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import triton
 import triton.language as tl
 
-from helexa.engine.kernels.decoding_triton import processors
-from helexa.engine.kernels.launching import FUSING
+from helexa.engine.kernels.launching import FUSING, processors
 
 if TYPE_CHECKING:
     import torch

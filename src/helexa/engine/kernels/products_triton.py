@@ -18,7 +18,8 @@ import triton.language as tl
 from helexa.engine.kernels.blocks_triton import k4_k5, legacy, q2_k, q3_k, q6_k, q8_0
 from helexa.engine.kernels.fp8_triton import fp8
 from helexa.engine.kernels.groups_triton import groups
-from helexa.engine.kernels.launching import FUSING
+from helexa.engine.kernels.joining_triton import joined
+from helexa.engine.kernels.launching import FUSING, processors
 from helexa.engine.kernels.plain_triton import plain
 from helexa.engine.kernels.stored_matrix import Layout
 from helexa.engine.kernels.tiles_triton import inputs_of, outputs_of
@@ -34,8 +35,12 @@ FEW = 64
 """Up to so many rows are multiplied by the bytes as they are stored."""
 LEAST_ROWS = 16
 """The fewest rows that matrix units take."""
-PROGRAMS = 8
-"""So many programs a processor of the GPU should have, or the inputs are split among more."""
+PROGRAMS, UNIT_PROGRAMS = 8, 4
+"""So many programs a processor of the GPU should have, or the inputs are split among more.
+
+With several rows of activations fewer: each split writes and reads a float32 for every sum, which
+with eight was a third of what 32 rows by a matrix of Q4_K moved.
+"""
 LEAST_STEPS = 4
 """Fewer steps than this are no share of a split."""
 DEPTH = 128
@@ -113,6 +118,12 @@ def product(x: Tensor, matrix: StoredMatrix, splits: int | None = None) -> Tenso
     ``splits``: among how many programs the inputs of an output are split; None: as many as keep
     the GPU busy. Several rows take weights rounded to x's dtype.
     """
+    found = split_product(x, matrix, splits)
+    return joined(found, x.dtype) if found.ndim == 3 else found
+
+
+def split_product(x: Tensor, matrix: StoredMatrix, splits: int | None = None) -> Tensor:
+    """`product`, of which the splits [S, T, N] float32 have yet to be added up if there are any."""
     tokens, outputs = len(x), matrix.shape[0]
     if not tokens:
         return x.new_empty((0, outputs))
@@ -123,7 +134,8 @@ def product(x: Tensor, matrix: StoredMatrix, splits: int | None = None) -> Tenso
     layout = layout_of(matrix, rows, units=units)
     tiles, steps = tiles_of(layout), steps_of(layout)
     if splits is None:
-        splits = max(1, min(PROGRAMS * processors(x.device) // tiles, steps // LEAST_STEPS))
+        programs = (PROGRAMS if rows == 1 else UNIT_PROGRAMS) * processors(x.device)
+        splits = max(1, min(programs // tiles, steps // LEAST_STEPS))
     share = -(-steps // splits)
     splits = -(-steps // share)
     dtype = x.dtype if splits == 1 else torch.float32
@@ -132,7 +144,7 @@ def product(x: Tensor, matrix: StoredMatrix, splits: int | None = None) -> Tenso
     product_kernel[(splits, tiles)](
         x.contiguous(), out, matrix.tensors, tokens, share, decode, layout, **options(rows)
     )
-    return out[0] if splits == 1 else out.sum(0).to(x.dtype)
+    return out[0] if splits == 1 else out
 
 
 def product_of_many(x: Tensor, matrix: StoredMatrix) -> Tensor:
@@ -188,13 +200,6 @@ def tiles_of(layout: Layout) -> int:
 def steps_of(layout: Layout) -> int:
     """How many steps the inputs are."""
     return -(-layout.inputs // (layout.depth * layout.parts))
-
-
-def processors(device: torch.device) -> int:
-    """How many programs run side by side."""
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @triton.jit

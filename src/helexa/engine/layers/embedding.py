@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from helexa.engine.kernels.stored_matrix import BLOCKS, StoredMatrix, device_of
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.quant.dense import DenseWeight
 from helexa.engine.quant.insitu import for_logits
@@ -35,6 +36,7 @@ class Embedding(nn.Module):
         self.numerics = numerics
         self.weight = None
         self.blocks: BlockType | None = None
+        self.by_kernel: StoredMatrix | None = None
 
     def load(self, weights: Weights, *, tied: bool) -> None:
         """Take the table from the checkpoint.
@@ -49,6 +51,8 @@ class Embedding(nn.Module):
             if tied:
                 self.weight = load_matrix([weights], [self.rows], self.size, numerics)
             self.table = weights.stored("weight", shape).to(plain.device)
+            if self.numerics.fused_ops and plain.kernels and self.blocks.name in BLOCKS:
+                self.by_kernel = StoredMatrix(self.blocks.name, (self.table,), shape)
             return
         if tied:
             self.weight = plain.make([weights.take("weight", shape)])
@@ -59,6 +63,11 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [T] → [T, size] in the activations' format."""
+        if self.by_kernel is not None:
+            from helexa.engine.kernels.look_up_triton import look_up  # not everyone has triton
+
+            with device_of(ids):
+                return look_up(ids, self.by_kernel, self.numerics.activations)
         rows = self.table.index_select(0, ids)
         if self.blocks is not None:
             rows = self.blocks.matrix(rows)

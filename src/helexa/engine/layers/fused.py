@@ -56,18 +56,24 @@ def mix(
     step: Step,
     kept: LayerCache | LayerState,
 ) -> Tensor | None:
-    """The first half of a layer; ``change`` is still to be added to x, as is what is returned."""
+    """The first half of a layer; ``change`` is still to be added to x, as is what is returned.
+
+    A change is [T, hidden], or what `Linear.splits` makes.
+    """
     mixer = layer.mixer
-    weights = plain(mixer.qkv, mixer.out) if isinstance(mixer, Attention) else None
-    if weights is None or len(x) > 1 or not layer.numerics.fused_rows:
+    if not isinstance(mixer, Attention):
         out: Tensor = mixer(normed(x, change, layer.input_norm), step.batch, kept, step.angles)
         return out
+    weights = plain(mixer.qkv, mixer.out)
+    if weights is None or len(x) > 1 or not layer.numerics.fused_rows:
+        y = mixer.qkv(normed(x, change, layer.input_norm))
+        rows = mixer.attend(y, step.batch, cast("LayerCache", kept), step.angles)
+        return mixer.out.splits(rows)
     from helexa.engine.kernels.one_row_triton import added_product, normed_product
 
-    if change is not None:
-        x += change
+    add(x, change)
     y = normed_product(x, constants(layer.input_norm), weights[0])
-    attended = cast("Attention", mixer).attend(y, step.batch, cast("LayerCache", kept), step.angles)
+    attended = mixer.attend(y, step.batch, cast("LayerCache", kept), step.angles)
     added_product(attended, weights[1], x)
     return None
 
@@ -75,14 +81,15 @@ def mix(
 def feed_forward(layer: DecoderLayer, x: Tensor, change: Tensor | None) -> Tensor | None:
     """The second half of a layer, like `mix`."""
     mlp = layer.mlp
-    weights = plain(mlp.gate_up, mlp.down) if isinstance(mlp, GatedMLP) else None
-    if weights is None or len(x) > 1 or not layer.numerics.fused_rows:
+    if not isinstance(mlp, GatedMLP):
         out: Tensor = mlp(normed(x, change, layer.mlp_norm))
         return out
+    weights = plain(mlp.gate_up, mlp.down)
+    if weights is None or len(x) > 1 or not layer.numerics.fused_rows:
+        return mlp.down.splits(mlp.act(mlp.gate_up(normed(x, change, layer.mlp_norm))))
     from helexa.engine.kernels.one_row_triton import added_product, normed_product
 
-    if change is not None:
-        x += change
+    add(x, change)
     middle = normed_product(x, constants(layer.mlp_norm), weights[0], gated=True)
     added_product(middle, weights[1], x)
     return None
@@ -94,6 +101,16 @@ def plain(first: Linear, second: Linear) -> tuple[Tensor, Tensor] | None:
     if type(one) is not DenseWeight or type(other) is not DenseWeight:
         return None
     return (one.tensor, other.tensor) if first.bias is None and second.bias is None else None
+
+
+def add(x: Tensor, change: Tensor | None) -> None:
+    """x += change."""
+    if change is not None and change.ndim == 3:
+        from helexa.engine.kernels.joining_triton import joined  # not everyone has triton
+
+        change = joined(change, x.dtype)
+    if change is not None:
+        x += change
 
 
 def normed(x: Tensor, change: Tensor | None, norm: RMSNorm) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from helexa.engine.quant.on_device import DeviceWeight
 from helexa.engine.quant.stored import load_matrix
 
 if TYPE_CHECKING:
@@ -46,6 +47,16 @@ class Linear(nn.Module):
         """x [T, inputs] → [T, sum of outputs] in x's dtype."""
         y = self.weight.matmul(x)
         return y if self.bias is None else y.add_(self.bias)
+
+    def splits(self, x: Tensor) -> Tensor:
+        """The same for who adds up what is left to be: splits [S, T, …] float32, if there are any.
+
+        That spares a GPU a launch and reading and writing the result once more.
+        """
+        if self.bias is None and isinstance(self.weight, DeviceWeight):
+            return self.weight.split_matmul(x)
+        out: Tensor = self(x)
+        return out
 
     @property
     def nbytes(self) -> int:

@@ -59,6 +59,13 @@ class DeviceWeight:
         with device_of(x):
             return product(x, self.matrix_as_stored)
 
+    def split_matmul(self, x: Tensor) -> Tensor:
+        """The same, or splits [S, T, N] float32 of it that have yet to be added up and rounded."""
+        from helexa.engine.kernels.products_triton import split_product
+
+        with device_of(x):
+            return split_product(x, self.matrix_as_stored)
+
 
 def for_device(weight: Storable, plain: DenseFormat) -> Weight:
     """The same weight, multiplied by kernels where they are wanted and run."""

@@ -1,0 +1,1 @@
+OF_DEVICES = ("fused_ops", "fused_rows", "cuda_graphs")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
 from helexa.engine.checkpoint.weights import Weights
@@ -19,7 +19,7 @@ from helexa.engine.layers.linear import Linear
 from helexa.engine.loading import resolve_numerics, with_triton
 from helexa.engine.models.model import Model
 from helexa.engine.models.registry import MODELS
-from helexa.engine.quant.dense import DenseWeight
+from helexa.engine.quant.dense import DenseFormat, DenseWeight, stacked
 from helexa.engine.quant.insitu import linear_format
 from helexa.engine.quant.on_device import Storable, stored_experts, with_kernels
 from helexa.engine.quant.weight import Weight
@@ -42,6 +42,16 @@ FAMILIES = {
 """One of each kind of layer, as small as they may be."""
 
 
+class AsOnGpu(DenseFormat):
+    """Keeps matrices on a CPU as a GPU has them, where its own products want other layouts."""
+
+    __slots__ = ()
+
+    def make(self, parts: Sequence[Tensor]) -> Weight:
+        """Stack the matrices [N_i, K] into one."""
+        return DenseWeight(stacked(parts, self.dtype, self.device))
+
+
 def interpreted(
     folder: str | Path, *disabled: str, dtype: str = "float32", quant: str | None = None
 ) -> Model:
@@ -51,8 +61,8 @@ def interpreted(
     """
     numerics = with_triton(resolve_numerics(dtype, DEVICE, False, disabled), disabled)
     dense = numerics.plain
-    if DEVICE.type == "cpu":  # its own kernels want matrices laid out for them
-        dense = replace(dense, kernels=False)
+    if DEVICE.type == "cpu":
+        dense = AsOnGpu(dense.dtype, DEVICE, kernels=False)
     numerics = replace(
         numerics,
         activations=dense.dtype,

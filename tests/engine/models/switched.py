@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,16 +42,14 @@ ARCHITECTURES = {
 }
 """Their seeds are such that rounding chooses neither tokens nor experts (see `clear`)."""
 
-TOLERANCE = {
-    name: 1e-3 if family.fields.get("layer_types") else 1e-4
-    for name, family in ARCHITECTURES.items()
-}
-"""Of logits in float32: more where the delta rule is."""
+RECURRENT = {name for name, family in ARCHITECTURES.items() if "layer_types" in family.fields}
+ROUTED = {name for name in ARCHITECTURES if name.endswith(("moe", "next"))}
+TOLERANCE = {name: 1e-3 if name in RECURRENT else 1e-4 for name in ARCHITECTURES}
+"""Of logits in float32."""
 CLEAR = 1e-3
 """By how much a token is to be ahead of the next best one, and ten times an expert's score."""
 CLEAR_IN_16_BITS = 0.02
-DELTA = ("gdn_chunked", "gdn_fused")
-EXPERTS = ("moe_fused",)
+CLEAR_IN_16_BITS = 0.02
 SIZE = PoolSize(num_blocks=150, budget_blocks=100, budget_mb=0, snapshots=4)
 HEADERS = frozenset(range(8))
 """Ids that may begin a message: recurrent models are continued behind them."""
@@ -59,7 +57,14 @@ LINEAR = re.compile(r"(?:lm_head|_proj|in_proj_(?:qkv|z|qkvz))(?:\.weight)?$")
 """The matrices that are quantised."""
 
 
-def prompts(lengths: tuple[int, int, int]) -> list[list[int]]:
+def looks_at(name: str) -> tuple[str, ...]:
+    """The switches of kernels that a model of this architecture has anywhere."""
+    delta = ("gdn_chunked", "gdn_fused") if name in RECURRENT else ()
+    experts = ("moe_fused",) if name in ROUTED else ()
+    return ("flash_attn", "flash_decode", *delta, *experts)
+
+
+def prompts(lengths: Sequence[int] = (5, 40, 70)) -> list[list[int]]:
     """Three; the last, which waits for one of the others, begins as the second does."""
     texts = [[(7 * i * i + 5 * i + 3 * n) % VOCAB for i in range(k)] for n, k in enumerate(lengths)]
     shared = lengths[1] - 4
@@ -81,6 +86,7 @@ class Expected:
 
     reference: Reference
     prompts: list[list[int]]
+    count: int = COUNT
 
     @property
     def folder(self) -> Path:
@@ -90,7 +96,7 @@ class Expected:
     @cached_property
     def answers(self) -> list[list[int]]:
         """The greedy continuation of each prompt."""
-        return [self.reference.greedy(prompt, COUNT) for prompt in self.prompts]
+        return [self.reference.greedy(prompt, self.count) for prompt in self.prompts]
 
     @cached_property
     def logits(self) -> Tensor:
@@ -129,10 +135,10 @@ def quantised(reference: Reference, format: str) -> Reference:
     return reference
 
 
-def logits(model: Model, ids: list[int]) -> Tensor:
-    """[T, V] at all positions: two chunks, a few tokens at once, the rest one by one."""
+def logits(model: Model, ids: list[int], stops: Sequence[int]) -> Tensor:
+    """[T, V] at all positions, computed up to each of the ``stops``, then one by one."""
     cache, found, start = model.new_cache(tokens=len(ids)), [], 0
-    for stop in (len(ids) // 2, len(ids) - 8, *range(len(ids) - 5, len(ids) + 1)):
+    for stop in (*stops, *range(stops[-1] + 1, len(ids) + 1)):
         found.append(model.compute_logits(ids[start:stop], cache, context=start))
         start = stop
     return torch.cat(found)
@@ -169,7 +175,7 @@ def says(
     cache = claim(model, SIZE, config)
     runner = Runner(model, cache, graphs=graphs(cache) if graphs is not None else None)
     spec = replace(spec, header_ids=HEADERS)
-    core = EngineCore(runner, Sampler(VOCAB), spec, config, Tick())
+    core = EngineCore(runner, Sampler(spec.vocab_size), spec, config, Tick())
     params = SamplingParams(max_tokens=count, temperature=0, repetition_penalty=1, ignore_eos=True)
     tokens: dict[int, list[int]] = {core.submit(Request(tuple(p), params)): [] for p in asked}
     cached = rows = 0

@@ -19,35 +19,30 @@ from tests.engine.models.families import cosine, worst
 from tests.engine.models.switched import (
     ARCHITECTURES,
     CLEAR,
-    DELTA,
-    EXPERTS,
     TOLERANCE,
     Expected,
     logits,
+    looks_at,
     prompts,
     quantised,
     says,
 )
-from tests.engine.models.test_fast_paths_on_device import OF_DEVICES
+from tests.engine.models.test_fast_paths_on_device import ON_DEVICES
 
-OF_KERNELS = ("flash_attn", "flash_decode", "quant_kernels")
+STOPS = (30, 62, 65)
+"""Chunks of the last prompt, the last as long as a draft; then it goes on one by one."""
 OF_CORES = ("batching", "prefix_cache")
 OFF = [
     (name, switch)
     for name in ARCHITECTURES
-    for switch in (
-        *(*OF_KERNELS, *OF_CORES),
-        *(DELTA if "qwen3_5" in name or "next" in name else ()),
-        *(EXPERTS if "moe" in name or "next" in name else ()),
-        *(("mrope",) if "qwen3_5" in name else ()),
-    )
+    for switch in (*looks_at(name), "quant_kernels", "mrope", *OF_CORES)
 ]
-"""The switches that a model of this architecture looks at on a CPU."""
+"""What a CPU's models look at (and `mrope`, which tells images from text)."""
 
 
 def test_every_architecture_and_every_switch_is_tested() -> None:
     assert set(ARCHITECTURES) == set(MODELS)
-    assert {switch for _, switch in OFF} | set(OF_DEVICES) | {"compile"} == SWITCHES
+    assert {switch for _, switch in OFF} | set(ON_DEVICES) | {"compile"} == SWITCHES
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,7 +63,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Expected
         reference = ARCHITECTURES[name].save(tmp_path_factory.mktemp(name))
         if format is not None:
             reference = quantised(reference, format)
-        return Expected(reference, prompts((5, 40, 70)))
+        return Expected(reference, prompts())
 
     return made
 
@@ -86,7 +81,7 @@ def test_rounding_chooses_nothing(name: str, format: str | None, expected: Calla
 def test_all_fast_paths(name: str, expected: Callable) -> None:
     wanted = expected(name)
     model = load_model(wanted.folder, dtype="float32", device="cpu", disabled=())
-    found = logits(model, wanted.prompts[-1])
+    found = logits(model, wanted.prompts[-1], STOPS)
     assert worst(found, wanted.logits) < TOLERANCE[name]
     assert cosine(found, wanted.logits) > 0.9999
     said = says(model, wanted.prompts)
@@ -102,7 +97,7 @@ def test_all_fast_paths(name: str, expected: Callable) -> None:
 def test_each_switch(name: str, switch: str, expected: Callable) -> None:
     wanted = expected(name)
     model = load_model(wanted.folder, dtype="float32", device="cpu", disabled=[switch])
-    assert worst(logits(model, wanted.prompts[-1]), wanted.logits) < TOLERANCE[name]
+    assert worst(logits(model, wanted.prompts[-1], STOPS), wanted.logits) < TOLERANCE[name]
     said = says(model, wanted.prompts, switch)
     assert said.tokens == wanted.answers
     assert (said.cached > 0) == (switch != "prefix_cache")
@@ -117,7 +112,7 @@ def test_16_bits(name: str, expected: Callable) -> None:
         off = [switch] if switch is not None else []
         model = load_model(wanted.folder, dtype="bfloat16", device="cpu", disabled=off)
         assert model.cache_dtype.itemsize == 2
-        assert wanted.stays_close(logits(model, wanted.prompts[-1])), switch
+        assert wanted.stays_close(logits(model, wanted.prompts[-1], STOPS)), switch
 
 
 @pytest.mark.parametrize("switch", [None, "quant_kernels"])
@@ -126,7 +121,7 @@ def test_quantised_weights(name: str, switch: str | None, expected: Callable) ->
     """The reference has the numbers that these weights stand for."""
     wanted, off = expected(name, "q8_0"), [switch] if switch is not None else []
     model = load_model(wanted.folder, dtype="float32", device="cpu", quant="q8_0", disabled=off)
-    assert worst(logits(model, wanted.prompts[-1]), wanted.logits) < TOLERANCE[name]
+    assert worst(logits(model, wanted.prompts[-1], STOPS), wanted.logits) < TOLERANCE[name]
     assert says(model, wanted.prompts, *off).tokens == wanted.answers
 
 
@@ -135,7 +130,7 @@ def test_quantised_weights(name: str, switch: str | None, expected: Callable) ->
 def test_compiled(name: str, expected: Callable) -> None:
     wanted = expected(name)
     model = load_model(wanted.folder, dtype="float32", device="cpu", compile=True, disabled=())
-    assert worst(logits(model, wanted.prompts[-1]), wanted.logits) < TOLERANCE[name]
+    assert worst(logits(model, wanted.prompts[-1], STOPS), wanted.logits) < TOLERANCE[name]
     assert says(model, wanted.prompts).tokens == wanted.answers
 
 
@@ -147,5 +142,5 @@ def test_compiled_and_quantised(switch: str | None, expected: Callable) -> None:
     model = load_model(
         wanted.folder, dtype="float32", device="cpu", quant="q8_0", compile=True, disabled=off
     )
-    assert worst(logits(model, wanted.prompts[-1]), wanted.logits) < TOLERANCE["qwen3"]
+    assert worst(logits(model, wanted.prompts[-1], STOPS), wanted.logits) < TOLERANCE["qwen3"]
     assert says(model, wanted.prompts, *off).tokens == wanted.answers

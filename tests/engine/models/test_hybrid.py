@@ -183,7 +183,9 @@ def test_16_bits_stay_close(
     made = type(family)(**{**vars(family), "dtype": stored}).save(tmp_path)
     made.model.float()
     ours = load_model(made.folder, device="cpu").compute_logits(prompt(130))
-    assert cosine(ours, made.logits(prompt(130))) > 0.99
+    clear = made.gaps(prompt(130)) > 0.02  # a rounded score may change an expert
+    assert clear.float().mean() > 0.5
+    assert cosine(ours[clear], made.logits(prompt(130))[clear]) > 0.99
 
 
 def gates_in_halves(model: Any) -> None:

@@ -49,7 +49,8 @@ TOLERANCE = {name: 1e-3 if name in RECURRENT else 1e-4 for name in ARCHITECTURES
 CLEAR = 1e-3
 """By how much a token is to be ahead of the next best one, and ten times an expert's score."""
 CLEAR_IN_16_BITS = 0.02
-CLEAR_IN_16_BITS = 0.02
+ON_DEVICES = ("fused_ops", "fused_rows", "cuda_graphs")
+"""The switches that only a GPU's models look at."""
 SIZE = PoolSize(num_blocks=150, budget_blocks=100, budget_mb=0, snapshots=4)
 HEADERS = frozenset(range(8))
 """Ids that may begin a message: recurrent models are continued behind them."""

@@ -6,7 +6,9 @@ The reference is transformers' eager model in float32. Those of a GPU: test_fast
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,7 @@ from tests.engine.models.families import cosine, worst
 from tests.engine.models.switched import (
     ARCHITECTURES,
     CLEAR,
+    ON_DEVICES,
     TOLERANCE,
     Expected,
     logits,
@@ -27,7 +30,6 @@ from tests.engine.models.switched import (
     quantised,
     says,
 )
-from tests.engine.models.test_fast_paths_on_device import ON_DEVICES
 
 STOPS = (30, 62, 65)
 """Chunks of the last prompt, the last as long as a draft; then it goes on one by one."""
@@ -109,7 +111,7 @@ def test_16_bits(name: str, expected: Callable) -> None:
     """With all fast paths, and without each that a model knows."""
     wanted = expected(name)
     for switch in (None, *(switch for of, switch in OFF if of == name and switch not in OF_CORES)):
-        off = [switch] if switch is not None else []
+        off = [switch] if switch else []
         model = load_model(wanted.folder, dtype="bfloat16", device="cpu", disabled=off)
         assert model.cache_dtype.itemsize == 2
         assert wanted.stays_close(logits(model, wanted.prompts[-1], STOPS)), switch
@@ -119,9 +121,23 @@ def test_16_bits(name: str, expected: Callable) -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_quantised_weights(name: str, switch: str | None, expected: Callable) -> None:
     """The reference has the numbers that these weights stand for."""
-    wanted, off = expected(name, "q8_0"), [switch] if switch is not None else []
+    wanted, off = expected(name, "q8_0"), [switch] if switch else []
     model = load_model(wanted.folder, dtype="float32", device="cpu", quant="q8_0", disabled=off)
     assert worst(logits(model, wanted.prompts[-1], STOPS), wanted.logits) < TOLERANCE[name]
+    assert says(model, wanted.prompts, *off).tokens == wanted.answers
+
+
+@pytest.mark.parametrize("switch", [None, "quant_kernels"])
+@pytest.mark.parametrize("format", ["q4_k", "q6_k"])
+def test_blocks_of_256(format: str, switch: str | None, tmp_path: Path) -> None:
+    """Rows of an architecture that is wide enough for them."""
+    family = ARCHITECTURES["qwen3"]
+    wide = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64, "initializer_range": 0.1}
+    reference = replace(family, fields={**family.fields, **wide}).save(tmp_path)
+    wanted, off = Expected(quantised(reference, format), prompts()[:2]), [switch] if switch else []
+    assert wanted.clear()[0] > CLEAR
+    model = load_model(tmp_path, dtype="float32", device="cpu", quant=format, disabled=off)
+    assert worst(logits(model, wanted.prompts[-1], STOPS[:1]), wanted.logits) < TOLERANCE["qwen3"]
     assert says(model, wanted.prompts, *off).tokens == wanted.answers
 
 
@@ -138,7 +154,7 @@ def test_compiled(name: str, expected: Callable) -> None:
 @pytest.mark.parametrize("switch", [None, "compile"])
 def test_compiled_and_quantised(switch: str | None, expected: Callable) -> None:
     """Of one architecture: the others have matrices like these, and compiling takes long."""
-    wanted, off = expected("qwen3", "q8_0"), [switch] if switch is not None else []
+    wanted, off = expected("qwen3", "q8_0"), [switch] if switch else []
     model = load_model(
         wanted.folder, dtype="float32", device="cpu", quant="q8_0", compile=True, disabled=off
     )

@@ -106,6 +106,16 @@ def test_each_switch(name: str, switch: str, expected: Callable) -> None:
     assert said.rows == (1 if switch == "batching" else 2)
 
 
+@pytest.mark.parametrize("switch", ["flash_attn", "flash_decode"])
+def test_a_key_for_each_head(switch: str, tmp_path: Path) -> None:
+    """What attention by its definition gives is strided then."""
+    family = ARCHITECTURES["qwen3"]
+    reference = replace(family, fields={**family.fields, "num_key_value_heads": 4}).save(tmp_path)
+    model = load_model(tmp_path, dtype="float32", device="cpu", disabled=[switch])
+    ids = prompts()[1]
+    assert worst(logits(model, ids, STOPS[:1]), reference.logits(ids)) < TOLERANCE["qwen3"]
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_16_bits(name: str, expected: Callable) -> None:
     """With all fast paths, and without each that a model knows."""

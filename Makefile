@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format check clean
+.PHONY: help demo test switches lint format check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -23,6 +23,17 @@ demo: $(VENV)/.runtime  ## set up, then serve the built-in model, ask it with Op
 
 test: $(VENV)/.dev  ## set up, then run every test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# Batching and the prefix cache are no kernels: the tests of what they do need them.
+SWITCHES ?= $(shell $(BIN)/python -c "from helexa.engine.config import SWITCHES; \
+	print(*sorted(SWITCHES - {'batching', 'prefix_cache'}))")
+
+switches: $(VENV)/.dev  ## run every test once more for each kernel, with that one switched off
+	@failed=; for name in $(SWITCHES); do \
+	  echo "== without $$name"; \
+	  HELEXA_DISABLE=$$name $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+	    --no-loadscope-reorder $(PYTEST_ARGS) || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "tests failed without:$$failed" >&2; exit 1; }
 
 lint: $(VENV)/.dev  ## formatting, lint rules and types
 	$(BIN)/ruff format --check .

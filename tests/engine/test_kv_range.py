@@ -92,7 +92,7 @@ def test_ordinary_weights_keep_the_finer_float16(tmp_path: Path) -> None:
 
 def test_a_small_cache_is_exact_whatever_the_weights_are_kept_in() -> None:
     assert load_model("tiny", device="cpu", dtype="float16").cache_dtype == torch.float16
-    model = load_model("tiny", device="cpu")
+    model = load_model("tiny", device="cpu", disabled=())
     assert (model.dtype, model.cache_dtype) == (torch.float16, torch.float32)
     ids = prompt(300)
     whole = model.compute_logits(ids)

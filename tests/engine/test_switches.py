@@ -62,7 +62,12 @@ def test_compiled_kernels_change_the_speed_only(monkeypatch: pytest.MonkeyPatch)
     plain = load_model("tiny", dtype="float32", quant="q8_0", disabled=["compile"], compile=True)
     heard: list[tuple[str, int, int | None]] = []
     fast = load_model(
-        "tiny", dtype="float32", quant="q8_0", compile=True, progress=lambda *at: heard.append(at)
+        "tiny",
+        dtype="float32",
+        quant="q8_0",
+        compile=True,
+        disabled=(),
+        progress=lambda *at: heard.append(at),
     )
     kinds = [
         {type(module.weight) for module in model.modules() if isinstance(module, Linear)}

@@ -48,7 +48,7 @@ def test_what_loading_holds_is_counted(name: str, dtype: str, plain: Path, tmp_p
     convert(plain, tmp_path, FORMATS[name][0])
     summary = inspect_checkpoint(tmp_path)
     assert summary.config is not None
-    model = load_model(tmp_path, dtype=dtype, device="cpu")
+    model = load_model(tmp_path, dtype=dtype, device="cpu", disabled=())
     assert model.embed.nbytes == 2 * summary.narrow_parameters
     held = sum(m.weight.nbytes for m in model.layers.modules() if isinstance(m, Linear))
     tables = summary.table_bytes if dtype == "bfloat16" and block_rows() else 0

@@ -86,16 +86,23 @@ class Reference:
             logits: Tensor = self.model(torch.tensor([ids])).logits[0].float()
         return logits
 
-    def smallest_gap(self, ids: list[int]) -> float:
-        """By how much a router's last chosen score passes the first that is not, at the closest.
+    def gaps(self, ids: list[int]) -> Tensor:
+        """By how much routers' last chosen scores pass the first that are not, at the closest: [T].
 
         Rounding decides between scores that are closer than its errors: two correct models differ.
+        Infinite without routers.
         """
+        if not hasattr(self.model.config, "num_experts_per_tok"):
+            return torch.full((len(ids),), torch.inf)
         with torch.no_grad():
             scores = self.model(torch.tensor([ids]), output_router_logits=True).router_logits
         k = self.model.config.num_experts_per_tok
-        gaps = [best[:, k - 1] - best[:, k] for best in (s.topk(k + 1, -1).values for s in scores)]
-        return min(gap.min().item() for gap in gaps)
+        best = [found.topk(k + 1, -1).values for found in scores]
+        return torch.stack([row[:, k - 1] - row[:, k] for row in best]).amin(0)
+
+    def smallest_gap(self, ids: list[int]) -> float:
+        """The smallest of `gaps`."""
+        return self.gaps(ids).min().item()
 
     def greedy(self, ids: list[int], count: int) -> list[int]:
         """The continuation that `generate` finds."""

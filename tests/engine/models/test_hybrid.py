@@ -182,8 +182,8 @@ def test_16_bits_stay_close(
     family = hybrid(kind, kind, num_hidden_layers=4)
     made = type(family)(**{**vars(family), "dtype": stored}).save(tmp_path)
     made.model.float()
-    ours = load_model(made.folder, device="cpu").compute_logits(prompt(130))
-    assert cosine(ours, made.logits(prompt(130))) > 0.99
+    ours = load_model(made.folder, device="cpu", disabled=())  # plain products change experts
+    assert cosine(ours.compute_logits(prompt(130)), made.logits(prompt(130))) > 0.99
 
 
 def gates_in_halves(model: Any) -> None:

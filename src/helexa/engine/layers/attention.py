@@ -89,7 +89,7 @@ class Attention(nn.Module):
             rows = self.mix(q, batch, cache)
             if gate is not None:
                 rows = rows * gate.float().sigmoid_().to(rows.dtype)
-        return rows.view(len(y), -1)
+        return rows.reshape(len(y), -1)  # a head per key makes some operators' results strided
 
     def mix(self, q: Tensor, batch: Batch, cache: LayerCache) -> Tensor:
         """Queries [T, H, D] over the cache, one sequence after the other → [T, H, D]."""

@@ -43,7 +43,8 @@ def test_load_does_not_show(
     assert status.prefix.hits > 0
     assert status.kv_used_mb == 0
     assert status.drafts.drafted > 30
-    assert (status.drafts.accepted > 0) == (lies < 1.0)
+    right = status.drafts.acceptance
+    assert right == 1.0 if not lies else 0.3 < right < 0.8 if lies < 1.0 else right < 0.25
 
 
 def test_what_was_right_is_computed_again_with_the_next_token(
@@ -70,9 +71,8 @@ def test_a_failed_step_leaves_nothing_behind(expected: dict[int, list[int]]) -> 
     """States, copies of them too, may have gone on by then: whoever is not blamed starts over."""
     bench = Bench(chunk=64, guesses=Knowing({**expected, 2: []}, 0.2))
     ids = [bench.submit(PROMPTS[n], seed=n) for n in range(2)]
-    for _ in range(4):
+    while not bench.core.status().drafts.drafted:
         bench.step()
-    assert bench.core.status().drafts.drafted > 0
     late = bench.submit(chat(30))
     bench.runner.faults.append(ValueError("it broke"))
     bench.step()
@@ -85,9 +85,11 @@ def test_a_failed_step_leaves_nothing_behind(expected: dict[int, list[int]]) -> 
 
 def test_the_spare_state_survives_a_failure_among_drafts(expected: dict[int, list[int]]) -> None:
     """The youngest row is ended for want of memory; the other starts over and drafts again."""
-    bench = Bench(chunk=64, guesses=Knowing(expected))
+    bench = Bench(chunk=64, guesses=Knowing({0: expected[2], 1: expected[0], 2: expected[1]}))
+    bench.ask(PROMPTS[2], seed=2)  # so that something is known of steps with one sequence
+    before = bench.core.status().drafts.drafted
     kept, blamed = (bench.submit(PROMPTS[n], seed=n) for n in range(2))
-    while not bench.core.status().drafts.drafted:
+    while bench.core.status().drafts.drafted == before:
         bench.step()
     bench.runner.faults.append(MemoryError("full"))
     bench.step()
@@ -96,5 +98,5 @@ def test_the_spare_state_survives_a_failure_among_drafts(expected: dict[int, lis
     before = bench.core.status().drafts.drafted
     while not bench.core.idle:
         bench.step()
-    assert bench.tokens(kept) == expected[kept]
+    assert bench.tokens(kept) == expected[0]
     assert bench.core.status().drafts.drafted > before

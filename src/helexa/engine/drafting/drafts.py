@@ -33,11 +33,12 @@ class Drafts:
         self.counts = DraftCounts()
         self._drafter = drafter
         self._pages = pages
+        self._redone = isinstance(pages, StatePages)
         self._most = config.draft_len
         self._by_default = config.drafter is not None
         self._costs = StepCosts()
         self._cost: float | None = None  # of all drafts of the last step, in plain tokens
-        self._guesses: dict[int, int] = {}  # sequence → what it may draw in this step
+        self._guesses: dict[int, tuple[int, ...]] = {}  # sequence → what it may draw, or nothing
 
     def add(self, parts: list[Part]) -> list[Part]:
         """The parts of a step, those that may with a draft; prompts are not kept waiting by any."""
@@ -86,7 +87,8 @@ class Drafts:
         seq.pace = seq.pace.stepped()
         if not part.draft:
             if (guess := self._guesses.get(seq.id)) is not None:
-                seq.pace = seq.pace.watched(1, int(guess == drawn[0].token_id))
+                right = guess[:1] == (drawn[0].token_id,)
+                seq.pace = seq.pace.watched(len(guess), int(right))
             return part, drawn
         drafted, right = len(part.draft), agreeing(part.draft, drawn)
         taken = drawn[: right + 1]
@@ -119,12 +121,12 @@ class Drafts:
         most = min(self._most, seq.max_new - len(seq.generated) - 1)
         if most < 1:
             return ()
-        length = draft_length(seq.pace, self._costs.of_drafts(rows, most))
+        costs = self._costs.of_drafts(rows, most)
+        length = draft_length(seq.pace, costs, redone=self._redone)
         guessed = self._drafter.propose(seq, max(1, length))
-        if guessed:
-            self._guesses[seq.id] = guessed[0]
-        room = self._pages.stretch(seq, min(length, len(guessed)), rows) if length and guessed else 0
-        return tuple(guessed[:room])
+        self._guesses[seq.id] = tuple(guessed[:1])
+        count = min(length, len(guessed))
+        return tuple(guessed[: self._pages.stretch(seq, count, rows)]) if count else ()
 
 
 def agreeing(draft: Items[int], drawn: Items[Sampled]) -> int:

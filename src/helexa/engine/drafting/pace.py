@@ -10,16 +10,18 @@ has gained by earlier ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 START: Final = 0.9
 """What a sequence begins with: 3 % of its first 30 tokens."""
-ALLOWANCE: Final = 0.02
+ALLOWANCE: Final = 0.015
 """Of each step's time, for drafts that do not help, once that is more than the start."""
 MOST_SAVED: Final = 3.0
 """What one sequence can lose at most when a text stops repeating itself."""
-MEMORY: Final = 0.8
+MARGIN: Final = 0.2
+"""Of a draft's cost, that it must promise to gain on top: estimates look best when they err."""
+MEMORY: Final = 0.95
 """How much of its weight an experience keeps with the next one."""
 
 
@@ -29,57 +31,83 @@ def allowed(steps: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """What a sequence may risk after so many steps, in plain tokens, and how guesses went.
+class Experience:
+    """Of ``tried`` guesses ``right`` were, the latest counting most."""
 
-    Of ``tried`` guessed tokens ``right`` were, the latest counting most. Those behind a wrong one
-    do not count: nobody knows what they would have been.
-    """
-
-    saved: float = START
-    right: float = 0.0
-    tried: float = 1.0
-    steps: int = 0
+    right: float
+    tried: float
 
     @property
     def likely(self) -> float:
-        """How likely the next guess is to be right."""
+        """How likely the next one is to be right."""
         return self.right / self.tried
+
+    def extended(self, right: bool) -> Experience:
+        """With one more guess."""
+        return Experience(self.right * MEMORY + right, self.tried * MEMORY + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What a sequence may risk after so many steps, in plain tokens, and how guesses went.
+
+    A text is quoted for a while or not at all: a guess behind one that was right is likelier to be
+    right than another, so there is an experience of each kind. ``following``: the last one was.
+    """
+
+    saved: float = START
+    steps: int = 0
+    first: Experience = Experience(0.0, 1.0)
+    later: Experience = Experience(1.0, 2.0)
+    following: bool = False
 
     def stepped(self) -> Pace:
         """After a step, with or without a draft."""
-        more = allowed(self.steps + 1) - allowed(self.steps)
-        saved = min(MOST_SAVED, self.saved + more)
-        return Pace(saved, self.right, self.tried, self.steps + 1)
+        steps = self.steps + 1
+        more = allowed(steps) - allowed(self.steps)
+        return replace(self, saved=min(MOST_SAVED, self.saved + more), steps=steps)
 
     def watched(self, guessed: int, right: int) -> Pace:
-        """After guesses of which the first ``right`` came true."""
-        return Pace(
-            saved=self.saved,
-            right=self.right * MEMORY + right,
-            tried=self.tried * MEMORY + right + (right < guessed),
-            steps=self.steps,
-        )
+        """After guesses of which the first ``right`` came true.
+
+        Those behind a wrong one do not count: nobody knows what they would have been. To have no
+        guess is to have lost the thread.
+        """
+        if not guessed:
+            return replace(self, following=False) if self.following else self
+        first, later, following = self.first, self.later, self.following
+        for index in range(min(right + 1, guessed)):
+            true = index < right
+            if following:
+                later = later.extended(true)
+            else:
+                first = first.extended(true)
+            following = true
+        return Pace(self.saved, self.steps, first, later, following)
 
     def settled(self, drafted: int, right: int, cost: float) -> Pace:
         """After a draft of which the first ``right`` tokens were; it has cost ``cost``."""
-        after = self.watched(drafted, right)
         saved = min(MOST_SAVED, self.saved + right - cost)
-        return Pace(saved, after.right, after.tried, self.steps)
+        return replace(self.watched(drafted, right), saved=saved)
 
 
-def draft_length(pace: Pace, costs: Sequence[float]) -> int:
+def draft_length(pace: Pace, costs: Sequence[float], *, redone: bool = False) -> int:
     """How many tokens to draft: the length that is expected to gain most, 0 if there is none.
 
     ``costs[k]`` is what a draft of k tokens costs, in plain tokens; there is one for each length
-    that is possible. With each token right with probability p if those before it are, k of them
-    bring p + p² + … + p^k. A length that cannot be paid is not chosen.
+    that is possible. With its first token right with probability p, and each other with q if those
+    before it are, k of them bring p · (1 + q + … + q^(k-1)). A length that cannot be paid is not
+    chosen. ``redone``: after a wrong draft the step is repeated as far as it was right.
     """
-    likely = pace.likely
-    best, best_gain, brought, reached = 0, 0.0, 0.0, 1.0
+    likely = (pace.later if pace.following else pace.first).likely
+    best, best_gain, brought, lost, reached = 0, 0.0, 0.0, 0.0, 1.0
     for length in range(1, len(costs)):
+        if redone:
+            lost += reached * (1 - likely) * costs[length]
         reached *= likely
         brought += reached
-        if costs[length] <= pace.saved and brought - costs[length] > best_gain:
-            best, best_gain = length, brought - costs[length]
+        likely = pace.later.likely
+        gain = brought - (costs[length] + lost) * (1 + MARGIN)
+        if costs[length] <= pace.saved and gain > best_gain:
+            best, best_gain = length, gain
     return best

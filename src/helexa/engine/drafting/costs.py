@@ -7,7 +7,7 @@ from typing import Final
 
 SMOOTHING: Final = 0.2
 """The weight of a reading among many; the first ones are averaged."""
-SURPRISE: Final = 2.0
+SURPRISE: Final = 2.5
 """A step that took longer than so many times what was expected says less of it than of others."""
 GUESS: Final = 0.5
 """In plain tokens, for a draft, until one has been measured."""
@@ -38,8 +38,8 @@ class StepCosts:
     """Smoothed seconds of decode steps without drafts, and what drafts add to them.
 
     That is kept as a share of a step, since steps become slower together: as contexts grow, or
-    where others are at work on the machine. The first step of a kind is not counted, as it may also
-    make what later ones reuse.
+    where others are at work on the machine. Nothing is learned from the first step of a kind, as it
+    may also make what later ones reuse.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,8 @@ class StepCosts:
     def add(self, rows: int, drafted: int, seconds: float) -> float:
         """Count a step of ``rows`` sequences with a token each, and ``drafted`` more in all.
 
-        Returns what the drafts have cost, in plain tokens, as far as that is known.
+        Returns what the drafts have cost, in plain tokens: what was expected of them if there is
+        nothing to compare with.
         """
         first = (rows, drafted) not in self._seen
         self._seen.add((rows, drafted))
@@ -62,13 +63,14 @@ class StepCosts:
             return 0.0
         expected = self._share(rows, drafted)
         plain = self._plain.get(rows)
-        if first or plain is None:
+        if plain is None:
             return rows * expected
         reading = min(seconds / plain.value, SURPRISE * (1 + expected)) - 1
         share = max(reading, LEAST * drafted)
-        known = self._shares.get((rows, drafted), Average(expected))
-        self._shares[rows, drafted] = known.with_reading(share)
-        self._known.clear()
+        if not first:
+            known = self._shares.get((rows, drafted), Average(expected))
+            self._shares[rows, drafted] = known.with_reading(share)
+            self._known.clear()
         return rows * share
 
     def of_drafts(self, rows: int, most: int) -> tuple[float, ...]:

@@ -148,6 +148,6 @@ def test_answers_keep_their_distribution(model: Model, chances: Mapping[Answer, 
 
 def test_believing_drafts_would_show(model: Model, chances: Mapping[Answer, float]) -> None:
     """What the test above would say of an engine that takes drafts for answers."""
-    believed, counts = sampled(model, range(SAMPLES // 4), speculative=True, gullible=True)
+    believed, counts = sampled(model, range(240), speculative=True, gullible=True)
     assert counts.accepted == counts.drafted > 0
     assert max(distances(believed, chances)) > 2

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
-SMOOTHING: Final = 0.2
-"""The weight of a reading among many; the first ones are averaged."""
+READINGS: Final = 5
+"""The latest of a kind, of which the middle one counts: some are always disturbed."""
 SURPRISE: Final = 2.5
 """A step that took longer than so many times what was expected says less of it than of others."""
 GUESS: Final = 0.5
@@ -22,30 +22,36 @@ _FADED: Final = 15 / 16
 
 
 @dataclass(frozen=True, slots=True)
-class Average:
-    """A mean of ``count`` readings, the latest counting most."""
+class Readings:
+    """The latest readings of something, oldest first."""
 
-    value: float
-    count: int = 0
+    values: tuple[float, ...]
 
-    def with_reading(self, reading: float) -> Average:
-        """With one more reading."""
-        weight = max(SMOOTHING, 1 / (self.count + 1))
-        return Average(self.value + weight * (reading - self.value), self.count + 1)
+    @property
+    def middle(self) -> float:
+        """Their median, the lower one of two."""
+        return sorted(self.values)[(len(self.values) - 1) // 2]
+
+    def with_reading(self, reading: float) -> Readings:
+        """With one more, in place of the oldest."""
+        return Readings((*self.values[-READINGS + 1 :], reading))
+
+    def scaled(self, factor: float) -> Readings:
+        """All of them multiplied."""
+        return Readings(tuple(value * factor for value in self.values))
 
 
 class StepCosts:
-    """Smoothed seconds of decode steps without drafts, and what drafts add to them.
+    """The usual seconds of decode steps without drafts, and what drafts add to them.
 
     That is kept as a share of a step, since steps become slower together: as contexts grow, or
-    where others are at work on the machine. Nothing is learned from the first step of a kind, as it
-    may also make what later ones reuse.
+    where others are at work on the machine. What was guessed of a kind of step counts as the first
+    reading of it, so one that was disturbed is never all there is.
     """
 
     def __init__(self) -> None:
-        self._plain: dict[int, Average] = {}  # sequences in the step → seconds
-        self._shares: dict[tuple[int, int], Average] = {}  # and drafted tokens → share of a step
-        self._seen: set[tuple[int, int]] = set()
+        self._plain: dict[int, Readings] = {}  # sequences in the step → seconds
+        self._shares: dict[tuple[int, int], Readings] = {}  # and drafted tokens → share of a step
         self._known: dict[tuple[int, int], tuple[float, ...]] = {}  # asked for since they changed
         self._plain_steps = 0
 
@@ -55,22 +61,19 @@ class StepCosts:
         Returns what the drafts have cost, in plain tokens: what was expected of them if there is
         nothing to compare with.
         """
-        first = (rows, drafted) not in self._seen
-        self._seen.add((rows, drafted))
+        plain = self._plain.get(rows)
         if not drafted:
-            if not first:
-                self._add_plain(rows, seconds)
+            self._plain[rows] = plain.with_reading(seconds) if plain else Readings((seconds,))
+            self._fade()
             return 0.0
         expected = self._share(rows, drafted)
-        plain = self._plain.get(rows)
         if plain is None:
             return rows * expected
-        reading = min(seconds / plain.value, SURPRISE * (1 + expected)) - 1
+        reading = min(seconds / plain.middle, SURPRISE * (1 + expected)) - 1
         share = max(reading, LEAST * drafted)
-        if not first:
-            known = self._shares.get((rows, drafted), Average(expected))
-            self._shares[rows, drafted] = known.with_reading(share)
-            self._known.clear()
+        known = self._shares.get((rows, drafted), Readings((expected,)))
+        self._shares[rows, drafted] = known.with_reading(share)
+        self._known.clear()
         return rows * share
 
     def of_drafts(self, rows: int, most: int) -> tuple[float, ...]:
@@ -78,7 +81,8 @@ class StepCosts:
 
         There is none as long as nothing is known of such steps without drafts.
         """
-        if rows not in self._plain:
+        plain = self._plain.get(rows)
+        if plain is None or len(plain.values) < 2:  # the first may have taken long to set up
             return (0.0,)
         known = self._known.get((rows, most))
         if known is None:
@@ -86,27 +90,25 @@ class StepCosts:
             known = self._known[rows, most] = (0.0, *costs)
         return known
 
-    def _add_plain(self, rows: int, seconds: float) -> None:
-        known = self._plain.get(rows, Average(seconds))
-        self._plain[rows] = known.with_reading(min(seconds, SURPRISE * known.value))
+    def _fade(self) -> None:
+        """After a plain step: take a little off what drafts cost from time to time."""
         self._plain_steps += 1
         if self._plain_steps % FADING == 0:
-            self._shares = {
-                kind: replace(share, value=share.value * _FADED)
-                for kind, share in self._shares.items()
-            }
+            self._shares = {kind: found.scaled(_FADED) for kind, found in self._shares.items()}
             self._known.clear()
 
     def _share(self, rows: int, drafted: int) -> float:
         """What so many drafted tokens add to a step, as a share of one without.
 
-        No more than what was measured of longer drafts. Of what is longer than all that were
-        measured, it is a guess that begins at the longest of these.
+        No more than longer drafts do. Of what was not measured it is a guess, which begins at the
+        longest of the shorter ones that were.
         """
-        measured = {tokens: self._shares[of, tokens] for of, tokens in self._shares if of == rows}
-        longer = [share.value for tokens, share in measured.items() if tokens >= drafted]
-        if longer:
-            return max(min(longer), LEAST * drafted)
-        longest = max(measured, default=0)
-        known = self._share(rows, longest) if measured else GUESS / rows
-        return max(known + GUESS_EACH / rows * (drafted - longest), LEAST * drafted)
+        measured = {length: self._shares[of, length] for of, length in self._shares if of == rows}
+        most = min((r.middle for length, r in measured.items() if length > drafted), default=None)
+        if drafted in measured:
+            share = measured[drafted].middle
+        else:
+            shorter = max((length for length in measured if length < drafted), default=0)
+            known = measured[shorter].middle if shorter else GUESS / rows
+            share = known + GUESS_EACH / rows * (drafted - shorter)
+        return max(share if most is None else min(share, most), LEAST * drafted)

@@ -58,14 +58,15 @@ class Pace:
     saved: float = START
     steps: int = 0
     first: Experience = Experience(0.0, 1.0)
-    later: Experience = Experience(1.0, 2.0)
+    later: Experience = Experience(0.0, 1.0)
     following: bool = False
 
     def stepped(self) -> Pace:
         """After a step, with or without a draft."""
         steps = self.steps + 1
         more = allowed(steps) - allowed(self.steps)
-        return replace(self, saved=min(MOST_SAVED, self.saved + more), steps=steps)
+        saved = min(MOST_SAVED, self.saved + more)
+        return Pace(saved, steps, self.first, self.later, self.following)
 
     def watched(self, guessed: int, right: int) -> Pace:
         """After guesses of which the first ``right`` came true.

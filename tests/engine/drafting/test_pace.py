@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helexa.engine.drafting.costs import FADING, GUESS, GUESS_EACH, SURPRISE, StepCosts
-from helexa.engine.drafting.pace import MOST_SAVED, START, Experience, Pace, allowed, draft_length
+from helexa.engine.drafting.pace import (
+    MOST_SAVED,
+    START,
+    SURE,
+    Experience,
+    Pace,
+    allowed,
+    draft_length,
+    limit,
+)
 
 CHEAP = (0.0, 0.05, 0.08, 0.1, 0.12)
 DEAR = (0.0, 0.6, 0.9, 1.2, 1.5)
@@ -48,7 +57,7 @@ class Answer:
 
     def bound(self) -> float:
         """Plain tokens that may be lost by now."""
-        return allowed(self.pace.steps) + self.surprise
+        return limit(self.pace.steps) + self.surprise
 
     def step(self, left: int) -> None:
         self.pace = self.pace.stepped()
@@ -80,7 +89,7 @@ def measured(true: Sequence[float]) -> StepCosts:
 
 def test_what_may_be_lost() -> None:
     """3 % of any answer of at least 32 tokens; what is lost never exceeds it, as shown below."""
-    assert all(allowed(n) <= LOSS * n for n in range(SHORTEST_ANSWER, 100_000))
+    assert all(allowed(n) <= limit(n) <= LOSS * n for n in range(SHORTEST_ANSWER, 100_000))
 
 
 @given(TABLES, st.integers(SHORTEST_ANSWER, 1000))
@@ -161,7 +170,7 @@ def test_drafts_grow_with_success_and_stop_with_failure() -> None:
 def test_dear_drafts_are_made_only_where_they_are_mostly_right() -> None:
     def made(saved: float, likely: float) -> int:
         known = Experience(10 * likely, 10.0)
-        return draft_length(Pace(saved, later=known, following=True), DEAR)
+        return draft_length(Pace(saved, later=known, streak=1), DEAR)
 
     assert made(3.0, 0.5) == 0
     assert made(3.0, 0.95) == 4
@@ -169,30 +178,42 @@ def test_dear_drafts_are_made_only_where_they_are_mostly_right() -> None:
     assert made(0.5, 0.95) == 0
 
 
+def test_a_reserve_is_for_what_seems_sure() -> None:
+    """A quotation is not kept waiting for half of the answer where drafts are dear."""
+    known = Experience(9.5, 10.0)
+    for steps in (40, 80):
+        short, long = (
+            Pace(allowed(steps), steps, later=known, streak=streak) for streak in (SURE - 1, SURE)
+        )
+        costs = (0.0, 9.0, 9.0, 9.0, limit(steps))
+        assert (draft_length(short, costs), draft_length(long, costs)) == (0, 4)
+        assert long.settled(4, 0, limit(steps)).saved < 0
+
+
 def test_what_must_be_repeated_when_it_was_wrong_is_part_of_the_price() -> None:
     costs = (0.0, 0.45, 0.5, 0.55, 0.6)
-    pace = Pace(later=Experience(5.0, 10.0), following=True)
+    pace = Pace(later=Experience(5.0, 10.0), streak=1)
     assert draft_length(pace, costs) > 1
     assert draft_length(pace, costs, redone=True) == 0
-    sure = Pace(later=Experience(9.5, 10.0), following=True)
+    sure = Pace(later=Experience(9.5, 10.0), streak=1)
     assert draft_length(sure, costs, redone=True) == 4
 
 
 @pytest.mark.parametrize("costs", [(), (0.0,)])
 def test_no_length_is_possible(costs: Sequence[float]) -> None:
-    assert draft_length(Pace(later=Experience(1.0, 1.0), following=True), costs) == 0
+    assert draft_length(Pace(later=Experience(1.0, 1.0), streak=1), costs) == 0
 
 
 def test_what_follows_a_wrong_token_is_no_experience() -> None:
     """The first of a draft counts as a first, the others as later ones, up to a wrong one."""
     pace = Pace(saved=0.0, first=Experience(0.0, 0.0), later=Experience(0.0, 0.0))
     after = pace.settled(4, 2, 0.5)
-    assert (after.saved, after.following) == (1.5, False)
+    assert (after.saved, after.streak) == (1.5, 0)
     assert after.first == Experience(1.0, 1.0)
     assert after.later == Experience(0.95, 1.95)
     whole = after.settled(3, 3, 0.5)
-    assert (whole.saved, whole.following) == (MOST_SAVED, True)
-    assert whole.watched(0, 0).following is False  # nobody had an idea: the thread is lost
+    assert (whole.saved, whole.streak) == (MOST_SAVED, 3)
+    assert whole.watched(0, 0).streak == 0  # nobody had an idea: the thread is lost
     assert whole.watched(1, 0).later.likely < whole.later.likely
 
 

@@ -3,8 +3,8 @@
 Everything is counted in plain tokens: the time in which a sequence gets one token without drafts.
 A draft costs what its tokens add to the step, an accepted token brings one. Nobody bets without
 having seen guesses come true, and guesses are watched for nothing while there is no draft. Beyond
-that, drafts that never help may cost a sequence of n tokens `allowed(n)` plain tokens, and what it
-has gained by earlier ones.
+that, drafts that never help may cost a sequence of n tokens `allowed(n)` plain tokens, where they
+seem sure to help `limit(n)`, and what it has gained by earlier ones.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ START: Final = 0.9
 """What a sequence begins with: 3 % of its first 30 tokens."""
 ALLOWANCE: Final = 0.015
 """Of each step's time, for drafts that do not help, once that is more than the start."""
+LIMIT: Final = 0.03
+"""The same for drafts that are made while guesses come true all the time."""
+SURE: Final = 8
+"""So many of them in a row."""
 MOST_SAVED: Final = 3.0
 """What one sequence can lose at most when a text stops repeating itself."""
 MARGIN: Final = 0.2
@@ -28,6 +32,11 @@ MEMORY: Final = 0.95
 def allowed(steps: int) -> float:
     """Plain tokens that drafts may have lost a sequence after so many steps."""
     return max(START, ALLOWANCE * steps)
+
+
+def limit(steps: int) -> float:
+    """Plain tokens that drafts may have lost a sequence in any case."""
+    return max(START, LIMIT * steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +61,28 @@ class Pace:
     """What a sequence may risk after so many steps, in plain tokens, and how guesses went.
 
     A text is quoted for a while or not at all: a guess behind one that was right is likelier to be
-    right than another, so there is an experience of each kind. ``following``: the last one was.
+    right than another, so there is an experience of each kind. ``streak`` counts how many have been
+    right in a row by now.
     """
 
     saved: float = START
     steps: int = 0
     first: Experience = Experience(0.0, 1.0)
     later: Experience = Experience(0.0, 1.0)
-    following: bool = False
+    streak: int = 0
+
+    @property
+    def purse(self) -> float:
+        """What the next draft may cost."""
+        reserve = limit(self.steps) - allowed(self.steps)
+        return self.saved + reserve if self.streak >= SURE else self.saved
 
     def stepped(self) -> Pace:
         """After a step, with or without a draft."""
         steps = self.steps + 1
         more = allowed(steps) - allowed(self.steps)
         saved = min(MOST_SAVED, self.saved + more)
-        return Pace(saved, steps, self.first, self.later, self.following)
+        return Pace(saved, steps, self.first, self.later, self.streak)
 
     def watched(self, guessed: int, right: int) -> Pace:
         """After guesses of which the first ``right`` came true.
@@ -75,16 +91,16 @@ class Pace:
         guess is to have lost the thread.
         """
         if not guessed:
-            return replace(self, following=False) if self.following else self
-        first, later, following = self.first, self.later, self.following
+            return replace(self, streak=0) if self.streak else self
+        first, later, streak = self.first, self.later, self.streak
         for index in range(min(right + 1, guessed)):
             true = index < right
-            if following:
+            if streak:
                 later = later.extended(true)
             else:
                 first = first.extended(true)
-            following = true
-        return Pace(self.saved, self.steps, first, later, following)
+            streak = streak + 1 if true else 0
+        return Pace(self.saved, self.steps, first, later, streak)
 
     def settled(self, drafted: int, right: int, cost: float) -> Pace:
         """After a draft of which the first ``right`` tokens were; it has cost ``cost``."""
@@ -100,7 +116,8 @@ def draft_length(pace: Pace, costs: Sequence[float], *, redone: bool = False) ->
     before it are, k of them bring p · (1 + q + … + q^(k-1)). A length that cannot be paid is not
     chosen. ``redone``: after a wrong draft the step is repeated as far as it was right.
     """
-    likely = (pace.later if pace.following else pace.first).likely
+    likely = (pace.later if pace.streak else pace.first).likely
+    purse = pace.purse
     best, best_gain, brought, lost, reached = 0, 0.0, 0.0, 0.0, 1.0
     for length in range(1, len(costs)):
         if redone:
@@ -109,6 +126,6 @@ def draft_length(pace: Pace, costs: Sequence[float], *, redone: bool = False) ->
         brought += reached
         likely = pace.later.likely
         gain = brought - (costs[length] + lost) * (1 + MARGIN)
-        if costs[length] <= pace.saved and gain > best_gain:
+        if costs[length] <= purse and gain > best_gain:
             best, best_gain = length, gain
     return best

@@ -17,7 +17,6 @@ from helexa.engine.config import EngineConfig
 from helexa.engine.core import EngineCore
 from helexa.engine.drafting.drafts import MOST_ROWS
 from helexa.engine.drafting.lookup import LookupDrafter
-from helexa.engine.drafting.pace import MOST_SAVED, Experience
 from helexa.engine.execution import TokenSampler
 from helexa.engine.loading import load_model
 from helexa.engine.memory import PoolSize
@@ -27,6 +26,7 @@ from helexa.engine.params import GenerationDefaults, SamplingParams
 from helexa.engine.runner import Runner
 from helexa.engine.sampling import Sampled, Sampler, SampleRow
 from helexa.engine.sequence import Sequence as Row
+from tests.engine.drafting.knowing import trust
 from tests.engine.drafting.test_models import Tick
 from tests.engine.models.families import Family, Reference
 
@@ -71,8 +71,7 @@ class Confident(LookupDrafter):
     """Looks up, and has its sequences bet on that whatever came of it before."""
 
     def propose(self, seq: Row, count: int) -> list[int]:
-        sure = Experience(1.0, 1.0)
-        seq.pace = replace(seq.pace, saved=MOST_SAVED, first=sure, later=sure)
+        trust(seq)
         return super().propose(seq, count)
 
 

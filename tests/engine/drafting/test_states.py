@@ -43,8 +43,7 @@ def test_load_does_not_show(
     assert status.prefix.hits > 0
     assert status.kv_used_mb == 0
     assert status.drafts.drafted > 30
-    right = status.drafts.acceptance
-    assert right == 1.0 if not lies else 0.3 < right < 0.8 if lies < 1.0 else right < 0.25
+    assert (status.drafts.accepted > 0) == (lies < 1.0)
 
 
 def test_what_was_right_is_computed_again_with_the_next_token(

@@ -87,8 +87,7 @@ class Drafts:
         seq.pace = seq.pace.stepped()
         if not part.draft:
             if (guess := self._guesses.get(seq.id)) is not None:
-                right = guess[:1] == (drawn[0].token_id,)
-                seq.pace = seq.pace.watched(len(guess), int(right))
+                seq.pace = seq.pace.watched(len(guess), agreeing(guess, drawn))
             return part, drawn
         drafted, right = len(part.draft), agreeing(part.draft, drawn)
         taken = drawn[: right + 1]

@@ -15,7 +15,7 @@ from tests.waiting import wait_until
 REPEAT: Any = [
     {"role": "user", "content": "Repeat exactly: red green blue red green blue red green blue"}
 ]
-ASKED: Any = {"model": TINY, "temperature": 0, "max_tokens": 60, "ignore_eos": True}
+ASKED: Any = {"model": TINY, "temperature": 0, "max_tokens": 200, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module", params=["lookup", None])

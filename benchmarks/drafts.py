@@ -3,10 +3,12 @@
     python -m benchmarks.drafts                                # the built-in model, a minute
     python -m benchmarks.drafts --shape 0.6b --json drafts.json
 
-The built-in model is given texts to repeat and to make up, with drafts looked up in the text.
-A shape has random weights, whose answers quote nothing: there the drafter has read the answer
-before, and is always right, right three times in four, or always wrong. So the first says what a
-draft gains at most on this machine, and the last what drafts cost that never help.
+The built-in model is given texts to copy and to make up. Then each model writes what it is told to:
+its own draws are made, and replaced by the words of a text that is known beforehand. So the look-up
+meets real text whatever the weights: an answer that is the text of the prompt with a word changed
+here and there, and one that has nothing to do with the prompt. For a shape, whose weights are
+random, there are also drafters that have read the answer and say the truth always, in three cases
+out of four, in one of two, never; or only as long as nothing is bet on it, which is the worst case.
 """
 
 from __future__ import annotations
@@ -17,40 +19,58 @@ import platform
 import random
 import statistics
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import helexa
 from benchmarks.shapes import SHAPES, make_checkpoint
 from helexa.engine.build import claim, describe, plan_pool
 from helexa.engine.config import EngineConfig
 from helexa.engine.core import EngineCore
+from helexa.engine.drafting.drafter import Drafter
+from helexa.engine.drafting.lookup import LookupDrafter
 from helexa.engine.loading import load_model
-from helexa.engine.outputs import DraftCounts, Request, StepOutput
+from helexa.engine.models.model import Model
+from helexa.engine.outputs import DraftCounts, Request
 from helexa.engine.params import GenerationDefaults, SamplingParams
 from helexa.engine.runner import Runner
-from helexa.engine.sampling import Sampler
+from helexa.engine.sampling import Sampled, Sampler, SampleRow
 from helexa.engine.sequence import Sequence as Row
 
-PROMPT_TOKENS = 256
-ALWAYS, MOSTLY, NEVER = 1.0, 0.75, 0.0
-TASKS = {
-    "repeat": ("Repeat exactly: red green blue red green blue red green blue", 0.0),
-    "count": ("Count from 1 to 20.", 0.0),
-    "story": ("Write a short story about a cat.", 0.0),
-    "free text": ("Tell me a long story about an owl and a fox.", 1.0),
+COPIES, ELSEWHERE = 1.5, 0.97
+"""What is wanted where an answer quotes its prompt, and where nothing helps."""
+TASKS: dict[str, tuple[str, float, float | None]] = {
+    "copy": (
+        (
+            "Repeat exactly: river stone garden window silver morning paper bridge yellow candle "
+            "winter orange forest button mirror ladder summer pocket castle feather"
+        ),
+        0.0,
+        COPIES,
+    ),
+    "repeat": ("Repeat exactly: red green blue red green blue red green blue", 0.0, COPIES),
+    "count": ("Count from 1 to 20.", 0.0, ELSEWHERE),
+    "story": ("Write a short story about a cat.", 0.0, ELSEWHERE),
+    "free text": ("Tell me a long story about an owl and a fox.", 1.0, ELSEWHERE),
 }
-"""What the built-in model is asked, and at which temperature."""
+"""What the built-in model is asked, at which temperature, and the speed that is wanted."""
+DOCS = Path(__file__).parents[1] / "docs"
+QUOTED, OTHER = DOCS / "architecture.md", DOCS / "gateway.md"
+EDITED_EVERY = 15
+"""Words from one that is changed to the next."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One answer: milliseconds for each token after the first, and its drafts."""
+    """One answer: milliseconds for each token after the first, by the clock and of the thread."""
 
     ms: float
+    busy_ms: float
     drafts: DraftCounts
     tokens: tuple[int, ...]
 
@@ -59,20 +79,121 @@ class Reading:
 class Result:
     """A task's medians: milliseconds per token, tokens per second as a multiple of those without.
 
-    ``same``: whether each answer was the same with drafts.
+    ``busy``: the same by the time that the thread was busy, which others disturb less. ``wanted``
+    is the least that it should be. ``same``: whether each answer was the same with drafts.
     """
 
     task: str
     plain_ms: float
     drafted_ms: float
     speed: float
-    lowest: float
+    busy: float
+    wanted: float | None
     acceptance: float
     drafted_per_token: float
     same: bool
 
 
-def measured(task: str, ask: Callable[[bool], Reading], rounds: int) -> Result:
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A prompt and who guesses; ``written`` is the answer if it is not the model's own."""
+
+    name: str
+    prompt: tuple[int, ...]
+    drafter: Callable[[], Drafter] = LookupDrafter
+    written: tuple[int, ...] | None = None
+    temperature: float = 1.0
+    wanted: float | None = None
+
+
+class Told(Sampler):
+    """Draws as any other, then writes what it has been told to."""
+
+    def __init__(self, vocab_size: int, answer: Sequence[int] | None) -> None:
+        super().__init__(vocab_size)
+        self._answer = answer
+
+    def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
+        drawn = super().sample(logits, rows)
+        if self._answer is None:
+            return drawn
+        told = [self._answer[min(len(row.generated), len(self._answer) - 1)] for row in rows]
+        return [replace(one, token_id=token) for one, token in zip(drawn, told, strict=True)]
+
+
+class Informed:
+    """A drafter that has read the answer, and says of each token the truth or not."""
+
+    def __init__(self, truth: float, *, misleads: bool = False) -> None:
+        self.answer: tuple[int, ...] = ()
+        self._truth = truth
+        self._misleads = misleads
+        self._chance = random.Random(1)
+
+    def propose(self, seq: Row, count: int) -> Sequence[int]:
+        done = len(seq.generated)
+        known = self.answer[done : done + count]
+        if self._misleads and count == 1:
+            return known
+        return [token ^ (self._chance.random() >= self._truth) for token in known]
+
+    def drop(self, seq: Row) -> None:
+        """Nothing is kept."""
+
+
+INFORMED: dict[str, tuple[float, bool, float | None]] = {
+    "right": (1.0, False, COPIES),
+    "3 of 4 right": (0.75, False, None),
+    "1 of 2 right": (0.5, False, ELSEWHERE),
+    "wrong": (0.0, False, ELSEWHERE),
+    "wrong when it counts": (0.0, True, ELSEWHERE),
+}
+"""Drafters by name: how often they are right, whether they mislead, and the speed wanted."""
+
+
+class Bench:
+    """A model with room for one answer at a time, asked in this thread."""
+
+    def __init__(self, model: Model, tokens: int) -> None:
+        self.config = EngineConfig(device="cpu", drafter="lookup", max_batch=1, max_context=2048)
+        size = plan_pool(model, self.config)
+        self.spec = describe(model, size, self.config, GenerationDefaults(), frozenset())
+        self.runner = Runner(model, claim(model, size, self.config))
+        self.tokens = tokens
+
+    def asking(self, task: Task) -> Callable[[bool], Reading]:
+        """Who asks for a task's answer, with drafts or without."""
+        drafter = task.drafter()
+        sampler = Told(self.spec.vocab_size, task.written)
+        core = EngineCore(self.runner, sampler, self.spec, self.config, drafter=drafter)
+
+        def ask(drafts: bool) -> Reading:
+            params = SamplingParams(
+                max_tokens=self.tokens,
+                temperature=task.temperature,
+                seed=2,
+                ignore_eos=True,
+                speculative=drafts,
+            )
+            core.submit(Request(task.prompt, params))
+            ids = core.step()[-1].token_ids
+            counts = DraftCounts()
+            began, busy = time.perf_counter(), time.thread_time()
+            while not core.idle:
+                (output,) = core.step()
+                ids += output.token_ids
+                counts = output.drafts or counts
+            later = len(ids) - 1
+            ms = (time.perf_counter() - began) * 1e3 / later
+            busy_ms = (time.thread_time() - busy) * 1e3 / later
+            if isinstance(drafter, Informed):
+                drafter.answer = drafter.answer or ids
+            return Reading(ms, busy_ms, counts, ids)
+
+        return ask
+
+
+def measured(task: Task, ask: Callable[[bool], Reading], rounds: int) -> Result:
     """Ask with and without in turn, once more in front of that for what is only done once."""
     for drafts in (False, True):
         ask(drafts)
@@ -81,101 +202,98 @@ def measured(task: str, ask: Callable[[bool], Reading], rounds: int) -> Result:
         order = (False, True) if index % 2 else (True, False)
         found = {drafts: ask(drafts) for drafts in order}
         pairs.append((found[False], found[True]))
-    ratios = [plain.ms / drafted.ms for plain, drafted in pairs]
     counts = [drafted.drafts for _, drafted in pairs]
     total = DraftCounts(sum(c.drafted for c in counts), sum(c.accepted for c in counts))
     return Result(
-        task,
+        task.name,
         plain_ms=round(statistics.median(plain.ms for plain, _ in pairs), 3),
         drafted_ms=round(statistics.median(drafted.ms for _, drafted in pairs), 3),
-        speed=round(statistics.median(ratios), 3),
-        lowest=round(min(ratios), 3),
+        speed=round(statistics.median(p.ms / d.ms for p, d in pairs), 3),
+        busy=round(statistics.median(p.busy_ms / d.busy_ms for p, d in pairs), 3),
+        wanted=task.wanted,
         acceptance=round(total.acceptance, 3),
         drafted_per_token=round(total.drafted / sum(len(d.tokens) for _, d in pairs), 3),
         same=all(plain.tokens == drafted.tokens for plain, drafted in pairs),
     )
 
 
-def builtin(tokens: int, rounds: int) -> list[Result]:
-    """The built-in model on its tasks."""
-    with helexa.LLM("tiny", drafter="lookup", dtype="float32") as llm:
-
-        def asking(prompt: str, temperature: float) -> Callable[[bool], Reading]:
-            def ask(drafts: bool) -> Reading:
-                answer = llm.chat(
-                    prompt,
-                    temperature=temperature,
-                    seed=1,
-                    max_tokens=tokens,
-                    ignore_eos=True,
-                    speculative=drafts,
-                )
-                usage, ids = answer.usage, answer.token_ids
-                counts = usage.drafts or DraftCounts()
-                return Reading(usage.decode_ms / (len(ids) - 1), counts, ids)
-
-            return ask
-
-        return [measured(f"tiny: {name}", asking(*task), rounds) for name, task in TASKS.items()]
+def prose(page: Path) -> str:
+    """The sentences of a page of the documentation, without its tables, lists and code."""
+    parts = page.read_text().split("\n\n")
+    return " ".join(part.replace("\n", " ") for part in parts if part[:1].isalpha())
 
 
-class Scripted:
-    """A drafter that has read the answer, and says of each token the truth or not."""
-
-    def __init__(self, truth: float) -> None:
-        self.truth = truth
-        self.answer: tuple[int, ...] = ()
-        self._chance = random.Random(1)
-
-    def propose(self, seq: Row, count: int) -> Sequence[int]:
-        done = len(seq.generated)
-        known = self.answer[done : done + count]
-        return [token ^ (self._chance.random() >= self.truth) for token in known]
-
-    def drop(self, seq: Row) -> None:
-        """Nothing is kept."""
+def edited(text: str) -> str:
+    """A text with a word in capitals, left out or written twice from time to time."""
+    words = text.split(" ")
+    for turn, index in enumerate(range(EDITED_EVERY, len(words), EDITED_EVERY)):
+        words[index] = (words[index].upper(), "", f"{words[index]} {words[index]}")[turn % 3]
+    return " ".join(word for word in words if word)
 
 
-def shaped(shape: str, folder: Path, tokens: int, rounds: int) -> list[Result]:
-    """A model of random weights with drafts that are right so often."""
-    config = EngineConfig(device="cpu", drafter="lookup", max_batch=1, max_context=2048)
-    model = load_model(make_checkpoint(shape, folder), device="cpu", dtype="auto")
-    size = plan_pool(model, config)
-    spec = describe(model, size, config, GenerationDefaults(), frozenset())
-    runner = Runner(model, claim(model, size, config))
-    prompt = tuple((7 * i + 3) % 8000 for i in range(PROMPT_TOKENS))
-    results = []
-    for name, truth in (("right", ALWAYS), ("3 of 4 right", MOSTLY), ("wrong", NEVER)):
-        drafter = Scripted(truth)
-        core = EngineCore(runner, Sampler(spec.vocab_size), spec, config, drafter=drafter)
+def own_tasks(llm: helexa.LLM) -> Iterator[Task]:
+    """What the built-in model answers itself."""
+    for name, (asked, temperature, wanted) in TASKS.items():
+        text = llm.render([{"role": "user", "content": asked}])
+        prompt = tuple(llm.tokenize(text, add_special_tokens=False))
+        yield Task(f"tiny: {name}", prompt, temperature=temperature, wanted=wanted)
 
-        def ask(drafts: bool, core: EngineCore = core, drafter: Scripted = drafter) -> Reading:
-            params = SamplingParams(max_tokens=tokens, temperature=1.0, seed=2, speculative=drafts)
-            core.submit(Request(prompt, params))
-            outputs: list[StepOutput] = []
-            while not core.idle:
-                outputs += core.step()
-            ids = tuple(token for output in outputs for token in output.token_ids)
-            drafter.answer = drafter.answer or ids
-            timing, counts = outputs[-1].timing, outputs[-1].drafts or DraftCounts()
-            assert timing is not None
-            return Reading(timing.decode_ms / (len(ids) - 1), counts, ids)
 
-        results.append(measured(f"{shape}: {name}", ask, rounds))
-    return results
+def written_tasks(llm: helexa.LLM, name: str, tokens: int) -> Iterator[Task]:
+    """What any model is told to write, in the built-in model's tokens."""
+    text = prose(QUOTED)[: 5 * tokens]
+    asked = llm.render([{"role": "user", "content": f"Edit this text: {text}"}])
+    prompt = tuple(llm.tokenize(asked, add_special_tokens=False))
+    for task, answer, wanted in (
+        ("edit this text", edited(text), COPIES),
+        ("other prose", prose(OTHER), ELSEWHERE),
+    ):
+        written = tuple(llm.tokenize(answer, add_special_tokens=False))
+        assert len(written) >= tokens, "the page is too short"
+        yield Task(f"{name}: {task}", prompt, written=written, wanted=wanted)
+
+
+def informed_tasks(name: str, prompt: tuple[int, ...]) -> Iterator[Task]:
+    """Answers of random weights, with drafters that have read them."""
+    for how, (truth, misleads, wanted) in INFORMED.items():
+
+        def drafter(truth: float = truth, misleads: bool = misleads) -> Drafter:
+            return Informed(truth, misleads=misleads)
+
+        yield Task(f"{name}: {how}", prompt, drafter, wanted=wanted)
 
 
 def table(results: list[Result]) -> str:
     lines = [
-        "| task | ms a token | with drafts | speed | lowest | right | drafted a token | same |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        (
+            "| task | ms a token | with drafts | speed | of the thread | wanted | right "
+            "| drafted a token | same |"
+        ),
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     lines += [
-        f"| {r.task} | {r.plain_ms:.2f} | {r.drafted_ms:.2f} | {r.speed:.2f} × | {r.lowest:.2f} × "
-        f"| {r.acceptance:.0%} | {r.drafted_per_token:.2f} | {'yes' if r.same else 'no'} |"
+        f"| {r.task} | {r.plain_ms:.2f} | {r.drafted_ms:.2f} | {r.speed:.2f} × | {r.busy:.2f} × "
+        f"| {f'{r.wanted:.2f} ×' if r.wanted else ''} | {r.acceptance:.0%} "
+        f"| {r.drafted_per_token:.2f} | {'yes' if r.same else 'no'} |"
         for r in results
     ]
     return "\n".join(lines)
+
+
+def results(shape: str | None, folder: Path, tokens: int, rounds: int) -> Iterator[Result]:
+    """All tasks of the built-in model, and those of a shape."""
+    with helexa.LLM("tiny") as llm:
+        tasks = [*own_tasks(llm), *written_tasks(llm, "tiny", tokens)]
+        more = [*written_tasks(llm, shape, tokens)] if shape else []
+    tiny = Path(helexa.__file__).parent / "builtin" / "tiny"
+    folders = [(tiny, "float32", tasks)]
+    if shape:
+        more += informed_tasks(shape, more[0].prompt)
+        folders.append((make_checkpoint(shape, folder), "auto", more))
+    for path, dtype, asked in folders:
+        bench = Bench(load_model(path, device="cpu", dtype=dtype), tokens)
+        for task in asked:
+            yield measured(task, bench.asking(task), rounds)
 
 
 def main() -> None:
@@ -188,13 +306,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", help="where to write the results, - for the screen")
     args = parser.parse_args()
-    results = builtin(args.tokens, args.rounds)
-    if args.shape:
-        results += shaped(args.shape, args.folder, args.tokens, args.rounds)
-    print(table(results))
+    found = list(results(args.shape, args.folder, args.tokens, args.rounds))
+    print(table(found))
     if args.json:
         about = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-        text = json.dumps({**about, "results": [asdict(r) for r in results]}, indent=2)
+        text = json.dumps({**about, "results": [asdict(r) for r in found]}, indent=2)
         sys.stdout.write(text + "\n") if args.json == "-" else Path(args.json).write_text(text)
 
 

@@ -38,7 +38,7 @@ def both(llm: helexa.LLM, prompt: str = REPEAT, **asked: object) -> helexa.Gener
 
 
 def test_an_answer_that_quotes_is_drafted(llm: helexa.LLM) -> None:
-    answer = both(llm, max_tokens=120)
+    answer = both(llm, max_tokens=200)
     counts = answer.usage.drafts
     assert counts is not None
     assert counts.acceptance > 0.8
@@ -93,7 +93,7 @@ def test_streams_and_crowds(llm: helexa.LLM) -> None:
 
 def test_a_request_may_ask_for_drafts_of_an_engine_without_a_drafter() -> None:
     with helexa.LLM("tiny", dtype="float32") as llm:
-        params = helexa.SamplingParams(max_tokens=90, **GREEDY)  # type: ignore[arg-type]  # any field
+        params = helexa.SamplingParams(max_tokens=200, **GREEDY)  # type: ignore[arg-type]  # any field
         assert llm.chat(REPEAT, params).usage.drafts is None
         asked = llm.chat(REPEAT, replace(params, speculative=True)).usage.drafts
         assert asked is not None
@@ -103,7 +103,7 @@ def test_a_request_may_ask_for_drafts_of_an_engine_without_a_drafter() -> None:
 
 def test_another_process_counts_them_too() -> None:
     with helexa.LLM("tiny", dtype="float32", host="process", drafter="lookup") as llm:
-        counts = llm.chat(REPEAT, max_tokens=90, **GREEDY).usage.drafts
+        counts = llm.chat(REPEAT, max_tokens=200, **GREEDY).usage.drafts
         assert isinstance(counts, DraftCounts)
         assert counts.accepted > 0
 

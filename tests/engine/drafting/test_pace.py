@@ -1,78 +1,220 @@
-"""How long drafts are: long where they help, next to none where they do not."""
+"""How long drafts are: long where they help, none where they do not."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helexa.engine.drafting.costs import StepCosts
-from helexa.engine.drafting.pace import ALLOWANCE, MOST_SAVED, START, Pace, draft_length
-
-CHEAP = [0.0, 0.05, 0.08, 0.1, 0.12]
-DEAR = [0.0, 0.6, 0.9, 1.2, 1.5]
-
-
-def run(pace: Pace, costs: list[float], right: list[bool]) -> tuple[Pace, float, float]:
-    """Steps of a sequence, each with what is right of its draft: → tokens gained, time spent."""
-    gained = spent = 0.0
-    for chance in right:
-        pace = pace.stepped()
-        length = draft_length(pace, costs)
-        if length:
-            accepted = length if chance else 0
-            pace = pace.settled(length, accepted, costs[length])
-            gained += accepted
-            spent += costs[length]
-    return pace, gained, spent
-
-
-@given(
-    st.lists(st.floats(0.01, 2.0), min_size=1, max_size=6).map(sorted),
-    st.integers(1, 2000),
+from helexa.engine.drafting.costs import FADING, GUESS, GUESS_EACH, SURPRISE, StepCosts
+from helexa.engine.drafting.pace import (
+    MOST_SAVED,
+    START,
+    SURE,
+    Experience,
+    Pace,
+    allowed,
+    draft_length,
+    limit,
 )
-def test_drafts_that_never_help_cost_what_is_allowed(costs: list[float], steps: int) -> None:
-    _, gained, spent = run(Pace(), [0.0, *costs], [False] * steps)
-    assert gained == 0
-    assert spent <= START + ALLOWANCE * steps + 1e-9
+
+CHEAP = (0.0, 0.05, 0.08, 0.1, 0.12)
+DEAR = (0.0, 0.6, 0.9, 1.2, 1.5)
+SHORTEST_ANSWER = 32
+LOSS = 0.03
+TABLES = st.lists(st.floats(0.1, 3.0), min_size=1, max_size=6).map(lambda c: (0.0, *sorted(c)))
+"""What 0, 1, … drafted tokens cost, in plain tokens."""
 
 
-@given(st.lists(st.booleans(), max_size=300))
-def test_nobody_loses_more_than_was_ever_saved(right: list[bool]) -> None:
-    _, gained, spent = run(Pace(), DEAR, right)
-    assert spent - gained <= START + ALLOWANCE * len(right) + 1e-9
+@dataclass
+class Answer:
+    """Steps of a sequence alone, whose guesses are as right as ``right`` says at each draw.
+
+    ``true`` is what drafts cost; a plain step takes a second. ``spent`` counts what they have cost,
+    ``gained`` the tokens they have brought, ``surprise`` how far one went beyond its expected cost.
+    """
+
+    true: Sequence[float]
+    right: Callable[[int], bool]
+    costs: StepCosts = field(default_factory=StepCosts)
+    pace: Pace = field(default_factory=Pace)
+    tokens: int = 0
+    drafts: int = 0
+    spent: float = 0.0
+    gained: int = 0
+    surprise: float = 0.0
+
+    def run(self, tokens: int) -> Answer:
+        """Go on until there are so many tokens."""
+        while self.tokens < tokens:
+            self.step(tokens - self.tokens - 1)
+            assert self.spent - self.gained <= self.bound() + 1e-9
+        return self
+
+    def bound(self) -> float:
+        """Plain tokens that may be lost by now."""
+        return limit(self.pace.steps) + self.surprise
+
+    def step(self, left: int) -> None:
+        self.pace = self.pace.stepped()
+        expected = self.costs.of_drafts(1, min(len(self.true) - 1, left))
+        length = draft_length(self.pace, expected)
+        cost = self.costs.add(1, length, 1 + self.true[length])
+        right = 0
+        while right < max(1, length) and self.right(length):
+            right += 1
+        if length:
+            self.drafts += 1
+            self.surprise = max(self.surprise, self.true[length] - expected[length])
+            self.spent += self.true[length]
+            self.gained += right
+            self.pace = self.pace.settled(length, right, cost)
+        else:
+            self.pace = self.pace.watched(1, right)
+        self.tokens += 1 + (right if length else 0)
+
+
+def measured(true: Sequence[float]) -> StepCosts:
+    """All that there is to know of a machine."""
+    costs = StepCosts()
+    for _ in range(8):
+        for length, cost in enumerate(true):
+            costs.add(1, length, 1 + cost)
+    return costs
+
+
+def test_what_may_be_lost() -> None:
+    """3 % of any answer of at least 32 tokens; what is lost never exceeds it, as shown below."""
+    assert all(allowed(n) <= limit(n) <= LOSS * n for n in range(SHORTEST_ANSWER, 100_000))
+
+
+@given(TABLES, st.integers(SHORTEST_ANSWER, 1000))
+def test_guesses_that_never_come_true_are_never_bet_on(true: Sequence[float], tokens: int) -> None:
+    """So they cost nothing but the look-up, whatever drafts cost and whatever is known of that."""
+    for costs in (StepCosts(), measured(true)):
+        answer = Answer(true, lambda _: False, costs).run(tokens)
+        assert (answer.spent, answer.drafts) == (0.0, 0)
+
+
+@given(TABLES, st.integers(SHORTEST_ANSWER, 1000))
+def test_drafts_that_never_help_cost_what_is_allowed(true: Sequence[float], tokens: int) -> None:
+    """The worst there is: guesses come true as long as nothing is bet on them, drafts never do."""
+    answer = Answer(true, lambda drafted: not drafted, measured(true)).run(tokens)
+    assert answer.gained == 0
+    assert answer.spent <= LOSS * tokens + answer.surprise
+    assert answer.surprise < 1e-9 or tokens > FADING
+
+
+@given(TABLES, st.randoms(use_true_random=False), st.floats(0, 1), st.floats(0, 1))
+@settings(max_examples=60)
+def test_no_text_loses_more(
+    true: Sequence[float], chance: random.Random, often: float, stays: float
+) -> None:
+    """Quotes that come and go, of any length: at each step what was lost is within the bound."""
+    quoted = False
+
+    def right(_: int) -> bool:
+        nonlocal quoted
+        if chance.random() > stays:
+            quoted = chance.random() < often
+        return quoted
+
+    answer = Answer(true, right, measured(true))
+    answer.run(300)  # which looks at every step
+    assert answer.spent - answer.gained <= max(START, LOSS * answer.pace.steps) + answer.surprise
+
+
+@given(TABLES, st.integers(SHORTEST_ANSWER, 300))
+@settings(max_examples=40)
+def test_a_new_machine_is_known_soon(true: Sequence[float], tokens: int) -> None:
+    """Nobody knows at first what drafts cost; in the worst case, where they never help, that is
+    lost twice for each length, as one reading is not believed. From time to time it is asked
+    whether what was dear still is, which takes a part in 500.
+    """
+    costs = StepCosts()
+    lost = 0.0
+    for _ in range(40):
+        answer = Answer(true, lambda drafted: not drafted, costs).run(tokens)
+        lost += answer.spent
+    unknown = sum(max(0.0, cost - GUESS) for cost in true)
+    assert lost <= 40 * tokens * (LOSS + 0.002) + 2 * unknown
+
+
+@pytest.mark.parametrize("costs", [CHEAP, DEAR], ids=["cheap", "dear"])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_text_that_is_quoted_gains(costs: Sequence[float], known: bool) -> None:
+    answer = Answer(costs, lambda _: True, measured(costs) if known else StepCosts()).run(200)
+    speed = 200 / (answer.pace.steps + answer.spent)
+    assert speed > (3.7 if costs is CHEAP else 1.5)
 
 
 def test_drafts_grow_with_success_and_stop_with_failure() -> None:
-    pace, gained, _ = run(Pace(), CHEAP, [True] * 10)
-    assert draft_length(pace, CHEAP) == 4
-    assert gained > 30
-    pace, _, spent = run(pace, CHEAP, [False] * 100)
-    assert draft_length(pace, CHEAP) == 0
-    assert spent <= MOST_SAVED + 100 * ALLOWANCE
-    pace, gained, _ = run(pace, CHEAP, [True] * 12)  # tried now and then, so that is noticed
-    assert draft_length(pace, CHEAP) == 4
-    assert gained > 20
+    answer = Answer(CHEAP, lambda _: True, measured(CHEAP)).run(40)
+    assert draft_length(answer.pace, CHEAP) == 4
+    assert answer.gained > 25
+    answer.right = lambda _: False
+    answer.run(340)
+    assert draft_length(answer.pace, CHEAP) == 0
+    assert answer.drafts < 45
+    answer.right = lambda _: True  # a guess that is not bet on is watched, so that is noticed
+    before = answer.gained
+    answer.run(380)
+    assert draft_length(answer.pace, CHEAP) == 4
+    assert answer.gained > before + 20
 
 
 def test_dear_drafts_are_made_only_where_they_are_mostly_right() -> None:
-    assert draft_length(Pace(saved=2.0, right=5.0, tried=10.0), DEAR) == 2  # a trial
-    assert draft_length(Pace(saved=0.8, right=5.0, tried=10.0), DEAR) == 0
-    assert draft_length(Pace(saved=2.0, right=19.0, tried=20.0), DEAR) == 4
-    assert draft_length(Pace(saved=1.0, right=19.0, tried=20.0), DEAR) == 2  # what can be paid
+    def made(saved: float, likely: float) -> int:
+        known = Experience(10 * likely, 10.0)
+        return draft_length(Pace(saved, later=known, streak=1), DEAR)
+
+    assert made(3.0, 0.5) == 0
+    assert made(3.0, 0.95) == 4
+    assert made(1.0, 0.95) == 2  # what can be paid
+    assert made(0.5, 0.95) == 0
 
 
-@pytest.mark.parametrize("costs", [[], [0.0]])
-def test_no_length_is_possible(costs: list[float]) -> None:
-    assert draft_length(Pace(), costs) == 0
+def test_a_reserve_is_for_what_seems_sure() -> None:
+    """A quotation is not kept waiting for half of the answer where drafts are dear."""
+    known = Experience(9.5, 10.0)
+    for steps in (40, 80):
+        short, long = (
+            Pace(allowed(steps), steps, later=known, streak=streak) for streak in (SURE - 1, SURE)
+        )
+        costs = (0.0, 9.0, 9.0, 9.0, limit(steps))
+        assert (draft_length(short, costs), draft_length(long, costs)) == (0, 4)
+        assert long.settled(4, 0, limit(steps)).saved < 0
+
+
+def test_what_must_be_repeated_when_it_was_wrong_is_part_of_the_price() -> None:
+    costs = (0.0, 0.45, 0.5, 0.55, 0.6)
+    pace = Pace(later=Experience(5.0, 10.0), streak=1)
+    assert draft_length(pace, costs) > 1
+    assert draft_length(pace, costs, redone=True) == 0
+    sure = Pace(later=Experience(9.5, 10.0), streak=1)
+    assert draft_length(sure, costs, redone=True) == 4
+
+
+@pytest.mark.parametrize("costs", [(), (0.0,)])
+def test_no_length_is_possible(costs: Sequence[float]) -> None:
+    assert draft_length(Pace(later=Experience(1.0, 1.0), streak=1), costs) == 0
 
 
 def test_what_follows_a_wrong_token_is_no_experience() -> None:
-    pace = Pace(saved=0.0, right=0.0, tried=0.0)
-    assert pace.settled(4, 2, 0.5) == Pace(saved=1.5, right=2.0, tried=3.0)
-    assert pace.settled(4, 4, 0.5) == Pace(saved=2.0, right=4.0, tried=4.0)
+    """The first of a draft counts as a first, the others as later ones, up to a wrong one."""
+    pace = Pace(saved=0.0, first=Experience(0.0, 0.0), later=Experience(0.0, 0.0))
+    after = pace.settled(4, 2, 0.5)
+    assert (after.saved, after.streak) == (1.5, 0)
+    assert after.first == Experience(1.0, 1.0)
+    assert after.later == Experience(0.95, 1.95)
+    whole = after.settled(3, 3, 0.5)
+    assert (whole.saved, whole.streak) == (MOST_SAVED, 3)
+    assert whole.watched(0, 0).streak == 0  # nobody had an idea: the thread is lost
+    assert whole.watched(1, 0).later.likely < whole.later.likely
 
 
 # --- what steps cost ------------------------------------------------------------------------------
@@ -81,15 +223,50 @@ def test_what_follows_a_wrong_token_is_no_experience() -> None:
 def test_costs_are_guessed_then_measured() -> None:
     chance = random.Random(1)
     costs = StepCosts()
-    assert costs.of_drafts(1, 3) == pytest.approx((0.0, 0.1, 0.2, 0.3))
-    costs.add(1, 2, 9.0)  # nothing to compare it with yet
-    for _ in range(200):
+    assert costs.add(1, 2, 9.0) == pytest.approx(0.7)  # nothing to compare with yet
+    costs.add(1, 0, 9.0)  # the first one says nothing
+    assert costs.of_drafts(1, 3) == (0.0,)
+    costs.add(1, 0, 0.1)
+    assert costs.of_drafts(1, 3) == pytest.approx((0.0, 0.6, 0.7, 0.8))
+    for _ in range(6):
         costs.add(1, 0, chance.uniform(0.09, 0.11))
         costs.add(1, 2, chance.uniform(0.135, 0.165))
     _, one, two, three = costs.of_drafts(1, 3)
-    assert one == pytest.approx(0.1)
     assert two == pytest.approx(0.5, abs=0.15)
-    assert three == two  # not measured: no cheaper than what is
+    assert one == min(0.6, two)  # a shorter one costs no more
+    assert three == pytest.approx(two + GUESS_EACH)
+
+
+@pytest.mark.parametrize("true", [0.05, 0.5, 1.0, 3.0])
+def test_a_few_steps_are_enough(true: float) -> None:
+    """Also where the guess was far off."""
+    costs = StepCosts()
+    for _ in range(4):
+        costs.add(1, 0, 0.1)
+        costs.add(1, 1, 0.1 * (1 + true))
+    assert costs.of_drafts(1, 1)[1] == pytest.approx(true, rel=0.1)
+
+
+def test_what_a_draft_has_cost_is_told() -> None:
+    costs = StepCosts()
+    for _ in range(2):
+        costs.add(1, 0, 0.1)
+    assert costs.add(1, 1, 0.17) == pytest.approx(0.7)
+    assert costs.add(1, 1, 0.09) == pytest.approx(0.02)  # noise: none is free
+    assert costs.add(1, 2, 70.0) == pytest.approx(SURPRISE * 1.7 - 1)  # as far as it is believed
+
+
+def test_one_disturbed_step_is_not_believed() -> None:
+    """Neither of a length nor of those that were not tried."""
+    costs = StepCosts()
+    for _ in range(2):
+        costs.add(1, 0, 0.1)
+    before = costs.of_drafts(1, 4)
+    costs.add(1, 3, 9.0)
+    assert costs.of_drafts(1, 4)[:4] == before[:4]
+    costs.add(1, 3, 9.0)
+    assert costs.of_drafts(1, 4)[:3] == before[:3]
+    assert costs.of_drafts(1, 4)[3] > 2
 
 
 def test_costs_are_the_whole_steps() -> None:
@@ -98,16 +275,28 @@ def test_costs_are_the_whole_steps() -> None:
     for _ in range(100):
         costs.add(3, 0, 0.3)
         costs.add(3, 1, 0.36)
-    assert costs.of_drafts(3, 1) == pytest.approx((0.0, 0.6), rel=0.01)
-    assert costs.of_drafts(1, 1) == pytest.approx((0.0, 0.1))
+    assert costs.of_drafts(3, 1) == pytest.approx((0.0, 0.6), rel=0.1)
+    assert costs.of_drafts(1, 1) == (0.0,)
 
 
-def test_one_slow_step_says_little_and_a_cost_can_always_be_saved() -> None:
+def test_one_slow_step_says_little() -> None:
     costs = StepCosts()
-    for seconds in (0.1, 0.1, 90.0):
+    for seconds in (0.1, 0.1, 0.1, 90.0):
         costs.add(1, 0, seconds)
-    costs.add(1, 1, 0.12)
-    assert costs.of_drafts(1, 1)[1] < 0.2
-    for _ in range(100):
-        costs.add(1, 1, 50.0)
-    assert costs.of_drafts(1, 1)[1] == MOST_SAVED
+    for _ in range(3):
+        costs.add(1, 1, 0.12)
+    costs.add(1, 1, 90.0)
+    assert costs.of_drafts(1, 1)[1] == pytest.approx(0.2)
+
+
+def test_what_was_dear_is_tried_again_some_time() -> None:
+    """Whatever made it so may be over, and only a step can tell."""
+    costs = StepCosts()
+    for _ in range(9):
+        costs.add(1, 0, 0.1)
+        costs.add(1, 1, 0.3)
+    plain = 0
+    while costs.of_drafts(1, 1)[1] > 0.8 * START:
+        costs.add(1, 0, 0.1)
+        plain += 1
+    assert 500 < plain < 3000

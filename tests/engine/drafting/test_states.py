@@ -70,9 +70,8 @@ def test_a_failed_step_leaves_nothing_behind(expected: dict[int, list[int]]) -> 
     """States, copies of them too, may have gone on by then: whoever is not blamed starts over."""
     bench = Bench(chunk=64, guesses=Knowing({**expected, 2: []}, 0.2))
     ids = [bench.submit(PROMPTS[n], seed=n) for n in range(2)]
-    for _ in range(4):
+    while not bench.core.status().drafts.drafted:
         bench.step()
-    assert bench.core.status().drafts.drafted > 0
     late = bench.submit(chat(30))
     bench.runner.faults.append(ValueError("it broke"))
     bench.step()
@@ -83,10 +82,11 @@ def test_a_failed_step_leaves_nothing_behind(expected: dict[int, list[int]]) -> 
         assert bench.tokens(id) == expected[n]
 
 
-def test_the_spare_state_survives_a_failure_among_drafts(expected: dict[int, list[int]]) -> None:
+def test_the_spare_state_survives_a_failure_among_drafts() -> None:
     """The youngest row is ended for want of memory; the other starts over and drafts again."""
-    bench = Bench(chunk=64, guesses=Knowing(expected))
-    kept, blamed = (bench.submit(PROMPTS[n], seed=n) for n in range(2))
+    long = {n: Bench(snapshots=0).ask(PROMPTS[n], seed=n, max_tokens=60)[0] for n in range(2)}
+    bench = Bench(chunk=64, guesses=Knowing(long))
+    kept, blamed = (bench.submit(PROMPTS[n], seed=n, max_tokens=60) for n in range(2))
     while not bench.core.status().drafts.drafted:
         bench.step()
     bench.runner.faults.append(MemoryError("full"))
@@ -96,5 +96,5 @@ def test_the_spare_state_survives_a_failure_among_drafts(expected: dict[int, lis
     before = bench.core.status().drafts.drafted
     while not bench.core.idle:
         bench.step()
-    assert bench.tokens(kept) == expected[kept]
+    assert bench.tokens(kept) == long[0]
     assert bench.core.status().drafts.drafted > before

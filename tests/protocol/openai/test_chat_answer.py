@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from helexa.engine.outputs import CacheReport
+from helexa.engine.outputs import CacheReport, DraftCounts
 from helexa.protocol.openai.projection import collect, stream
 from helexa.protocol.openai.usage import chat_usage
 from helexa.refusals import ModelRecovering, UnfinishedAnswer
@@ -86,6 +86,9 @@ def test_n074_usage() -> None:
     why = chat_usage(usage(cache=CacheReport(3, "diverged", 7, 9)))
     assert why["helexa_cache"] == {"cached_tokens": 3, "diverged_at": 7, "reason": "diverged"}
     assert "helexa_cache" not in cached
+    guessed = chat_usage(replace(usage(), drafts=DraftCounts(12, 7)))
+    assert guessed["helexa_drafts"] == {"drafted": 12, "accepted": 7}
+    assert "helexa_drafts" not in why
 
 
 def test_n074_usage_is_on_the_usage_chunk_and_the_whole() -> None:

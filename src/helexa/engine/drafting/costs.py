@@ -2,68 +2,113 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
-from helexa.engine.drafting.pace import MOST_SAVED
-
-SMOOTHING: Final = 0.2
-SURPRISE: Final = 2.0
+READINGS: Final = 5
+"""The latest of a kind, of which the middle one counts: some are always disturbed."""
+SURPRISE: Final = 2.5
 """A step that took longer than so many times what was expected says less of it than of others."""
-GUESS: Final = 0.1
-"""Of a step, for each token, until that has been measured."""
+GUESS: Final = 0.5
+"""In plain tokens, for a draft, until one has been measured."""
+GUESS_EACH: Final = 0.1
+"""The same for each token of it, and for each beyond the longest that was measured."""
 LEAST: Final = 0.02
 """Of a step, for each token: a reading of less is noise."""
+FADING: Final = 64
+"""After so many plain steps a share is taken for less, by 1/16: what was once dear is tried again,
+and one in thousands of tokens shows whether it still is."""
+_FADED: Final = 15 / 16
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """The latest readings of something, oldest first."""
+
+    values: tuple[float, ...]
+
+    @property
+    def middle(self) -> float:
+        """Their median, the lower one of two."""
+        return sorted(self.values)[(len(self.values) - 1) // 2]
+
+    def with_reading(self, reading: float) -> Readings:
+        """With one more, in place of the oldest."""
+        return Readings((*self.values[-READINGS + 1 :], reading))
+
+    def scaled(self, factor: float) -> Readings:
+        """All of them multiplied."""
+        return Readings(tuple(value * factor for value in self.values))
 
 
 class StepCosts:
-    """Smoothed seconds of decode steps without drafts, and what drafts add to them.
+    """The usual seconds of decode steps without drafts, and what drafts add to them.
 
     That is kept as a share of a step, since steps become slower together: as contexts grow, or
-    where others are at work on the machine.
+    where others are at work on the machine. What was guessed of a kind of step counts as the first
+    reading of it, so one that was disturbed is never all there is.
     """
 
     def __init__(self) -> None:
-        self._plain: dict[int, float] = {}  # sequences in the step → seconds
-        self._shares: dict[tuple[int, int], float] = {}  # and drafted tokens → share of a step
+        self._plain: dict[int, Readings] = {}  # sequences in the step → seconds
+        self._shares: dict[tuple[int, int], Readings] = {}  # and drafted tokens → share of a step
         self._known: dict[tuple[int, int], tuple[float, ...]] = {}  # asked for since they changed
+        self._plain_steps = 0
 
-    def add(self, rows: int, drafted: int, seconds: float) -> None:
+    def add(self, rows: int, drafted: int, seconds: float) -> float:
         """Count a step of ``rows`` sequences with a token each, and ``drafted`` more in all.
 
-        Steps with drafts count once there is one without to compare them with.
+        Returns what the drafts have cost, in plain tokens: what was expected of them if there is
+        nothing to compare with.
         """
         plain = self._plain.get(rows)
+        if not drafted:
+            self._plain[rows] = plain.with_reading(seconds) if plain else Readings((seconds,))
+            self._fade()
+            return 0.0
+        expected = self._share(rows, drafted)
         if plain is None:
-            if not drafted:
-                self._plain[rows] = seconds
-            return
-        share = self._shares.get((rows, drafted), GUESS * drafted) if drafted else 0.0
-        reading = min(seconds / plain, SURPRISE * (1 + share)) - 1
-        if drafted:
-            self._shares[rows, drafted] = share + SMOOTHING * (reading - share)
-            self._known.clear()
-        else:
-            self._plain[rows] = plain * (1 + SMOOTHING * reading)
+            return rows * expected
+        reading = min(seconds / plain.middle, SURPRISE * (1 + expected)) - 1
+        share = max(reading, LEAST * drafted)
+        known = self._shares.get((rows, drafted), Readings((expected,)))
+        self._shares[rows, drafted] = known.with_reading(share)
+        self._known.clear()
+        return rows * share
 
     def of_drafts(self, rows: int, most: int) -> tuple[float, ...]:
         """What one draft of 0 … ``most`` tokens costs among ``rows`` sequences, in plain tokens.
 
-        No more than a sequence can save, or nobody would ever try again.
+        There is none as long as nothing is known of such steps without drafts.
         """
+        plain = self._plain.get(rows)
+        if plain is None or len(plain.values) < 2:  # the first may have taken long to set up
+            return (0.0,)
         known = self._known.get((rows, most))
         if known is None:
-            costs = (min(rows * self._share(rows, k), MOST_SAVED) for k in range(1, most + 1))
+            costs = (rows * self._share(rows, length) for length in range(1, most + 1))
             known = self._known[rows, most] = (0.0, *costs)
         return known
+
+    def _fade(self) -> None:
+        """After a plain step: take a little off what drafts cost from time to time."""
+        self._plain_steps += 1
+        if self._plain_steps % FADING == 0:
+            self._shares = {kind: found.scaled(_FADED) for kind, found in self._shares.items()}
+            self._known.clear()
 
     def _share(self, rows: int, drafted: int) -> float:
         """What so many drafted tokens add to a step, as a share of one without.
 
-        Until that has been measured, it is a guess, and never less than what a shorter draft adds.
+        No more than longer drafts do. Of what was not measured it is a guess, which begins at the
+        longest of the shorter ones that were.
         """
-        share = self._shares.get((rows, drafted))
-        if share is None:
-            known = (self._shares.get((rows, length)) for length in range(drafted - 1, 0, -1))
-            shorter = next((share for share in known if share is not None), 0.0)
-            share = max(GUESS * drafted, shorter)
-        return max(share, LEAST * drafted)
+        measured = {length: self._shares[of, length] for of, length in self._shares if of == rows}
+        most = min((r.middle for length, r in measured.items() if length > drafted), default=None)
+        if drafted in measured:
+            share = measured[drafted].middle
+        else:
+            shorter = max((length for length in measured if length < drafted), default=0)
+            known = measured[shorter].middle if shorter else GUESS / rows
+            share = known + GUESS_EACH / rows * (drafted - shorter)
+        return max(share if most is None else min(share, most), LEAST * drafted)

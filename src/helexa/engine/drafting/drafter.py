@@ -14,7 +14,8 @@ class Drafter(Protocol):
     """Guesses the next tokens of sequences; `lookup.LookupDrafter` is one.
 
     A guess costs time and never changes what comes out, so a drafter may be wrong, and may keep
-    whatever it likes of a sequence until it is told to drop it.
+    whatever it likes of a sequence until it is told to drop it. Where nothing is drafted it is
+    asked for one token all the same, to see how often it is right.
     """
 
     def propose(self, seq: Sequence, count: int) -> Items[int]:

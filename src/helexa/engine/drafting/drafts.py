@@ -33,13 +33,17 @@ class Drafts:
         self.counts = DraftCounts()
         self._drafter = drafter
         self._pages = pages
+        self._redone = isinstance(pages, StatePages)
         self._most = config.draft_len
         self._by_default = config.drafter is not None
         self._costs = StepCosts()
+        self._cost: float | None = None  # of all drafts of the last step, in plain tokens
+        self._guesses: dict[int, tuple[int, ...]] = {}  # sequence → what it may draw, or nothing
 
     def add(self, parts: list[Part]) -> list[Part]:
         """The parts of a step, those that may with a draft; prompts are not kept waiting by any."""
         rows = len(parts)
+        self._guesses.clear()
         if not self._most or rows > MOST_ROWS or any(part.sequence.prefilling for part in parts):
             return parts
         return [
@@ -52,29 +56,38 @@ class Drafts:
     ) -> list[tuple[Part, list[Sampled]]]:
         """After a step: each part as far as it counts, with the draws that are to be taken."""
         rows = len(parts)
+        drafted = sum(len(part.draft) for part in parts)
+        each = None if self._cost is None or not drafted else self._cost / drafted
         return [
-            self._settle(part, draws, rows) if draws else (part, draws)
+            self._settle(part, draws, rows, each) if draws else (part, draws)
             for part, draws in zip(parts, drawn, strict=True)
         ]
 
     def learn(self, parts: Items[Part], seconds: float) -> None:
         """Note how long a step has taken, if only rows with a token or a draft were in it."""
+        self._cost = None
         if any(part.sequence.prefilling or part.length != 1 for part in parts):
             return
-        self._costs.add(len(parts), sum(len(part.draft) for part in parts), seconds)
+        drafted = sum(len(part.draft) for part in parts)
+        self._cost = self._costs.add(len(parts), drafted, seconds)
 
     def drop(self, seq: Sequence) -> None:
         """A sequence is over."""
         self._drafter.drop(seq)
 
-    def _settle(self, part: Part, drawn: list[Sampled], rows: int) -> tuple[Part, list[Sampled]]:
+    def _settle(
+        self, part: Part, drawn: list[Sampled], rows: int, each: float | None
+    ) -> tuple[Part, list[Sampled]]:
         """Taken are the draws that the draft had right, and the next one.
 
-        One that went wrong waits for a step in which it is the first.
+        One that went wrong waits for a step in which it is the first. A drafted token has cost
+        ``each``, None if that was not to be seen.
         """
         seq = part.sequence
         seq.pace = seq.pace.stepped()
         if not part.draft:
+            if (guess := self._guesses.get(seq.id)) is not None:
+                seq.pace = seq.pace.watched(len(guess), agreeing(guess, drawn))
             return part, drawn
         drafted, right = len(part.draft), agreeing(part.draft, drawn)
         taken = drawn[: right + 1]
@@ -82,8 +95,9 @@ class Drafts:
             taken.pop()
         counts = self._pages.settle(seq, whole=len(taken) > drafted)
         costs = self._costs.of_drafts(rows, drafted)
-        cost = costs[drafted] + (0.0 if counts else costs[len(taken)])  # to compute them again
-        seq.pace = seq.pace.settled(drafted, right, cost)
+        cost = costs[drafted] if each is None else each * drafted
+        again = 0.0 if counts else costs[len(taken)]
+        seq.pace = seq.pace.settled(drafted, right, cost + again)
         self.counts = self.counts.plus(drafted, right)
         seq.drafts = (seq.drafts or DraftCounts()).plus(drafted, right)
         return (part if counts else part._replace(length=0)), taken
@@ -99,14 +113,19 @@ class Drafts:
         return allowed and part.length == 1 and part.samples and seq.mask is None
 
     def _draft(self, seq: Sequence, rows: int) -> tuple[int, ...]:
-        """Tokens that may follow, as many as promise to pay; the last of an answer needs none."""
-        left = seq.max_new - len(seq.generated) - 1
-        length = draft_length(seq.pace, self._costs.of_drafts(rows, max(0, min(self._most, left))))
-        if not length:
+        """Tokens that may follow, as many as promise to pay; the last of an answer needs none.
+
+        Where none do, a guess is made all the same, to see what would have come of it.
+        """
+        most = min(self._most, seq.max_new - len(seq.generated) - 1)
+        if most < 1:
             return ()
-        draft = self._drafter.propose(seq, length)
-        room = self._pages.stretch(seq, len(draft), rows) if draft else 0
-        return tuple(draft[:room])
+        costs = self._costs.of_drafts(rows, most)
+        length = draft_length(seq.pace, costs, redone=self._redone)
+        guessed = self._drafter.propose(seq, max(1, length))
+        self._guesses[seq.id] = tuple(guessed[:1])
+        count = min(length, len(guessed))
+        return tuple(guessed[: self._pages.stretch(seq, count, rows)]) if count else ()
 
 
 def agreeing(draft: Items[int], drawn: Items[Sampled]) -> int:

@@ -1,68 +1,131 @@
 """How long a draft should be: a bet that is paid out of what earlier drafts have saved.
 
 Everything is counted in plain tokens: the time in which a sequence gets one token without drafts.
-A draft costs what its tokens add to the step, an accepted token brings one. Each step puts aside a
-small part of a token, and nothing else may be lost: so drafts that never help cost that part, and
-what a sequence begins with.
+A draft costs what its tokens add to the step, an accepted token brings one. Nobody bets without
+having seen guesses come true, and guesses are watched for nothing while there is no draft. Beyond
+that, drafts that never help may cost a sequence of n tokens `allowed(n)` plain tokens, where they
+seem sure to help `limit(n)`, and what it has gained by earlier ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-ALLOWANCE: Final = 0.01
-"""Of each step's time, for drafts that do not help."""
-START: Final = 0.5
-MOST_SAVED: Final = 2.0
+START: Final = 0.9
+"""What a sequence begins with: 3 % of its first 30 tokens."""
+ALLOWANCE: Final = 0.015
+"""Of each step's time, for drafts that do not help, once that is more than the start."""
+LIMIT: Final = 0.03
+"""The same for drafts that are made while guesses come true all the time."""
+SURE: Final = 8
+"""So many of them in a row."""
+MOST_SAVED: Final = 3.0
 """What one sequence can lose at most when a text stops repeating itself."""
-PROBE_TOKENS: Final = 2
-"""A draft that is expected to lose finds out with so many tokens whether it still does."""
-MEMORY: Final = 0.8
-"""How much of its weight an experience keeps with the next draft."""
+MARGIN: Final = 0.2
+"""Of a draft's cost, that it must promise to gain on top: estimates look best when they err."""
+MEMORY: Final = 0.95
+"""How much of its weight an experience keeps with the next one."""
+
+
+def allowed(steps: int) -> float:
+    """Plain tokens that drafts may have lost a sequence after so many steps."""
+    return max(START, ALLOWANCE * steps)
+
+
+def limit(steps: int) -> float:
+    """Plain tokens that drafts may have lost a sequence in any case."""
+    return max(START, LIMIT * steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """Of ``tried`` guesses ``right`` were, the latest counting most."""
+
+    right: float
+    tried: float
+
+    @property
+    def likely(self) -> float:
+        """How likely the next one is to be right."""
+        return self.right / self.tried
+
+    def extended(self, right: bool) -> Experience:
+        """With one more guess."""
+        return Experience(self.right * MEMORY + right, self.tried * MEMORY + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What a sequence may risk, in plain tokens, and how its latest drafts went.
+    """What a sequence may risk after so many steps, in plain tokens, and how guesses went.
 
-    Of ``tried`` drafted tokens ``right`` were, the latest counting most. Those behind a wrong one
-    do not count: nobody knows what they would have been.
+    A text is quoted for a while or not at all: a guess behind one that was right is likelier to be
+    right than another, so there is an experience of each kind. ``streak`` counts how many have been
+    right in a row by now.
     """
 
     saved: float = START
-    right: float = 1.0
-    tried: float = 2.0
+    steps: int = 0
+    first: Experience = Experience(0.0, 1.0)
+    later: Experience = Experience(0.0, 1.0)
+    streak: int = 0
+
+    @property
+    def purse(self) -> float:
+        """What the next draft may cost."""
+        reserve = limit(self.steps) - allowed(self.steps)
+        return self.saved + reserve if self.streak >= SURE else self.saved
 
     def stepped(self) -> Pace:
         """After a step, with or without a draft."""
-        return Pace(min(MOST_SAVED, self.saved + ALLOWANCE), self.right, self.tried)
+        steps = self.steps + 1
+        more = allowed(steps) - allowed(self.steps)
+        saved = min(MOST_SAVED, self.saved + more)
+        return Pace(saved, steps, self.first, self.later, self.streak)
 
-    def settled(self, drafted: int, accepted: int, cost: float) -> Pace:
-        """After a draft of which the first ``accepted`` tokens were right; it has cost ``cost``."""
-        return Pace(
-            saved=min(MOST_SAVED, self.saved + accepted - cost),
-            right=self.right * MEMORY + accepted,
-            tried=self.tried * MEMORY + accepted + (accepted < drafted),
-        )
+    def watched(self, guessed: int, right: int) -> Pace:
+        """After guesses of which the first ``right`` came true.
+
+        Those behind a wrong one do not count: nobody knows what they would have been. To have no
+        guess is to have lost the thread.
+        """
+        if not guessed:
+            return replace(self, streak=0) if self.streak else self
+        first, later, streak = self.first, self.later, self.streak
+        for index in range(min(right + 1, guessed)):
+            true = index < right
+            if streak:
+                later = later.extended(true)
+            else:
+                first = first.extended(true)
+            streak = streak + 1 if true else 0
+        return Pace(self.saved, self.steps, first, later, streak)
+
+    def settled(self, drafted: int, right: int, cost: float) -> Pace:
+        """After a draft of which the first ``right`` tokens were; it has cost ``cost``."""
+        saved = min(MOST_SAVED, self.saved + right - cost)
+        return replace(self.watched(drafted, right), saved=saved)
 
 
-def draft_length(pace: Pace, costs: Sequence[float]) -> int:
+def draft_length(pace: Pace, costs: Sequence[float], *, redone: bool = False) -> int:
     """How many tokens to draft: the length that is expected to gain most, 0 if there is none.
 
     ``costs[k]`` is what a draft of k tokens costs, in plain tokens; there is one for each length
-    that is possible. With each token right with probability p if those before it are, k of them
-    bring p + p² + … + p^k. Where no length gains, a short one is tried as soon as it can be paid.
+    that is possible. With its first token right with probability p, and each other with q if those
+    before it are, k of them bring p · (1 + q + … + q^(k-1)). A length that cannot be paid is not
+    chosen. ``redone``: after a wrong draft the step is repeated as far as it was right.
     """
-    if len(costs) < 2 or pace.saved < costs[1]:
-        return 0
-    likely = pace.right / pace.tried
-    best, best_gain, brought, reached = 0, 0.0, 0.0, 1.0
+    likely = (pace.later if pace.streak else pace.first).likely
+    purse = pace.purse
+    best, best_gain, brought, lost, reached = 0, 0.0, 0.0, 0.0, 1.0
     for length in range(1, len(costs)):
+        if redone:
+            lost += reached * (1 - likely) * costs[length]
         reached *= likely
         brought += reached
-        if costs[length] <= pace.saved and brought - costs[length] > best_gain:
-            best, best_gain = length, brought - costs[length]
-    probe = min(PROBE_TOKENS, len(costs) - 1)
-    return best or (probe if costs[probe] <= pace.saved else 0)
+        likely = pace.later.likely
+        gain = brought - (costs[length] + lost) * (1 + MARGIN)
+        if costs[length] <= purse and gain > best_gain:
+            best, best_gain = length, gain
+    return best

@@ -26,7 +26,7 @@ _RULES: Final[dict[str, _Rule]] = {
     "presence_penalty": _PENALTY,
     "frequency_penalty": _PENALTY,
 }
-_PASSED: Final = ("top_k", "repeat_last_n", "stop_token_ids", "ignore_eos")
+_PASSED: Final = ("top_k", "repeat_last_n", "stop_token_ids", "ignore_eos", "speculative")
 
 
 def _biases(value: Any) -> dict[str, float]:
@@ -52,6 +52,7 @@ class SamplingFields(Body):
     stop: Stops | None = None
     stop_token_ids: list[Count] | None = None
     ignore_eos: Flag | None = None
+    speculative: Flag | None = None
 
     def sampling(self) -> dict[str, Any]:
         """The parameters that were given, as keywords of the engine's `SamplingParams`.

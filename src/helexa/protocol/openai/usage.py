@@ -34,6 +34,11 @@ def chat_usage(usage: Usage) -> dict[str, Any]:
             "diverged_at": usage.cache.diverged_at,
             "reason": usage.cache.reason,
         }
+    if usage.drafts is not None:
+        found["helexa_drafts"] = {
+            "drafted": usage.drafts.drafted,
+            "accepted": usage.drafts.accepted,
+        }
     return found
 
 

@@ -111,6 +111,7 @@ def load_model(
     built = MODELS[model.config.model_type](model.config, numerics)
     weights = Weights(model, dtype=numerics.activations, device=where, progress=progress)
     built.load(weights)
+    numerics.plain.workspace.clear()
     weights.finish(UNSEEN)
     if isinstance(numerics.linear, BlockFormat):
         numerics.linear.warn()

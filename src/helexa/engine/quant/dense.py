@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from mmap import mmap
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,9 +12,10 @@ from helexa.engine.kernels.matvec import Scratch, expanded_product, one_row_prod
 from helexa.engine.kernels.packed import can_pack, pack, packed_product, unpack
 from helexa.engine.kernels.wide_product import wide_product
 from helexa.engine.memory import SMALL_MATRIX
+from helexa.engine.quant.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -123,6 +123,7 @@ class DenseFormat:
     kernels: bool = True
     narrow: bool = False
     scratch: Scratch = field(default_factory=lambda: Scratch(), compare=False)
+    workspace: Workspace = field(default_factory=lambda: Workspace(), compare=False)
     compiler: Compiler | None = field(default=None, compare=False)
     rounded: bool = False
 
@@ -143,9 +144,15 @@ class DenseFormat:
         if sum(part.numel() for part in parts) < SMALL_MATRIX:
             return FloatWeight(stacked(parts, torch.float32))
         if held and self.packed:
-            pieces = tuple(pack(piece) for piece in in_pieces(parts))
+            pieces = tuple(self.pack(piece) for piece in in_pieces(parts))
             return PackedWeight(pieces, (sum(map(len, parts)), parts[0].shape[1]))
         return HalfWeight(stacked(parts, dtype), self.scratch, one_row=held)
+
+    def pack(self, parts: Sequence[Tensor]) -> Packed:
+        """The matrices [N_i, K], one below the other, in FBGEMM's layout."""
+        with self.workspace.matrix(sum(map(len, parts)), parts[0].shape[1]) as wide:
+            fill(wide, parts)
+            return pack(wide)
 
     def stay_narrow(self, parts: Sequence[Tensor]) -> bool:
         """Whether the matrices [N_i, K] keep their 16-bit format, to be expanded for products."""
@@ -186,26 +193,13 @@ def in_dtype(matrix: Tensor, dtype: torch.dtype) -> Tensor:
     return matrix.to(dtype)
 
 
-def in_pieces(parts: Sequence[Tensor]) -> Iterator[Tensor]:
-    """The matrices [N_i, K] in float32, cut and stacked to pieces of `PIECE_ELEMENTS` or less.
-
-    A piece is made when it is asked for.
-    """
+def in_pieces(parts: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The matrices [N_i, K], cut and grouped to pieces of `PIECE_ELEMENTS` or less."""
     columns = parts[0].shape[1]
     if sum(part.numel() for part in parts) <= PIECE_ELEMENTS:
-        groups = [list(parts)]
-    else:
-        most = max(1, PIECE_ELEMENTS // columns)
-        groups = [[piece] for part in parts for piece in torch.split(part, most)]
-    for group in groups:
-        piece = mapped(sum(map(len, group)), columns)
-        fill(piece, group)
-        yield piece
-
-
-def mapped(rows: int, columns: int) -> Tensor:
-    """A float32 matrix in memory of its own, which goes back to the system with the matrix."""
-    return torch.frombuffer(mmap(-1, 4 * rows * columns), dtype=torch.float32).view(rows, columns)
+        return [list(parts)]
+    most = max(1, PIECE_ELEMENTS // columns)
+    return [[piece] for part in parts for piece in torch.split(part, most)]
 
 
 def fill(out: Tensor, parts: Sequence[Tensor]) -> None:

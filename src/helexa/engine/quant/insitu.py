@@ -98,7 +98,10 @@ def linear_format(quant: str | None, plain: DenseFormat) -> WeightFormat:
         return plain
     if format in PLAIN:
         dtype = getattr(torch, PLAIN[format])
-        return DenseFormat(dtype, plain.device, plain.packed, plain.kernels, rounded=True)
+        room = plain.workspace
+        return DenseFormat(
+            dtype, plain.device, plain.packed, plain.kernels, workspace=room, rounded=True
+        )
     if plain_name(quant or "") in REPLACED:
         warnings.warn(f"weights are not quantised to {quant}; they get {format}", stacklevel=3)
     return BlockFormat(BLOCK_TYPES[format], plain)

@@ -103,7 +103,9 @@ def measure(options: argparse.Namespace) -> Warm:
     folder = make_checkpoint(options.shape, Path(options.folder))
     tokens, seen = options.tokens, round(options.tokens * options.seen)
     room = 2 * (tokens + BLOCK_SIZE)
-    config = EngineConfig(device=options.device, max_batch=1, kv_context_tokens=room, dedicated=True)
+    config = EngineConfig(
+        device=options.device, max_batch=1, kv_context_tokens=room, dedicated=True
+    )
     core = build_core(str(folder), config)
     vocab = SHAPES[options.shape]["vocab_size"]
     turn(core, min(tokens, 256), min(seen, 128), 0, vocab)

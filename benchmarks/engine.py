@@ -2,6 +2,7 @@
 
     python -m benchmarks.engine                     # 0.6B shape, a few minutes on two cores
     python -m benchmarks.engine --shape small --rounds 1 --json result.json
+    python -m benchmarks.engine --profile trace.json             # what helexa's steps are made of
 
 All engines load the same random weights and take turns, several rounds; the table gives medians
 and the ratio of helexa to each peer, pair by pair in the same round.
@@ -16,23 +17,40 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.engines import COMPILED, ENGINES, Times, Work, Worker, available
+from benchmarks.engines import (
+    COMPILED,
+    ENGINES,
+    Times,
+    Work,
+    Worker,
+    available,
+    greedy,
+    helexa_core,
+    random_ids,
+)
 from benchmarks.gguf_export import FORMATS
 from benchmarks.overhead import overhead_per_step
 from benchmarks.shapes import SHAPES, make_checkpoint
+
+if TYPE_CHECKING:
+    from helexa.engine.core import EngineCore
+    from helexa.engine.outputs import StepOutput
 
 
 def main() -> None:
     args = arguments()
     console = Console()
     folder = make_checkpoint(args.shape, Path(args.folder))
+    if args.profile:
+        write_profiles(folder, args, console)
+        return
     without = [*args.without, *([] if args.compile else [COMPILED])]
     engines = [name for name in ENGINES if available(name) and name not in without]
     absent = [name for name in ENGINES if not available(name)]
@@ -57,6 +75,37 @@ def main() -> None:
         console.print(f"engine overhead per step, {rows} rows: {value:.3f} ms")
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def write_profiles(folder: Path, args: argparse.Namespace, console: Console) -> None:
+    """For each format a trace of helexa's prefill and decode steps, and a table of the latter."""
+    from benchmarks.profiling import beside, profiled, table
+
+    for format in args.formats:
+        core = helexa_core(folder, format, args.threads, compile=args.compile)
+        for _, step in core_steps(core, Work(args.prompts[0], 4, seed=0)):  # warms up
+            step()
+        works = core_steps(core, Work(args.prompts[0], args.decode, seed=1))
+        several = len(args.formats) > 1
+        to = beside(args.profile, format) if several else args.profile
+        layers = SHAPES[args.shape]["num_hidden_layers"]
+        found = profiled(works, to)
+        console.print(table(f"{args.shape}, {format}, behind {args.prompts[0]}", found, layers))
+        console.print(f"trace of prefill and decode: {to}")
+        core.close()
+
+
+def core_steps(core: EngineCore, work: Work) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The steps of a request by their names, each to be run before the next is asked for."""
+    from benchmarks.profiling import DECODE, PREFILL
+
+    core.submit(greedy(random_ids(work), work.decode))
+    name = PREFILL
+    while not core.idle:
+        told: list[StepOutput] = []
+        yield name, lambda told=told: told.extend(core.step())
+        if any(output.token_ids for output in told):
+            name = DECODE
 
 
 KINDS = ("prefill", "decode")
@@ -97,6 +146,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--without", nargs="*", default=[], help="engines to leave out")
     parser.add_argument("--folder", default=str(Path(tempfile.gettempdir()) / "helexa-benchmarks"))
     parser.add_argument("--json", help="write everything to this file")
+    parser.add_argument(
+        "--profile", type=Path, metavar="FILE", help="write a trace of helexa's steps; no more"
+    )
     return parser.parse_args()
 
 

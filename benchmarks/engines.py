@@ -7,6 +7,7 @@ them stay loaded while they take turns.
 from __future__ import annotations
 
 import importlib.util
+import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,7 +15,11 @@ from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from helexa.engine.core import EngineCore
+    from helexa.engine.outputs import Request
 
 PLAIN = "16 bit"
 COMPILED = "helexa, compiled"
@@ -55,24 +60,35 @@ def available(engine: str, format: str = PLAIN) -> bool:
     return runs and importlib.util.find_spec(MODULES[engine]) is not None
 
 
-def helexa_engine(folder: Path, format: str, threads: int, *, compile: bool = False) -> Engine:
+def helexa_core(folder: Path, format: str, threads: int, *, compile: bool = False) -> EngineCore:
+    """A core for one stream that remembers no prompt."""
     import torch
 
     from benchmarks.gguf_export import export_gguf
     from helexa.engine.build import build_core
     from helexa.engine.config import EngineConfig
-    from helexa.engine.outputs import Request
-    from helexa.engine.params import SamplingParams
 
     torch.set_num_threads(threads)
     config = EngineConfig(max_batch=1, prefix_cache=False, kv_context_tokens=4096, compile=compile)
     model = folder if format == PLAIN else export_gguf(folder, format)
-    core = build_core(str(model), config)
+    return build_core(str(model), config)
+
+
+def greedy(ids: list[int], tokens: int) -> Request:
+    """A request for so many tokens, whatever they are."""
+    from helexa.engine.outputs import Request
+    from helexa.engine.params import SamplingParams
+
+    params = SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
+    return Request(tuple(ids), params)
+
+
+def helexa_engine(folder: Path, format: str, threads: int, *, compile: bool = False) -> Engine:
+    core = helexa_core(folder, format, threads, compile=compile)
 
     def run(ids: list[int], decode: int) -> Times:
-        params = SamplingParams(max_tokens=decode, temperature=0, ignore_eos=True)
         begin = time.perf_counter()
-        core.submit(Request(tuple(ids), params))
+        core.submit(greedy(ids, decode))
         first = 0.0
         while not core.idle:
             for output in core.step():
@@ -176,13 +192,16 @@ class Worker:
         return answer
 
 
-def _serve(name: str, folder: str, format: str, threads: int, pipe: Connection) -> None:
-    import random
+def random_ids(work: Work) -> list[int]:
+    """The prompt of a measurement."""
+    chosen = random.Random(work.seed)
+    return [chosen.randrange(100, 8000) for _ in range(work.prompt)]
 
+
+def _serve(name: str, folder: str, format: str, threads: int, pipe: Connection) -> None:
     engine = ENGINES[name](Path(folder), format, threads)
     engine(list(range(100, 108)), 3)
     pipe.send("ready")
-    while (work := pipe.recv()) is not None:
-        chosen = random.Random(work["seed"])
-        ids = [chosen.randrange(100, 8000) for _ in range(work["prompt"])]
-        pipe.send(asdict(engine(ids, work["decode"])))
+    while (sent := pipe.recv()) is not None:
+        work = Work(**sent)
+        pipe.send(asdict(engine(random_ids(work), work.decode)))

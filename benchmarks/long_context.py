@@ -2,6 +2,7 @@
 
     python -m benchmarks.long_context                           # some minutes on two cores
     python -m benchmarks.long_context --size tiny --rounds 1    # to see that it works
+    python -m benchmarks.long_context --of result.json --plots benchmarks/results    # to plot again
 
 For each architecture tokens per second are measured with the engine's own steps, on contexts that
 are not computed: keys, values and states are filled with noise, which costs the same time to read.
@@ -17,7 +18,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from rich.table import Table
 
 from benchmarks.architectures import ARCHITECTURES, CHOSEN, EXPERTS, SIZES, make_architecture
 from benchmarks.line_plot import line_plot
+from benchmarks.profiling import DECODE, beside, profiled
+from benchmarks.profiling import table as operator_table
 from helexa.engine.graphs import decode_graphs
 from helexa.engine.layers.experts import Experts
 from helexa.engine.loading import load_model
@@ -39,32 +42,74 @@ PROMPTS = (128, 512, 2048)
 CHUNK = 512
 BATCH_CONTEXT = 512
 KINDS = {"context": "decode, one stream", "batch": "decode, all streams", "prompt": "prefill"}
+AXES = {"context": "tokens of context", "batch": "streams", "prompt": "tokens of the prompt"}
 
 
 def main() -> None:
     args = arguments()
     console = Console()
+    result = merged(args.of) if args.of else measured_now(args, console)
+    found = result["tok_s"]
+    for kind in KINDS:
+        if lines := {name: values for name, values in found.items() if values.get(kind)}:
+            console.print(table(kind, lines))
+    if args.json:
+        Path(args.json).write_text(json.dumps(result, indent=2) + "\n")
+    if args.plots:
+        write_plots(found, Path(args.plots))
+
+
+def measured_now(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Everything that was asked for, measured on this machine."""
     found: dict[str, Any] = {}
+    device = "cpu"
     with console.status("measuring") as status:
         for name in args.architectures:
             model = load_model(make_architecture(name, args.size, Path(args.folder)))
+            if args.profile:
+                to = beside(args.profile, name)
+                console.print(profile(name, model, args, to))
             found[name] = measured(model, args, lambda what, name=name: status.update(name + what))
-    device = str(model.device)
-    result = {
+            device = str(model.device)
+    return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": device if device == "cpu" else torch.cuda.get_device_name(),
         "torch": torch.__version__,
         **{name: getattr(args, name) for name in ("size", "rounds", "steps", "threads")},
         "tok_s": found,
     }
-    for kind in KINDS:
-        console.print(table(kind, found))
-    if args.json:
-        Path(args.json).write_text(json.dumps(result, indent=2) + "\n")
-    for kind in KINDS if args.plots else ():
-        lines = {name: values[kind] for name, values in found.items()}
-        file = Path(args.plots) / f"{kind}.svg"
-        file.write_text(line_plot(f"{KINDS[kind]}, tokens/s", f"{kind} (tokens or rows)", lines))
+
+
+def merged(files: Sequence[Path]) -> dict[str, Any]:
+    """Results as one: what a later file has measured replaces what an earlier one has.
+
+    Raises SystemExit for results that cannot stand side by side.
+    """
+    whole: dict[str, Any] = {}
+    for file in files:
+        result = json.loads(file.read_text())
+        for name in ("size", "threads", "device"):
+            if whole and whole.get(name) != result.get(name):
+                raise SystemExit(f"{file} has another {name} than the results before it")
+        speeds = whole.get("tok_s", {})
+        for name, kinds in result["tok_s"].items():
+            known = {kind: values for kind, values in kinds.items() if values}
+            speeds.setdefault(name, {}).update(known)
+        whole |= {**result, "tok_s": speeds}
+    return whole
+
+
+def write_plots(found: dict[str, Any], folder: Path) -> None:
+    """A file for each kind that has been measured: tokens per second of each architecture."""
+    for kind, what in KINDS.items():
+        lines = {
+            name: {int(value): speed for value, speed in kinds[kind].items()}
+            for name, kinds in found.items()
+            if kinds.get(kind)
+        }
+        if lines:
+            plot = line_plot(f"{what}, tokens/s", AXES[kind], lines)
+            (folder / f"by-{kind}.svg").write_text(plot)
 
 
 def options() -> argparse.ArgumentParser:
@@ -72,15 +117,19 @@ def options() -> argparse.ArgumentParser:
     names = list(ARCHITECTURES)
     parser.add_argument("--architectures", nargs="+", choices=names, default=names)
     parser.add_argument("--size", choices=list(SIZES), default="small")
-    parser.add_argument("--contexts", type=int, nargs="+", default=list(CONTEXTS))
-    parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
-    parser.add_argument("--prompts", type=int, nargs="+", default=list(PROMPTS))
+    parser.add_argument("--contexts", type=int, nargs="*", default=list(CONTEXTS))
+    parser.add_argument("--batches", type=int, nargs="*", default=list(BATCHES))
+    parser.add_argument("--prompts", type=int, nargs="*", default=list(PROMPTS))
     parser.add_argument("--steps", type=int, default=8, help="tokens decoded per reading")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--folder", default=str(Path(tempfile.gettempdir()) / "helexa-benchmarks"))
     parser.add_argument("--json", help="write everything to this file")
     parser.add_argument("--plots", help="write SVG files into this folder")
+    parser.add_argument("--of", type=Path, nargs="+", help="measure nothing: show these results")
+    parser.add_argument(
+        "--profile", type=Path, metavar="FILE", help="also write a trace for each architecture"
+    )
     return parser
 
 
@@ -92,13 +141,13 @@ def arguments() -> argparse.Namespace:
 
 def measured(model: Model, args: argparse.Namespace, tell: Callable[[str], None]) -> dict[str, Any]:
     """Tokens per second by context, batch size and prompt length; the readings take turns."""
+    streams = max(args.batches, default=1)
     blocks = max(
-        (max(args.contexts) + args.steps) // BLOCK_SIZE + 1,
-        max(args.batches) * ((BATCH_CONTEXT + args.steps) // BLOCK_SIZE + 1),
-        max(args.prompts) // BLOCK_SIZE + 1,
+        (max(args.contexts, default=0) + args.steps) // BLOCK_SIZE + 1,
+        streams * ((BATCH_CONTEXT + args.steps) // BLOCK_SIZE + 1),
+        max(args.prompts, default=0) // BLOCK_SIZE + 1,
     )
-    cache = model.new_cache(blocks, states=max(args.batches))
-    runner = Runner(model, cache, graphs=decode_graphs(model, cache))
+    runner = new_runner(model, blocks, streams)
     readings: dict[tuple[str, int], list[float]] = {}
     for index in range(args.rounds + 1):  # the first warms up
         tell(f": round {index} of {args.rounds}")
@@ -114,9 +163,28 @@ def measured(model: Model, args: argparse.Namespace, tell: Callable[[str], None]
     found: dict[str, Any] = {kind: {} for kind in KINDS}
     for (kind, value), speeds in readings.items():
         found[kind][value] = statistics.median(speeds[1:])
-    ends = min(args.contexts), max(args.contexts)
-    found["bytes"] = [step_bytes(model, context) for context in ends]
+    if args.contexts:
+        ends = min(args.contexts), max(args.contexts)
+        found["bytes"] = [step_bytes(model, context) for context in ends]
     return found
+
+
+def new_runner(model: Model, blocks: int, streams: int) -> Runner:
+    """One with noise for keys, values and states."""
+    cache = model.new_cache(blocks, states=streams)
+    runner = Runner(model, cache, graphs=decode_graphs(model, cache))
+    fill(runner)
+    return runner
+
+
+def profile(name: str, model: Model, args: argparse.Namespace, to: Path) -> Table:
+    """Write a trace of decode steps behind the longest context; what they are made of."""
+    context = max(args.contexts, default=BATCH_CONTEXT)
+    runner = new_runner(model, (context + 1) // BLOCK_SIZE + 1, 1)
+    decode(runner, 1, context, 1)
+    works = [(DECODE, lambda: decode(runner, 1, context, 1))] * args.steps
+    layers = model.config.num_hidden_layers
+    return operator_table(f"{name}, behind {context}", profiled(works, to), layers)
 
 
 def fill(runner: Runner) -> None:
@@ -159,15 +227,16 @@ def step_bytes(model: Model, context: int) -> int:
 def table(kind: str, found: dict[str, Any]) -> Table:
     out = Table(title=f"{KINDS[kind]}: tokens per second by {kind}")
     out.add_column("architecture")
-    values = list(next(iter(found.values()))[kind])
+    values = list(max((one[kind] for one in found.values()), key=len))
     for value in values:
         out.add_column(str(value), justify="right")
     out.add_column("last / first", justify="right")
     if kind == "context":
         out.add_column("by bytes", justify="right")
     for name, one in found.items():
-        speeds = [one[kind][value] for value in values]
-        cells = [f"{speed:.1f}" for speed in speeds] + [f"{speeds[-1] / speeds[0]:.2f} ×"]
+        speeds = [one[kind][value] for value in values if value in one[kind]]
+        cells = [f"{one[kind][value]:.1f}" if value in one[kind] else "" for value in values]
+        cells.append(f"{speeds[-1] / speeds[0]:.2f} ×")
         if kind == "context":
             cells.append(f"{one['bytes'][0] / one['bytes'][1]:.2f} ×")
         out.add_row(name, *cells)

@@ -36,7 +36,7 @@ def publish(
     document = {
         "date": date.today().isoformat(),
         **about,
-        "formats": [asdict(row) for row in listed],
+        "rows": [asdict(row) for row in listed],
     }
     text = json.dumps(document, indent=1)
     if to == "-":

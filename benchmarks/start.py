@@ -1,15 +1,19 @@
 """How long helexa takes to be there: an import, the help, a gateway that listens and answers.
 
+    python -m benchmarks.start                         # a minute
+
 Each is a new process, again and again in turns; the least of each counts, since whatever else this
-machine does can only add to it. Bytecode is at hand, as it is once a package has been installed.
+machine does can only add to it, and the median is told beside it. Bytecode is at hand, as it is
+once a package has been installed.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
+import platform
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -17,6 +21,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from benchmarks.readings import arguments, publish
 
 HERE = "127.0.0.1"
 ASK = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -100,30 +106,66 @@ def _resident_mb(pid: int) -> float | None:
     return int(line.split()[1]) / 1024
 
 
-def main() -> None:
-    """Print the least of each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20)
-    rounds = parser.parse_args().rounds
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The least of each of its readings, and the median of the first."""
+
+    what: str
+    wall_ms: float
+    median_ms: float
+    answer_ms: float | None
+    cpu_ms: float
+    resident_mb: float | None
+
+
+def summary(what: str, readings: list[Reading]) -> Start:
+    """A row of the table."""
+    walls = [reading.wall_ms for reading in readings]
+    return Start(
+        what,
+        min(walls),
+        statistics.median(walls),
+        min((r.answer_ms for r in readings if r.answer_ms is not None), default=None),
+        min(reading.cpu_ms for reading in readings),
+        min((r.resident_mb for r in readings if r.resident_mb is not None), default=None),
+    )
+
+
+def measure(rounds: int) -> list[Start]:
+    """All of `WHAT`, in turns; the first turn, which writes the bytecode, is not counted."""
     found: dict[str, list[Reading]] = {name: [] for name in WHAT}
     with TemporaryDirectory() as bytecode:
         environ = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode, "PYTHONDONTWRITEBYTECODE": ""}
         for turn in range(rounds + 1):
-            for name, measure in WHAT.items():
-                reading = measure(environ)
-                if turn:  # the first one writes the bytecode
+            for name, take in WHAT.items():
+                reading = take(environ)
+                if turn:
                     found[name].append(reading)
-    print("| | ms | answers after, ms | CPU, ms | resident, MiB |\n| --- " + "| ---: " * 4 + "|")
-    for name, readings in found.items():
-        columns = (
-            [reading.wall_ms for reading in readings],
-            [reading.answer_ms for reading in readings],
-            [reading.cpu_ms for reading in readings],
-            [reading.resident_mb for reading in readings],
-        )
-        least = [min(filter(None, values), default=None) for values in columns]
-        cells = ["" if value is None else f"{value:.0f}" for value in least]
-        print(f"| {name} | " + " | ".join(cells) + " |")
+    return [summary(name, readings) for name, readings in found.items()]
+
+
+def main() -> None:
+    """Print the least of each."""
+    parser = arguments(__doc__)
+    parser.add_argument("--rounds", type=int, default=20)
+    options = parser.parse_args()
+
+    def shown(value: float | None) -> str:
+        return "" if value is None else f"{value:.0f}"
+
+    publish(
+        options.json,
+        {"python": platform.python_version(), "rounds": options.rounds},
+        measure(options.rounds),
+        {
+            "": lambda o: o.what,
+            "ms": lambda o: shown(o.wall_ms),
+            "median": lambda o: shown(o.median_ms),
+            "answers after, ms": lambda o: shown(o.answer_ms),
+            "CPU, ms": lambda o: shown(o.cpu_ms),
+            "resident, MiB": lambda o: shown(o.resident_mb),
+        },
+    )
 
 
 if __name__ == "__main__":

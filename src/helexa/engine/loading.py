@@ -113,8 +113,7 @@ def load_model(
         numerics = with_exact_cache(numerics, model.config)
     built = MODELS[model.config.model_type](model.config, numerics)
     weights = Weights(model, dtype=numerics.activations, device=where, progress=progress)
-    built.load(weights)
-    weights.finish(UNSEEN)
+    fill(built, weights)
     if isinstance(numerics.linear, BlockFormat):
         numerics.linear.warn()
     built.numerics = with_room(numerics, built.modules())
@@ -124,6 +123,16 @@ def load_model(
         built.compile_layers(numerics.plain.compiler)
     compile_kernels(numerics, progress)
     return built.to(where).eval()
+
+
+def fill(model: Model, weights: Weights) -> None:
+    """Load all of a checkpoint, and give back the memory it passed through.
+
+    Raises CheckpointError for a tensor that is left over, or does not fit.
+    """
+    model.load(weights)
+    model.numerics.plain.workspace.clear()
+    weights.finish(UNSEEN)
 
 
 def with_compiler(numerics: Numerics) -> Numerics:

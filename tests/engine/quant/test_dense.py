@@ -98,9 +98,15 @@ def test_every_form_multiplies_alike(
 
 def test_pieces_are_cut_at_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dense, "PIECE_ELEMENTS", 512 * 400)
-    pieces = list(in_pieces(LARGE, torch.float32))
-    assert [len(piece) for piece in pieces] == [400, 400, 230, 400, 106]
-    assert torch.equal(torch.cat(pieces), torch.cat(LARGE).float())
+    pieces = in_pieces(LARGE)
+    assert [[len(part) for part in piece] for piece in pieces] == [
+        [400],
+        [400],
+        [230],
+        [400],
+        [106],
+    ]
+    assert torch.equal(torch.cat([part for piece in pieces for part in piece]), torch.cat(LARGE))
 
 
 def test_small_matrices_lose_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -17,6 +18,8 @@ from helexa.engine.layers.norm import RMSNorm
 from helexa.heap import heap_trimmer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor
 
     from helexa.engine.batch import Batch
@@ -82,19 +85,26 @@ def decoder_norm(config: ModelConfig) -> RMSNorm:
     return RMSNorm(config.hidden_size, config.rms_norm_eps, zero_centred=centred)
 
 
-def load_layers(layers: nn.ModuleList, weights: Weights) -> None:
+def load_layers(
+    layers: nn.ModuleList, weights: Weights, before: Sequence[Callable[[], None]] = ()
+) -> None:
     """Fill each `DecoderLayer` from its place in the checkpoint, several at a time.
 
-    Laying out a matrix keeps one core busy. Of several errors, that of the first layer is raised.
+    Laying out a matrix keeps one core busy. What is to be loaded ``before`` the layers is begun
+    before them, and then goes on beside them. Of several errors, the first one's is raised.
     What a layer leaves of working memory is given back before the next one: it is more than a
     layer in some formats, for each loader has a heap of its own.
     """
     trim = heap_trimmer()
 
-    def load(index: int) -> None:
-        cast("DecoderLayer", layers[index]).load(weights / index)
+    def load(one: Callable[[], None]) -> None:
+        one()
         if trim is not None:
             trim(0)
 
+    every = [
+        partial(cast("DecoderLayer", layer).load, weights / index)
+        for index, layer in enumerate(layers)
+    ]
     with ThreadPoolExecutor(min(LOADERS, torch.get_num_threads())) as pool:
-        list(pool.map(load, range(len(layers))))
+        list(pool.map(load, [*before, *every]))

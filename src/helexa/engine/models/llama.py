@@ -6,6 +6,7 @@ Reference: transformers' `LlamaForCausalLM`; arXiv:2302.13971, arXiv:2407.21783.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -51,13 +52,14 @@ class Llama(Model):
         """Fill every module from the checkpoint, by its Hugging Face names."""
         body, config = decoder_part(weights), self.config
         tied = weights.checkpoint.tied
-        self.embed.load(body / "embed_tokens", tied=tied)
-        load_layers(self.layers, body / "layers")
-        self.norm.load(body / "norm")
+        # The largest matrices first: the layers that follow fill every core to the end.
+        first = [partial(self.embed.load, body / "embed_tokens", tied=tied)]
         if not tied:
             numerics = for_logits(self.numerics)
             self.head = Linear(config.hidden_size, config.vocab_size, bias=False, numerics=numerics)
-            self.head.load(weights / "lm_head")
+            first.append(partial(self.head.load, weights / "lm_head"))
+        load_layers(self.layers, body / "layers", first)
+        self.norm.load(body / "norm")
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Run T tokens: → hidden states [T, hidden] after the last norm."""

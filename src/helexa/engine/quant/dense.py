@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from mmap import mmap
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,9 +21,10 @@ from helexa.engine.kernels.streamed import streamed_product
 from helexa.engine.kernels.wide_product import wide_product
 from helexa.engine.memory import SMALL_MATRIX
 from helexa.engine.quant.weight import Recipe, Traced
+from helexa.engine.quant.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -199,6 +199,7 @@ class DenseFormat:
     kernels: bool = True
     narrow: bool = False
     scratch: Scratch = field(default_factory=lambda: Scratch(), compare=False)
+    workspace: Workspace = field(default_factory=lambda: Workspace(), compare=False)
     compiler: Compiler | None = field(default=None, compare=False)
     rounded: bool = False
     bfloat16: bool = False
@@ -225,9 +226,15 @@ class DenseFormat:
         if not large:
             return FloatWeight(stacked(parts, torch.float32))
         if held and self.packed:
-            pieces = tuple(pack(piece) for piece in in_pieces(parts, torch.float32))
+            pieces = tuple(self.pack(piece) for piece in in_pieces(parts))
             return PackedWeight(pieces, (sum(map(len, parts)), parts[0].shape[1]))
         return HalfWeight(stacked(parts, dtype), self.scratch, one_row=held)
+
+    def pack(self, parts: Sequence[Tensor]) -> Packed:
+        """The matrices [N_i, K], one below the other, in FBGEMM's layout."""
+        with self.workspace.matrix(sum(map(len, parts)), parts[0].shape[1]) as wide:
+            fill(wide, parts)
+            return pack(wide)
 
     def streamed(self, parts: Sequence[Tensor], compiler: Compiler) -> StreamedWeight:
         """The matrices [N_i, K] for compiled products: as they are stored, if that is in 16 bits.
@@ -291,33 +298,19 @@ def in_dtype(matrix: Tensor, dtype: torch.dtype) -> Tensor:
 def reordered(parts: Sequence[Tensor]) -> ReorderedWeight:
     """The matrices [N_i, K], which bfloat16 holds, as one."""
     pieces, first = [], 0
-    for piece in in_pieces(parts, torch.bfloat16):
-        pieces.append((first, reorder(piece)))
-        first += len(piece)
+    for group in in_pieces(parts):
+        pieces.append((first, reorder(stacked(group, torch.bfloat16))))
+        first += sum(map(len, group))
     return ReorderedWeight(tuple(pieces), (first, parts[0].shape[1]))
 
 
-def in_pieces(parts: Sequence[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
-    """The matrices [N_i, K] in a dtype, cut and stacked to pieces of `PIECE_ELEMENTS` or less.
-
-    A piece is made when it is asked for.
-    """
+def in_pieces(parts: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The matrices [N_i, K], cut and grouped to pieces of `PIECE_ELEMENTS` or less."""
     columns = parts[0].shape[1]
     if sum(part.numel() for part in parts) <= PIECE_ELEMENTS:
-        groups = [list(parts)]
-    else:
-        most = max(1, PIECE_ELEMENTS // columns)
-        groups = [[piece] for part in parts for piece in torch.split(part, most)]
-    for group in groups:
-        piece = mapped(sum(map(len, group)), columns, dtype)
-        fill(piece, group)
-        yield piece
-
-
-def mapped(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """A matrix in memory of its own, which goes back to the system with the matrix."""
-    memory = mmap(-1, dtype.itemsize * rows * columns)
-    return torch.frombuffer(memory, dtype=dtype).view(rows, columns)
+        return [list(parts)]
+    most = max(1, PIECE_ELEMENTS // columns)
+    return [[piece] for part in parts for piece in torch.split(part, most)]
 
 
 def fill(out: Tensor, parts: Sequence[Tensor]) -> None:

@@ -107,6 +107,7 @@ def linear_format(quant: str | None, plain: DenseFormat) -> WeightFormat:
             plain.device,
             plain.packed,
             plain.kernels,
+            workspace=plain.workspace,
             rounded=True,
             bfloat16=plain.bfloat16,
         )

@@ -1,9 +1,10 @@
-"""A decoder layer for one token or a few, as two functions that are to be compiled.
+"""A decoder layer for one token or a few, as functions that are to be compiled.
 
 Between products a layer is some sixty small operators, each a pass over a few kilobytes; products
 of one row stream megabytes through the caches in between, so that each operator's code comes back
-cold. As a few loops of one function they cost a fifth of that. As a single function, a layer of
-4-bit integers is half as fast: a compiler for C++ gives up on what it could keep in registers.
+cold. As a few loops of one function they cost a fifth of that. What is compiled for contexts of any
+length has no product in it: that would be half as fast, as sizes that are no numbers keep a
+compiler for C++ from taking scales out of loops.
 
 T rows, K is the hidden size; all is float32 but what is cached.
 """
@@ -82,85 +83,43 @@ class Taken:
         return y + self.one() if biased else y
 
 
-class Places(NamedTuple):
-    """Where attention finds keys and values [G, C, D] of earlier tokens, and new ones go, [G, D].
-
-    A token's numbers are neighbours; all groups are equally far apart.
-    """
-
-    k: Tensor
-    v: Tensor
-    new_k: Tensor
-    new_v: Tensor
-
-
-def mix_by_attention(
-    form: Opening, x: Tensor, cos: Tensor, sin: Tensor, *tensors: Tensor
-) -> tuple[Tensor]:
-    """All up to the output product: x [1, K] → the mixer's rows [1, H · D].
-
-    ``tensors`` are `Places` and what `open_attention` takes.
-    """
-    places, taken = Places(*tensors[:4]), Taken(tensors[4:])
-    q, k, v, gate = open_attention(form, x, (cos, sin), taken)
-    kept = places.new_k.dtype
-    k, v = k[0].to(kept), v[0].to(kept)
-    places.new_k.copy_(k)
-    places.new_v.copy_(v)
-    rows = attend(form.heads, q, places.k, places.v, k, v)
-    return (rows if gate is None else rows * gate.sigmoid(),)
-
-
-def project_for_attention(
+def open_attention(
     form: Opening, x: Tensor, cos: Tensor, sin: Tensor, *tensors: Tensor
 ) -> tuple[Tensor, ...]:
-    """`open_attention`: the sigmoids of gates are the last if there are any."""
-    *found, gate = open_attention(form, x, (cos, sin), Taken(tensors))
-    return tuple(found) if gate is None else (*found, gate.sigmoid())
-
-
-def open_attention(
-    form: Opening, x: Tensor, angles: tuple[Tensor, Tensor], taken: Taken
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Norm, projection, and what comes between that and attention.
 
-    x [T, K], cos and sin [T, 1, d] of `rotate`; taken are gain and floor of the norm, the matrix's
-    tensors, bias, gain and floor of queries and keys. → queries [T, H · D], keys and values
-    [T, G, D], and the gates [T, H · D] if there are any.
+    x [T, K], cos and sin [T, 1, d] of `rotate`; ``tensors`` are gain and floor of the norm, the
+    matrix's tensors, bias, gain and floor of queries and keys. → queries [T, H · D], keys and
+    values [T, G, D], and the sigmoids of gates [T, H · D] if there are any.
     """
-    heads, _, _, gated = form.heads
+    taken = Taken(tensors)
+    heads, groups, _, gated = form.heads
     y = taken.product(form.matrix, taken.norm(x), biased=form.biased)
-    made = Projected(realised(y), heads, form.heads.groups, gated)
+    made = Projected(realised(y), heads, groups, gated)
     qk, v = made.split()
     if form.normed:
         qk = taken.norm(qk)
-    turned = realised(rotate(qk, *angles))
-    gate = None if made.gate is None else made.gate.flatten(1)
-    return turned[:, :heads].flatten(1), turned[:, heads:], v, gate
+    turned = realised(rotate(qk, cos, sin))
+    q, k = turned[:, :heads].flatten(1), turned[:, heads:]
+    return (q, k, v) if made.gate is None else (q, k, v, made.gate.flatten(1).sigmoid())
 
 
-def attend(form: Heads, q: Tensor, k: Tensor, v: Tensor, new_k: Tensor, new_v: Tensor) -> Tensor:
-    """Attention of one token over others and itself: q [1, H · D] → [1, H · D].
+def attend(form: Heads, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of one token over all up to itself: q [1, H · D], k and v [G, S, D] → [1, H · D].
 
-    k and v [G, C, D], its own [G, D], all in the cache's format. See `attention_definition`; the
-    heads of a group share what they read. C and the distance of groups are all that may change
-    where this is compiled: all else is made known.
+    See `attention_definition`; the heads of a group share what they read. Groups are equally far
+    apart, and S and how far are all that may change where this is compiled.
     """
     heads, groups, dim, _ = form
-    each, context = heads // groups, k.shape[1]
-    rows = realised(q * dim**-0.5).view(groups, each, 1, dim)
-    shape = (groups, context, dim)
+    rows = realised(q * dim**-0.5).view(groups, heads // groups, 1, dim)
+    shape = (groups, k.shape[1], dim)  # as numbers, which sizes of k are not
     keys = k.as_strided(shape, (k.stride(0), dim, 1)).float()
     values = v.as_strided(shape, (v.stride(0), dim, 1)).float()
-    new_k, new_v = (x.as_strided((groups, dim), (x.stride(0), 1)).float() for x in (new_k, new_v))
-    scores = torch.stack([(row * keys).sum(-1) for row in rows.unbind(1)], 1)  # [G, each, C]
-    own = (rows.squeeze(2) * new_k.unsqueeze(1)).sum(-1, keepdim=True)  # [G, each, 1]
-    most = torch.maximum(scores.amax(-1, keepdim=True), own)
-    shares, mine = (scores - most).exp(), (own - most).exp()
-    totals = shares.sum(-1, keepdim=True) + mine
+    scores = torch.stack([(row * keys).sum(-1) for row in rows.unbind(1)], 1)  # [G, H / G, S]
+    shares = (scores - scores.amax(-1, keepdim=True)).exp()
+    totals = shares.sum(-1, keepdim=True)
     sums = [(share.unsqueeze(-1) * values).sum(1) for share in shares.unbind(1)]
-    out = (torch.stack(sums, 1) + mine * new_v.unsqueeze(1)) / totals
-    return out.view(1, heads * dim)
+    return (torch.stack(sums, 1) / totals).view(1, heads * dim)
 
 
 def open_delta(matrices: tuple[Matrix, Matrix], x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 
-from helexa.engine.kernels.few_rows import FEW, FewRows, few_rows
+from helexa.engine.kernels.few_rows import FewRows, few_rows
 from helexa.engine.kernels.layer_steps import (
     Closing,
     Heads,
     Matrix,
     Opening,
-    Places,
     attend,
     close_layer,
-    mix_by_attention,
+    open_attention,
     open_delta,
-    project_for_attention,
 )
 from helexa.engine.layers.attention import Attention
 from helexa.engine.layers.experts import Experts
@@ -43,10 +41,8 @@ if TYPE_CHECKING:
 SLOTS = 4099
 """Of a cache that stands for those of any size: no other number of a model's."""
 CONTEXT = 131
-PLACES = (3, 4, 5, 6)
-"""Arguments of `mix_by_attention` that are the cache's."""
-KEPT = (1, 2, 3, 4)
-"""Those of `attend`."""
+KEPT = (1, 2)
+"""The arguments of `attend` that are the cache's."""
 
 
 class Step(NamedTuple):
@@ -56,37 +52,24 @@ class Step(NamedTuple):
     angles: tuple[Tensor, Tensor]
 
 
-class Bound(NamedTuple):
-    """A kernel and the tensors that it is given behind its arguments."""
-
-    kernel: Kernel
-    tensors: tuple[Tensor, ...]
-
-    def __call__(self, *arguments: Tensor) -> tuple[Tensor, ...]:
-        return cast("tuple[Tensor, ...]", self.kernel(*arguments, *self.tensors))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledLayer:
     """A layer for few rows: what is in front of its mixer and what is behind.
 
-    One token that attends needs no more than ``attention``; ``attend`` is for several sequences.
+    ``attend`` is for one token over the tokens before it; None where the mixer does not attend.
     """
 
     layer: DecoderLayer
     opening: FewRows
     closing: FewRows
-    attention: Bound | None
     attend: Kernel | None
 
     def __call__(self, x: Tensor, step: Step, cache: LayerCache | LayerState) -> Tensor:
         """What the layer computes: x [T, hidden] → the same shape."""
-        if self.attention is None:
+        if self.attend is None:
             mixed = self.moved(x, step.batch, cast("LayerState", cache))
-        elif is_one_step(step.batch):
-            mixed = self.attended(x, step, cast("LayerCache", cache))
         else:
-            mixed = self.mixed(x, step, cast("LayerCache", cache))
+            mixed = self.attended(x, step, cast("LayerCache", cache))
         x, *hidden = self.closing(x, mixed)
         return x + self.layer.mlp(*hidden) if hidden else x
 
@@ -99,29 +82,23 @@ class CompiledLayer:
         """Have its kernels compiled."""
         self.opening.want()
         self.closing.want()
-        for kernel in (self.attention.kernel if self.attention else None, self.attend):
-            if kernel is not None:
-                kernel.wanted = True
+        if self.attend is not None:
+            self.attend.wanted = True
 
     def attended(self, x: Tensor, step: Step, cache: LayerCache) -> Tensor:
-        """Rows [1, H · D] of attention over what is cached, and over x itself."""
-        assert self.attention is not None
-        (k, v), new = cache.read(earlier(step.batch.spans[0])), cache.kv[:, :, newest(step.batch)]
-        return self.attention(x, *step.angles, k, v, new[0], new[1])[0]
-
-    def mixed(self, x: Tensor, step: Step, cache: LayerCache) -> Tensor:
         """Rows [T, H · D] of attention, one sequence after the other."""
         q, k, v, *gate = self.opening(x, *step.angles)
         cache.write(step.batch.slots, k, v)
-        rows = torch.cat([self.of_sequence(q, span, cache) for span in step.batch.spans])
-        return rows * gate[0] if gate else rows
+        rows = [self.of_sequence(q, span, cache) for span in step.batch.spans]
+        mixed = rows[0] if len(rows) == 1 else torch.cat(rows)
+        return mixed * gate[0] if gate else mixed
 
     def of_sequence(self, q: Tensor, span: Span, cache: LayerCache) -> Tensor:
         """A sequence's rows of queries [T, H · D], of all that is in ``cache``: → [L, H · D]."""
         kv, mine = cache.read(span.slots), q[span.rows]
-        if span.length == 1 and span.context and self.attend is not None:
-            before, own = kv[:, :, :-1], kv[:, :, -1]
-            return cast("Tensor", self.attend(mine, *before, *own))
+        if span.length == 1 and self.layer.numerics.fused_decode:
+            assert self.attend is not None
+            return cast("Tensor", self.attend(mine, *kv))
         mixer = cast("Attention", self.layer.mixer)
         way = mixer.decode if span.length == 1 else mixer.prefill
         return way(mine.view(span.length, mixer.heads, -1), kv).flatten(1)
@@ -131,23 +108,6 @@ class CompiledLayer:
         mixer = cast("GatedDelta", self.layer.mixer)
         made = mixer.arranged(*self.opening(x))
         return mixer.mixed(made, batch, cache).reshape(len(x), -1)
-
-
-def is_one_step(batch: Batch) -> bool:
-    """Whether this is one token behind others."""
-    return len(batch.spans) == len(batch.token_ids) == 1 and batch.spans[0].context > 0
-
-
-def earlier(span: Span) -> slice | Tensor:
-    """The slots of the tokens in front of a single new one."""
-    slots = span.slots
-    return slice(slots.start, slots.stop - 1) if isinstance(slots, slice) else slots[:-1]
-
-
-def newest(batch: Batch) -> int:
-    """The slot of the only new token."""
-    slots = batch.slots
-    return cast("int", slots.start) if isinstance(slots, slice) else int(slots[0])
 
 
 def run_compiled(
@@ -187,7 +147,7 @@ def compiled_layer(
         opening = opened_delta(layer, compiler)
         if opening is None:
             return None
-        return CompiledLayer(layer, opening, closing, None, None)
+        return CompiledLayer(layer, opening, closing, None)
     return opened(layer, mixer, closing, compiler, cache)
 
 
@@ -208,20 +168,10 @@ def opened(
         x, angles = torch.empty(rows, mixer.qkv.inputs), torch.empty(2, rows, 1, mixer.turned)
         return [x, *angles]
 
-    places = places_of(heads, cache)
-    whole = [*example(1), *places, *tensors]
-    attention = Bound(compiler.kernel(mix_by_attention, (form,), whole, PLACES), tensors)
-    few = compiler.kernel(project_for_attention, (form,), [*example(FEW), *tensors])
-    alone = [torch.empty(1, mixer.heads * mixer.head_dim), *places]
-    attending = compiler.kernel(attend, (heads,), alone, KEPT)
-    return CompiledLayer(layer, FewRows(None, few, tensors), closing, attention, attending)
-
-
-def places_of(heads: Heads, cache: torch.dtype) -> Places:
-    """What stands for keys and values in a cache of any size."""
-    kv = torch.empty(4, heads.groups, SLOTS, heads.dim, dtype=cache, device="meta")
-    k, v, new_k, new_v = kv
-    return Places(k[:, :CONTEXT], v[:, :CONTEXT], new_k[:, CONTEXT], new_v[:, CONTEXT])
+    opening = few_rows(compiler, open_attention, (form,), example, tensors)
+    kv = torch.empty(2, mixer.kv_heads, SLOTS, mixer.head_dim, dtype=cache, device="meta")
+    one = [torch.empty(1, mixer.heads * mixer.head_dim), *kv[:, :, :CONTEXT]]
+    return CompiledLayer(layer, opening, closing, compiler.kernel(attend, (heads,), one, KEPT))
 
 
 def opened_delta(layer: DecoderLayer, compiler: Compiler) -> FewRows | None:

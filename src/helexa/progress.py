@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from helexa.engine.checkpoint.files import Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
+
+KERNELS: Final = "kernels"
+"""What loading calls compiling, which is no number of bytes."""
 
 
 @contextmanager
@@ -72,16 +75,32 @@ def _byte_bars(stream: TextIO) -> Bars:
         BarColumn,
         DownloadColumn,
         Progress,
+        Task,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.text import Text
+
+    class Amount(DownloadColumn):
+        """Bytes, or how many of them where they are kernels."""
+
+        def render(self, task: Task) -> Text:
+            if task.description == KERNELS:
+                return Text(f"{int(task.completed)}/{int(task.total or 0)}")
+            return super().render(task)
+
+    class Speed(TransferSpeedColumn):
+        """Of bytes."""
+
+        def render(self, task: Task) -> Text:
+            return Text() if task.description == KERNELS else super().render(task)
 
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
+        Amount(),
+        Speed(),
         TimeRemainingColumn(),
         console=Console(file=stream),
         transient=True,

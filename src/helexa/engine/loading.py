@@ -119,9 +119,7 @@ def load_model(
     built.numerics = with_room(numerics, built.modules())
     method = model.config.quantization
     built.num_parameters = sum(numbers(model.info(n), method) for n in weights.ledger.taken)
-    if numerics.plain.compiler is not None:
-        built.compile_layers(numerics.plain.compiler)
-    compile_kernels(numerics, progress)
+    compile_kernels(built, progress)
     return built.to(where).eval()
 
 
@@ -142,11 +140,12 @@ def with_compiler(numerics: Numerics) -> Numerics:
     return replace(numerics, plain=plain, linear=plain)
 
 
-def compile_kernels(numerics: Numerics, progress: Progress | None) -> None:
-    """Compile what the layers of a loaded model have asked for. Raises InvalidRequest."""
-    compiler = numerics.plain.compiler
-    if compiler is None or not len(compiler):
+def compile_kernels(model: Model, progress: Progress | None) -> None:
+    """Compile what a loaded model has use for. Raises InvalidRequest."""
+    compiler = model.numerics.plain.compiler
+    if compiler is None:
         return
+    model.compile_layers(compiler)
     log.info("compiling %d kernels; the next start finds most of that done", len(compiler))
     for done in compiler.compile():
         if progress is not None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helexa.engine.kernels.compiled import Compiler
 from helexa.engine.kernels.narrow_product import multiplies_bfloat16
 from helexa.engine.kernels.packed import can_pack
 from helexa.engine.quant import dense
@@ -16,6 +17,7 @@ from helexa.engine.quant.dense import (
     HalfWeight,
     PackedWeight,
     ReorderedWeight,
+    StreamedWeight,
     fits_bfloat16,
     fits_float16,
     in_pieces,
@@ -33,6 +35,11 @@ def matrix(rows: int, columns: int, scale: float = 0.1) -> Tensor:
 
 def half(*, packed: bool = False, kernels: bool = True, bfloat16: bool = False) -> DenseFormat:
     return DenseFormat(torch.bfloat16, CPU, packed=packed, kernels=kernels, bfloat16=bfloat16)
+
+
+def compiled(*, bfloat16: bool = False) -> DenseFormat:
+    """With a compiler that has not compiled anything yet."""
+    return DenseFormat(torch.bfloat16, CPU, compiler=Compiler(), bfloat16=bfloat16)
 
 
 LARGE = [matrix(1030, 512).bfloat16(), matrix(506, 512).bfloat16()]
@@ -61,6 +68,8 @@ WIDE = [part * 2.0**20 for part in LARGE]
             half(bfloat16=True, kernels=False), LARGE, DenseWeight, 2, id="bf16, no kernels"
         ),
         pytest.param(half(kernels=False), LARGE, DenseWeight, 2, id="plain"),
+        pytest.param(compiled(), LARGE, StreamedWeight, 2, id="compiled"),
+        pytest.param(compiled(), WIDE, StreamedWeight, 2, id="compiled, wide"),
         pytest.param(half(packed=True), WIDE, HalfWeight, 2, id="bf16"),
         pytest.param(DenseFormat(torch.float32, CPU), LARGE, FloatWeight, 4, id="f32"),
         pytest.param(
@@ -94,6 +103,36 @@ def test_every_form_multiplies_alike(
     assert weight.matmul(x).shape == (rows, 1536)
     similar = torch.cosine_similarity(weight.matmul(x), x @ stacked.T, dim=-1)
     assert (similar > 0.9999).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_compiled_products_read_what_is_stored(dtype: torch.dtype) -> None:
+    """In 16 bits as it is, copied; float32 becomes whichever format of 16 bits holds it."""
+    parts = [part.to(dtype) for part in LARGE]
+    weight = compiled().make(parts)
+    assert isinstance(weight, StreamedWeight)
+    assert weight.tensor.dtype == (torch.float16 if dtype == torch.float32 else dtype)
+    assert weight.tensor.data_ptr() != parts[0].data_ptr()
+    x = torch.randn(3, 512)
+    exact = x.double() @ torch.cat(parts).double().T
+    assert torch.allclose(weight.matmul(x).double(), exact, atol=1e-4)
+    function, statics, taken, rows = weight.traced().recipe
+    assert (taken, rows) == (1, 1536)
+    assert torch.allclose(
+        function(*statics, x, *weight.traced().tensors).double(), exact, atol=1e-4
+    )
+
+
+@needs_bfloat16
+def test_compiled_products_of_many_rows() -> None:
+    """In bfloat16 only where that holds the matrix."""
+    x = torch.randn(40, 512)
+    finer = [part.float().add(2**-12).half() for part in LARGE]
+    for parts, exact in ((LARGE, False), (finer, True)):
+        y = compiled(bfloat16=True).make(parts).matmul(x)
+        error = (y - x @ torch.cat(parts).float().T).norm() / y.norm()
+        assert (error < 1e-5) == exact
+        assert error < 2**-7
 
 
 def test_pieces_are_cut_at_rows(monkeypatch: pytest.MonkeyPatch) -> None:

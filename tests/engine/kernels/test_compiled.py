@@ -27,6 +27,9 @@ def test_a_kernel_is_its_definition_made_faster() -> None:
     x, y = drawn(3, 40), drawn(3, 40)
     kernel = compiler.kernel(scaled_sum, (3,), [x, y])
     before = kernel(x, y)
+    assert list(compiler.compile()) == []
+    assert kernel.run is kernel.definition
+    kernel.wanted = True
     assert list(compiler.compile()) == [1]
     assert kernel.run is not kernel.definition
     assert torch.allclose(kernel(x, y), before, rtol=1e-5, atol=1e-6)
@@ -42,7 +45,11 @@ def test_equal_kernels_are_one() -> None:
     assert compiler.kernel(scaled_sum, (2,), [drawn(3, 40), drawn(3, 40)]) is not one
     assert compiler.kernel(scaled_sum, (3,), [drawn(2, 40), drawn(2, 40)]) is not one
     assert compiler.kernel(scaled_sum, (3,), [drawn(3, 40), drawn(3, 40).half()]) is not one
-    assert len(compiler) == 4
+    assert compiler.kernel(scaled_sum, (3,), [drawn(40, 3).T, drawn(3, 40)]) is not one
+    assert compiler.kernel(scaled_sum, (3,), [drawn(3, 40), drawn(3, 40)], free=(0,)) is not one
+    assert len(compiler) == 0
+    one.wanted = True
+    assert compiler.wanted() == [one]
 
 
 def test_a_machine_without_a_compiler_is_told() -> None:
@@ -56,11 +63,11 @@ def test_a_machine_without_a_compiler_is_told() -> None:
 
 
 def test_a_compiler_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object) -> None:
+    def fail(*args: object, **options: object) -> None:
         raise RuntimeError("no Python.h")
 
     monkeypatch.setattr(compiled, "compiled", fail)
     compiler = Compiler()
-    compiler.kernel(scaled_sum, (3,), [drawn(1, 4), drawn(1, 4)])
+    compiler.kernel(scaled_sum, (3,), [drawn(1, 4), drawn(1, 4)]).wanted = True
     with pytest.raises(InvalidRequest, match=r"no Python\.h"):
         list(compiler.compile())

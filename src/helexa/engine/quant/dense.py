@@ -109,7 +109,7 @@ class StreamedWeight(DenseWeight):
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
         if len(x) <= MOST:
-            return self.few(x)[0]
+            return self.few(x.contiguous())[0]
         if self.bfloat16:
             return many_rows_product(x, self.tensor)
         return expanded_product(x, self.tensor, self.scratch)

@@ -68,7 +68,7 @@ class LaneWeight:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
         if len(x) > MOST:
             return self.many(x)
-        return self.few(x)[0][:, : self.shape[0]]
+        return self.few(x.contiguous())[0][:, : self.shape[0]]
 
     def want(self) -> None:
         """Have its kernels compiled."""

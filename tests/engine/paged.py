@@ -36,6 +36,7 @@ class PagedRunner:
         self.faults: list[BaseException] = []
         self.model_s = 0.0005  # half a reading of the clock below
         self.sick: set[int] = set()  # a sequence with one of these tokens gets NaN
+        self.hidden = torch.empty(0, VOCAB)  # it has nothing in front of its logits
         self.habit = 0.0  # how much likelier a token is that `follower` names
 
     def run(self, parts: Sequence[Part]) -> Tensor:
@@ -55,7 +56,8 @@ class PagedRunner:
             for tokens, context, blocks, wanted, _ in parts
             for back in reversed(range(int(wanted)))
         ]
-        return torch.stack(rows) if rows else torch.empty(0, VOCAB)
+        self.hidden = torch.stack(rows) if rows else torch.empty(0, VOCAB)
+        return self.hidden
 
     def copy(self, copies: Sequence[Copy]) -> None:
         raise AssertionError("pages are shared here, not copied")

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from helexa.engine.batch import Part
+from helexa.engine.batch import Computed, Part
 from helexa.engine.graphs import CannotRecord, DecodeGraphs, decode_graphs
 from helexa.engine.loading import load_model
 from helexa.engine.models.model import Model
@@ -25,15 +24,16 @@ class Again:
         self.refuses = refuses
         self.recorded = self.replayed = 0
 
-    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    def record(self, work: Callable[[], Computed]) -> tuple[Callable[[], None], Computed]:
         if self.refuses:
             raise CannotRecord("it waits")
         self.recorded += 1
-        result = work().clone()
+        result = Computed(*(made.clone() for made in work()))
 
         def replay() -> None:
             self.replayed += 1
-            result.copy_(work())
+            for kept, made in zip(result, work(), strict=True):
+                kept.copy_(made)
 
         return replay, result
 
@@ -70,6 +70,24 @@ def test_recording_leaves_no_trace(dense: Model) -> None:
         step()
     changed = (cache.memory != before).any(-1).nonzero()[:, -1].unique()
     assert changed.tolist() == [2 * PAGE + 3]
+
+
+def test_a_replayed_step_leaves_its_hidden_states(dense: Model) -> None:
+    recorder, cache = Again(), dense.new_cache(8, PAGE)
+    replayed = Runner(dense, cache, graphs=DecodeGraphs(dense, cache, recorder, (4,)))
+    plain = Runner(dense, dense.new_cache(8, PAGE))
+    blocks = [[1, 4], [6, 2]]
+    for first, second in (
+        (Part([1, 2, 3], 0, blocks[0], True), Part([4, 5], 0, blocks[1], True)),
+        (Part([6], 3, blocks[0], True), Part([7], 2, blocks[1], True)),
+        (Part([8], 4, blocks[0], True), Part([9], 3, blocks[1], True)),
+    ):
+        parts = [first, second]
+        replayed.run(parts)
+        plain.run(parts)
+        assert replayed.hidden.shape == (2, dense.config.hidden_size)
+        torch.testing.assert_close(replayed.hidden, plain.hidden)
+    assert recorder.replayed == 2
 
 
 @pytest.mark.parametrize(

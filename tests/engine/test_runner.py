@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from helexa.engine.allocation import refusals_as_memory_errors
-from helexa.engine.batch import Batch, build_batch
+from helexa.engine.batch import Batch, Part, build_batch
 from helexa.engine.runner import Runner
 
 STEP = [([1, 2, 3], 0, [0], True)]
@@ -31,11 +31,11 @@ class SlowModel:
     def __call__(self, batch: object, cache: object) -> Tensor:
         self._forward()
         self.now_s += 10
-        return torch.zeros(3, 2)
+        return torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
 
     def logits(self, hidden: Tensor) -> Tensor:
         self.now_s += 100
-        return hidden
+        return hidden + 1
 
 
 def runner_of(model: SlowModel) -> Runner:
@@ -50,6 +50,12 @@ def test_the_models_time_leaves_out_the_making_of_the_batch() -> None:
     assert runner.run(STEP).shape == (1, 2)
     assert runner.model_s == 110
     assert model.now_s == 111
+
+
+def test_what_logits_are_made_of_is_left_to_be_read() -> None:
+    runner = runner_of(SlowModel())
+    assert runner.run([Part([1, 2, 3], 0, [0], 2)]).tolist() == [[4, 5], [6, 7]]
+    assert runner.hidden.tolist() == [[3, 4], [5, 6]]
 
 
 def test_E094_host_memory_that_torch_is_refused_is_a_memory_error() -> None:

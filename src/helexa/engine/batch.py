@@ -32,6 +32,16 @@ class Part(NamedTuple):
     state: int = 0
 
 
+class Computed(NamedTuple):
+    """What a step leaves of the R positions at which logits are wanted.
+
+    ``hidden`` [R, hidden] comes out of the last norm, ``logits`` [R, V] float32 are made of it.
+    """
+
+    hidden: Tensor
+    logits: Tensor
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Span:
     """One sequence's share of a forward pass.

@@ -146,7 +146,7 @@ class EngineCore:
         self._faulted = False
         now = self._clock()
         self._drafts.learn(parts, now - begin)
-        settled = self._drafts.settle(parts, drawn)
+        settled = self._drafts.settle(parts, drawn, self._execution.runner.hidden)
         self._scheduler.commit([part for part, _ in settled])
         outputs += [self._take(part, draws, now) for part, draws in settled if draws]
         self._steps += 1

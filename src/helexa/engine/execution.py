@@ -30,6 +30,11 @@ class StepRunner(Protocol):
         """How long the model alone took in the last run, in seconds."""
         ...
 
+    @property
+    def hidden(self) -> Tensor:
+        """The hidden states [R, hidden] that the logits of the last run were made of."""
+        ...
+
     def run(self, parts: Sequence[Work]) -> Tensor:
         """Compute these tokens: logits [R, V] of those that want them."""
         ...

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
-from helexa.engine.batch import Batch, Part
+from helexa.engine.batch import Batch, Computed, Part
 from helexa.engine.device_batch import PADDING, Fields, Layout, fields, staged, table_pages
 from helexa.engine.kernels.decoding import Pages
 from helexa.engine.layers.delta import GatedDelta
@@ -41,7 +41,7 @@ class CannotRecord(Exception):
 class Recorder(Protocol):
     """Records work on a device; `CudaRecorder` is one."""
 
-    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    def record(self, work: Callable[[], Computed]) -> tuple[Callable[[], None], Computed]:
         """Run ``work`` and remember what it did to the device.
 
         → what does the same again on the same memory, and the work's result, which that overwrites.
@@ -57,7 +57,7 @@ class CudaRecorder:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
 
-    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    def record(self, work: Callable[[], Computed]) -> tuple[Callable[[], None], Computed]:
         """Run it twice beside the default stream, the second time to see that nothing waits."""
         with torch.cuda.device(self._device):
             stream = torch.cuda.current_stream()
@@ -100,11 +100,11 @@ def waits_noticed(mode: Literal["warn", "error"]) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
-    """A recorded step: the memory it reads, what runs it, and the logits that it leaves."""
+    """A recorded step: the memory it reads, what runs it, and what that leaves."""
 
     memory: Tensor
     replay: Callable[[], None]
-    logits: Tensor
+    computed: Computed
 
 
 class DecodeGraphs:
@@ -118,10 +118,10 @@ class DecodeGraphs:
         self._recordings: dict[Layout, Recording] = {}
         self._refused = False
 
-    def step(self, parts: Sequence[Part]) -> Callable[[], Tensor] | None:
+    def step(self, parts: Sequence[Part]) -> Callable[[], Computed] | None:
         """A step of one new token for each of S sequences, ready to be replayed.
 
-        It gives the logits [S, V] float32, in order, which the next step overwrites. None for any
+        It gives what was computed, S rows in order, which the next step overwrites. None for any
         other step, which must be run as usual: one with a prompt, or more sequences than any
         recording has.
         """
@@ -140,10 +140,10 @@ class DecodeGraphs:
             self._recordings[layout] = recording
         return partial(self._replay, recording, memory, len(parts))
 
-    def _replay(self, recording: Recording, memory: Tensor, rows: int) -> Tensor:
+    def _replay(self, recording: Recording, memory: Tensor, rows: int) -> Computed:
         recording.memory.copy_(memory, non_blocking=True)
         recording.replay()
-        return recording.logits[:rows]
+        return Computed(*(made[:rows] for made in recording.computed))
 
     def _layout(self, parts: Sequence[Part]) -> Layout | None:
         """What a step of these parts is padded to, if it can be replayed."""
@@ -165,8 +165,9 @@ class DecodeGraphs:
         for field, nothing in ((made.slots, PADDING), (made.states, PADDING), (made.lengths, 0)):
             field.fill_(nothing)  # the runs of a recording leave no trace
 
-        def work() -> Tensor:
-            return model.logits(model(batch, cache))
+        def work() -> Computed:
+            hidden = model(batch, cache)
+            return Computed(hidden, model.logits(hidden))
 
         return Recording(memory, *self._recorder.record(work))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from helexa.engine.allocation import refusals_as_memory_errors
-from helexa.engine.batch import Part
+from helexa.engine.batch import Computed, Part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +28,8 @@ class Runner:
 
     ``model_s`` is how long the model took in the last run, in seconds of ``clock``: from the batch
     to the logits, without making the batch. It is the host's time: a GPU may still be working.
-    Steps that ``graphs`` has, if there are any, are replayed.
+    ``hidden`` [R, hidden] is what the logits of that run were made of; the next one may overwrite
+    it. Steps that ``graphs`` has, if there are any, are replayed.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Runner:
         self.model = model
         self.cache = cache
         self.model_s = 0.0
+        self.hidden = torch.empty(0, 0)
         self._clock = clock
         self._graphs = graphs
 
@@ -57,13 +59,13 @@ class Runner:
             if step is None:
                 step = partial(self._plain, self.model.batch(parts, self.cache.block_size))
             begin = self._clock()
-            logits = step()
+            self.hidden, logits = step()
             self.model_s = self._clock() - begin
         return logits
 
-    def _plain(self, batch: Batch) -> Tensor:
-        hidden = self.model(batch, self.cache)
-        return self.model.logits(hidden.index_select(0, batch.logit_rows))
+    def _plain(self, batch: Batch) -> Computed:
+        hidden = self.model(batch, self.cache).index_select(0, batch.logit_rows)
+        return Computed(hidden, self.model.logits(hidden))
 
     @torch.inference_mode()
     def copy(self, copies: Sequence[Copy]) -> None:

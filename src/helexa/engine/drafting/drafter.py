@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
+
+    from torch import Tensor
 
     from helexa.engine.sequence import Sequence
 
@@ -24,4 +26,19 @@ class Drafter(Protocol):
 
     def drop(self, seq: Sequence) -> None:
         """The sequence is over; one that was never proposed for may be dropped, too."""
+        ...
+
+
+@runtime_checkable
+class HiddenDrafter(Drafter, Protocol):
+    """One that guesses from hidden states, as a head of the model does: it is handed them."""
+
+    def take_hidden(self, seq: Sequence, hidden: Tensor) -> None:
+        """What the last n tokens of a sequence were drawn from: ``hidden`` [n, hidden].
+
+        These are the outputs of the model's last norm at the token before each, in its dtype and on
+        its device. A sequence that may have drafts has a row for each token that is drawn for it,
+        handed on in order and before a proposal of what follows; none for the tokens of its prompt
+        but the last. The next step may overwrite them: what is to be kept is copied.
+        """
         ...

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence as Items
 from typing import Final
 
+from torch import Tensor
+
 from helexa.engine.cache.pages import Pages
 from helexa.engine.cache.state_pages import StatePages
 from helexa.engine.config import EngineConfig
 from helexa.engine.drafting.costs import StepCosts
-from helexa.engine.drafting.drafter import Drafter
+from helexa.engine.drafting.drafter import Drafter, HiddenDrafter
 from helexa.engine.drafting.pace import draft_length
 from helexa.engine.outputs import DraftCounts
 from helexa.engine.sampling import Sampled
@@ -35,13 +37,16 @@ class Drafts:
         self._pages = pages
         self._redone = isinstance(pages, StatePages)
         self._most = config.draft_len
+        self._reader = drafter if self._most and isinstance(drafter, HiddenDrafter) else None
         self._by_default = config.drafter is not None
         self._costs = StepCosts()
         self._cost: float | None = None  # of all drafts of the last step, in plain tokens
         self._guesses: dict[int, tuple[int, ...]] = {}  # sequence → what it may draw, or nothing
+        self._hidden: dict[int, tuple[Sequence, Tensor]] = {}  # of the last step, to be handed on
 
     def add(self, parts: list[Part]) -> list[Part]:
         """The parts of a step, those that may with a draft; prompts are not kept waiting by any."""
+        self._hand_on()
         rows = len(parts)
         self._guesses.clear()
         if not self._most or rows > MOST_ROWS or any(part.sequence.prefilling for part in parts):
@@ -52,16 +57,25 @@ class Drafts:
         ]
 
     def settle(
-        self, parts: list[Part], drawn: list[list[Sampled]]
+        self, parts: list[Part], drawn: list[list[Sampled]], hidden: Tensor
     ) -> list[tuple[Part, list[Sampled]]]:
-        """After a step: each part as far as it counts, with the draws that are to be taken."""
+        """After a step: each part as far as it counts, with the draws that are to be taken.
+
+        ``hidden`` has a row for each draw, in order, from which that was drawn.
+        """
         rows = len(parts)
         drafted = sum(len(part.draft) for part in parts)
         each = None if self._cost is None or not drafted else self._cost / drafted
-        return [
+        settled = [
             self._settle(part, draws, rows, each) if draws else (part, draws)
             for part, draws in zip(parts, drawn, strict=True)
         ]
+        if self._reader is not None:
+            of_parts = hidden.split_with_sizes([len(draws) for draws in drawn])
+            for (part, taken), states in zip(settled, of_parts, strict=True):
+                if taken and self._allowed(part.sequence):
+                    self._hidden[part.sequence.id] = part.sequence, states[: len(taken)]
+        return settled
 
     def learn(self, parts: Items[Part], seconds: float) -> None:
         """Note how long a step has taken, if only rows with a token or a draft were in it."""
@@ -73,7 +87,14 @@ class Drafts:
 
     def drop(self, seq: Sequence) -> None:
         """A sequence is over."""
+        self._hidden.pop(seq.id, None)
         self._drafter.drop(seq)
+
+    def _hand_on(self) -> None:
+        """Give the drafter what the last step has left for it, whose tokens are appended now."""
+        while self._reader is not None and self._hidden:
+            _, (seq, states) = self._hidden.popitem()
+            self._reader.take_hidden(seq, states)
 
     def _settle(
         self, part: Part, drawn: list[Sampled], rows: int, each: float | None
@@ -103,14 +124,16 @@ class Drafts:
         return (part if counts else part._replace(length=0)), taken
 
     def _may(self, part: Part) -> bool:
-        """Whether a part is a row that draws its next token, with nothing but that to compute.
+        """Whether a part is a row that draws its next token, with nothing but that to compute."""
+        return part.length == 1 and part.samples and self._allowed(part.sequence)
+
+    def _allowed(self, seq: Sequence) -> bool:
+        """Whether a sequence may have drafts.
 
         What constrains an answer is told of one token at a time.
         """
-        seq = part.sequence
         wanted = seq.params.speculative
-        allowed = self._by_default if wanted is None else wanted
-        return allowed and part.length == 1 and part.samples and seq.mask is None
+        return (self._by_default if wanted is None else wanted) and seq.mask is None
 
     def _draft(self, seq: Sequence, rows: int) -> tuple[int, ...]:
         """Tokens that may follow, as many as promise to pay; the last of an answer needs none.

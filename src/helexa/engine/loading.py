@@ -311,7 +311,7 @@ def resolve_numerics(
     kept = resolve_dtype(dtype, device, stored_16_bit)
     on_cpu = device.type == "cpu"
     kernels = "quant_kernels" not in disabled
-    narrow = on_cpu and kept.itemsize == 2 and kernels and "bf16_products" not in disabled
+    narrow = on_cpu and kernels and "bf16_products" not in disabled
     dense = DenseFormat(kept, device, kernels=kernels, bfloat16=narrow and multiplies_bfloat16())
     triton = device.type == "cuda" and has_triton()
     numerics = Numerics(

@@ -1,4 +1,4 @@
-"""A drafter for tests."""
+"""Drafters for tests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from helexa.engine.drafting.lookup import LookupDrafter
 from helexa.engine.drafting.pace import MOST_SAVED, Experience
 from helexa.engine.sequence import Sequence as Row
 
@@ -38,3 +39,11 @@ class Knowing:
 
     def drop(self, seq: Row) -> None:
         self.dropped.append(seq.id)
+
+
+class Confident(LookupDrafter):
+    """Looks up, and has its sequences bet on that whatever came of it before."""
+
+    def propose(self, seq: Row, count: int) -> list[int]:
+        trust(seq)
+        return super().propose(seq, count)

@@ -16,7 +16,6 @@ from helexa.engine.build import claim, describe
 from helexa.engine.config import EngineConfig
 from helexa.engine.core import EngineCore
 from helexa.engine.drafting.drafts import MOST_ROWS
-from helexa.engine.drafting.lookup import LookupDrafter
 from helexa.engine.execution import TokenSampler
 from helexa.engine.loading import load_model
 from helexa.engine.memory import PoolSize
@@ -25,8 +24,7 @@ from helexa.engine.outputs import DraftCounts, Request
 from helexa.engine.params import GenerationDefaults, SamplingParams
 from helexa.engine.runner import Runner
 from helexa.engine.sampling import Sampled, Sampler, SampleRow
-from helexa.engine.sequence import Sequence as Row
-from tests.engine.drafting.knowing import trust
+from tests.engine.drafting.knowing import Confident
 from tests.engine.drafting.test_models import Tick
 from tests.engine.models.families import Family, Reference
 
@@ -65,14 +63,6 @@ def chances(reference: Reference) -> dict[Answer, float]:
     steps = (logits[:, len(PROMPT) - 1 : -1] + bias).log_softmax(-1)
     each = steps.gather(-1, ids[:, len(PROMPT) :, None]).sum((-1, -2)).exp()
     return dict(zip(paths, each.tolist(), strict=True))
-
-
-class Confident(LookupDrafter):
-    """Looks up, and has its sequences bet on that whatever came of it before."""
-
-    def propose(self, seq: Row, count: int) -> list[int]:
-        trust(seq)
-        return super().propose(seq, count)
 
 
 class Gullible:

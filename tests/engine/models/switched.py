@@ -25,6 +25,7 @@ from helexa.engine.params import GenerationDefaults, SamplingParams
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.runner import Runner
 from helexa.engine.sampling import Sampler
+from tests.engine.drafting.knowing import Confident
 from tests.engine.models.families import Family, Reference, cosine, hybrid
 
 VOCAB = 32
@@ -160,7 +161,7 @@ def says(
     model: Model,
     asked: list[list[int]],
     *disabled: str,
-    drafter: str | None = "lookup",
+    drafts: bool = True,
     graphs: Callable[[KVCache], DecodeGraphs] | None = None,
     count: int = COUNT,
 ) -> Said:
@@ -169,14 +170,15 @@ def says(
         block_size=4,
         max_batch=2,
         prefill_chunk_tokens=24,
-        drafter=drafter,
+        drafter="lookup" if drafts else None,
         disabled=frozenset(disabled),
     )
     spec = describe(model, SIZE, config, GenerationDefaults(), frozenset())
     cache = claim(model, SIZE, config)
     runner = Runner(model, cache, graphs=graphs(cache) if graphs is not None else None)
     spec = replace(spec, header_ids=HEADERS)
-    core = EngineCore(runner, Sampler(spec.vocab_size), spec, config, Tick())
+    drafter = Confident() if drafts else None
+    core = EngineCore(runner, Sampler(spec.vocab_size), spec, config, Tick(), drafter=drafter)
     params = SamplingParams(max_tokens=count, temperature=0, repetition_penalty=1, ignore_eos=True)
     tokens: dict[int, list[int]] = {core.submit(Request(tuple(p), params)): [] for p in asked}
     cached = rows = 0

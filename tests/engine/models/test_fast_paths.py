@@ -37,7 +37,7 @@ OF_CORES = ("batching", "prefix_cache")
 OFF = [
     (name, switch)
     for name in ARCHITECTURES
-    for switch in (*looks_at(name), "quant_kernels", "mrope", *OF_CORES)
+    for switch in (*looks_at(name), "quant_kernels", "bf16_products", "mrope", *OF_CORES)
 ]
 """What a CPU's models look at (and `mrope`, which tells images from text)."""
 
@@ -91,7 +91,7 @@ def test_all_fast_paths(name: str, expected: Callable) -> None:
     assert said.drafted > 0
     assert said.cached > 0
     assert said.rows == 2
-    plain = says(model, wanted.prompts, drafter=None)
+    plain = says(model, wanted.prompts, drafts=False)
     assert (plain.tokens, plain.drafted) == (wanted.answers, 0)
 
 

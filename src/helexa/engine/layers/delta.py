@@ -111,9 +111,13 @@ class GatedDelta(nn.Module):
         self, x: Tensor, batch: Batch, cache: LayerState, angles: tuple[Tensor, Tensor]
     ) -> Tensor:
         """x [T, hidden] → [T, hidden]; the sequences' states in ``cache`` move on."""
-        made = self.arranged(self.inputs(x), self.gates(x))
+        made = self.project(x)
         out: Tensor = self.out(self.mixed(made, batch, cache).view(len(x), -1))
         return out
+
+    def project(self, x: Tensor) -> Projected:
+        """What does not depend on other tokens: x [T, hidden]."""
+        return self.arranged(self.inputs(x), self.gates(x))
 
     def mixed(self, made: Projected, batch: Batch, cache: LayerState) -> Tensor:
         """What comes between the projections: → [T, Hv, Dv]; states move on."""

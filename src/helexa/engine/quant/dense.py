@@ -204,6 +204,11 @@ class DenseFormat:
     rounded: bool = False
     bfloat16: bool = False
 
+    @property
+    def in_bfloat16(self) -> bool:
+        """Whether many rows are multiplied so, which is not exact enough for float32."""
+        return self.bfloat16 and self.dtype.itemsize == 2
+
     def make(self, parts: Sequence[Tensor]) -> Weight:
         """Stack the matrices [N_i, K] into one; a single one that needs no change is shared."""
         if self.stay_narrow(parts):

@@ -255,7 +255,7 @@ def repacked(parts: Sequence[Groups], columns: int, rows: int, numerics: Numeric
         if wide or groups is not None
         else fast_table(scale, zero, first, lift, numerics),
         scratch=numerics.plain.scratch,
-        bfloat16=numerics.plain.bfloat16 and total * columns >= SMALL_MATRIX,
+        bfloat16=numerics.plain.in_bfloat16 and total * columns >= SMALL_MATRIX,
     )
 
 

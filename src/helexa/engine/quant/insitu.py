@@ -125,5 +125,5 @@ def for_logits(numerics: Numerics) -> Numerics:
     if isinstance(linear, DenseFormat):
         linear = replace(linear, bfloat16=False)
     elif isinstance(linear, BlockFormat):
-        linear = replace(linear, plain=plain)
+        linear = replace(linear, plain=replace(linear.plain, bfloat16=False))
     return replace(numerics, plain=plain, linear=linear)

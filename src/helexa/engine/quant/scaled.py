@@ -179,7 +179,8 @@ def scaled_weight(parts: Sequence[Scaled], numerics: Numerics) -> Weight:
                     plain.scratch,
                     plain.kernels,
                     quick and suits_one_row(group[0]),
-                    plain.bfloat16 and sum(part.tensor.numel() for part in group) >= SMALL_MATRIX,
+                    plain.in_bfloat16
+                    and sum(part.tensor.numel() for part in group) >= SMALL_MATRIX,
                 ),
                 plain,
             )

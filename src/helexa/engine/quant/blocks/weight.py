@@ -109,7 +109,7 @@ def fast_weight(rows: BlockRows, dense: DenseFormat) -> Weight | None:
     if dense.compiler is not None:
         lanes = LaneSink(rows.type, count, columns)
         rows.write(lanes, lanes.form.rows)
-        return lanes.weight(dense.compiler, torch.bfloat16 if dense.bfloat16 else torch.float32)
+        return lanes.weight(dense.compiler, torch.bfloat16 if dense.in_bfloat16 else torch.float32)
     if not exact and (size := int4_rows(rows.type)):
         nibbles = Int4Sink(rows.type, count, columns, size)
         rows.write(nibbles)
@@ -117,7 +117,7 @@ def fast_weight(rows: BlockRows, dense: DenseFormat) -> Weight | None:
     if can_bag() and can_split(rows.type, exact=exact):
         bags = BagSink(rows.type, count, columns)
         rows.write(bags)
-        return bags.weight(bfloat16=dense.bfloat16)
+        return bags.weight(bfloat16=dense.in_bfloat16)
     return None
 
 

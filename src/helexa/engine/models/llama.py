@@ -58,6 +58,7 @@ class Llama(Model):
             numerics = for_logits(self.numerics)
             self.head = Linear(config.hidden_size, config.vocab_size, bias=False, numerics=numerics)
             first.append(partial(self.head.load, weights / "lm_head"))
+        first.append(self.numerics.plain.workspace.clear)  # layers may have no use for so much
         load_layers(self.layers, body / "layers", first)
         self.norm.load(body / "norm")
 

@@ -24,6 +24,8 @@ from helexa.engine.models.model import Model, decoder_part
 from helexa.engine.quant.insitu import for_logits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from helexa.engine.batch import Batch
@@ -53,7 +55,9 @@ class Llama(Model):
         body, config = decoder_part(weights), self.config
         tied = weights.checkpoint.tied
         # The largest matrices first: the layers that follow fill every core to the end.
-        first = [partial(self.embed.load, body / "embed_tokens", tied=tied)]
+        first: list[Callable[[], None]] = [
+            partial(self.embed.load, body / "embed_tokens", tied=tied)
+        ]
         if not tied:
             numerics = for_logits(self.numerics)
             self.head = Linear(config.hidden_size, config.vocab_size, bias=False, numerics=numerics)

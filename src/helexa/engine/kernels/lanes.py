@@ -60,7 +60,7 @@ def paired(halves: Tensor) -> Tensor:
     """Two float16 numbers in a word: [B, S, P, 16] → [B, S, ⌈P / 2⌉, 16] int32, the first lower.
 
     Whole words are loaded without a mask, so that a compiler takes what they hold out of its
-    innermost loop: 1.3 to 2 times the speed for integers of four bits.
+    innermost loop: 1.3 (eight bits) to 1.9 times the speed (four), on an AMD EPYC.
     """
     bits = halves.view(torch.int16).int() & 0xFFFF
     if bits.shape[2] % 2:

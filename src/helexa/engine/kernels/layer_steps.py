@@ -2,9 +2,10 @@
 
 Between products a layer is some sixty small operators, each a pass over a few kilobytes; products
 of one row stream megabytes through the caches in between, so that each operator's code comes back
-cold. As a few loops of one function they cost a fifth of that. What is compiled for contexts of any
-length has no product in it: that would be half as fast, as sizes that are no numbers keep a
-compiler for C++ from taking scales out of loops.
+cold. Compiled together, 28 layers of the 0.6B shape in Q4_K_M take 17 ms a token in place of the 24
+that compiled products alone do (AMD EPYC, two threads). What is compiled for contexts of any length
+has no product in it: that would be half as fast, as sizes that are no numbers keep a compiler for
+C++ from taking scales out of loops.
 
 T rows, K is the hidden size; all is float32 but what is cached.
 """

@@ -152,8 +152,9 @@ def test_blocks_of_256(format: str, switch: str | None, tmp_path: Path) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["qwen3", "qwen3_5_moe"])
 def test_compiled(name: str, expected: Callable) -> None:
+    """All that is compiled; what else there is runs uncompiled in layers/test_compiled.py."""
     wanted = expected(name)
     model = load_model(wanted.folder, dtype="float32", device="cpu", compile=True, disabled=())
     assert worst(logits(model, wanted.prompts[-1], STOPS), wanted.logits) < TOLERANCE[name]

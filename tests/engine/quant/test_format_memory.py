@@ -50,7 +50,7 @@ def test_weights_that_are_quantised_as_they_are_loaded(plain: Path) -> None:
     check(plain, largest_mib(plain), quant="q4_k")
 
 
-@pytest.mark.parametrize("format", ["q4_k", "q6_k", "q8_0"])
+@pytest.mark.parametrize("format", ["q4_k", "q8_0"])
 def test_gguf(format: str, plain: Path, tmp_path: Path) -> None:
     """One file, of which no more than half may be held beside the weights."""
     written = quantise_to_file(plain, tmp_path / "model.gguf", format)
@@ -74,7 +74,7 @@ def q4_k(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return quantise_to_file(folder, folder / "model.gguf", "q4_k").path
 
 
-@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
 def test_q4_k_takes_little_more_than_its_file(q4_k: Path, dtype: str) -> None:
     file_mib = q4_k.stat().st_size / MIB
     assert file_mib > 60

@@ -57,7 +57,11 @@ def test_e099_switches(switch: str, expected: list[list[int]]) -> None:
 
 @needs_compiler
 def test_compiled_kernels_change_the_speed_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And without the switch, or where nobody asks for them, there are none."""
+    """And without the switch, or where nobody asks for them, there are none.
+
+    Here they run as their definitions; compiled, in models/test_fast_paths.py.
+    """
+    monkeypatch.setattr("helexa.engine.kernels.compiled.Kernel.compile", lambda _: None)
     monkeypatch.setattr(block_weights, "SMALL_MATRIX", 0)
     plain = load_model("tiny", dtype="float32", quant="q8_0", disabled=["compile"], compile=True)
     heard: list[tuple[str, int, int | None]] = []

@@ -52,8 +52,9 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("dtype", ["auto", "float32"])
-@pytest.mark.parametrize("layout", [0, 1], ids=["single", "stacked"])
+@pytest.mark.parametrize(
+    ("layout", "dtype"), [(0, "float32"), (1, "auto")], ids=["single", "stacked"]
+)
 def test_E036_no_layer_of_experts_is_held_twice(
     layout: int, dtype: str, experts: list[Path]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Drafters for tests."""
+"""Drafters for tests, and a clock."""
 
 from __future__ import annotations
 
@@ -47,3 +47,14 @@ class Confident(LookupDrafter):
     def propose(self, seq: Row, count: int) -> list[int]:
         trust(seq)
         return super().propose(seq, count)
+
+
+class Tick:
+    """A clock on which every step takes as long, so that drafts depend on nothing but tokens."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.001
+        return self.now

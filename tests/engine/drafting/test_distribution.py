@@ -24,8 +24,7 @@ from helexa.engine.outputs import DraftCounts, Request
 from helexa.engine.params import GenerationDefaults, SamplingParams
 from helexa.engine.runner import Runner
 from helexa.engine.sampling import Sampled, Sampler, SampleRow
-from tests.engine.drafting.knowing import Confident
-from tests.engine.drafting.test_models import Tick
+from tests.engine.drafting.knowing import Confident, Tick
 from tests.engine.models.families import Family, Reference
 
 SAID = (11, 23, 42)

@@ -19,7 +19,7 @@ from helexa.engine.outputs import DraftCounts, Request
 from helexa.engine.params import GenerationDefaults, SamplingParams
 from helexa.engine.runner import Runner
 from helexa.engine.sampling import Sampler
-from tests.engine.drafting.knowing import Knowing
+from tests.engine.drafting.knowing import Knowing, Tick
 from tests.engine.models.families import Family, hybrid
 
 END = 7
@@ -44,17 +44,6 @@ Answers = list[tuple[list[int], str | None]]
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     made = FAMILIES[request.param].save(tmp_path_factory.mktemp("drafts"))
     return load_model(made.folder, device="cpu", dtype="float32")
-
-
-class Tick:
-    """A clock on which every step takes as long, so that drafts depend on nothing but tokens."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 0.001
-        return self.now
 
 
 def core_of(

@@ -25,7 +25,7 @@ from helexa.engine.params import GenerationDefaults, SamplingParams
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.runner import Runner
 from helexa.engine.sampling import Sampler
-from tests.engine.drafting.knowing import Confident
+from tests.engine.drafting.knowing import Confident, Tick
 from tests.engine.models.families import Family, Reference, cosine, hybrid
 
 VOCAB = 32
@@ -144,17 +144,6 @@ def logits(model: Model, ids: list[int], stops: Sequence[int]) -> Tensor:
         found.append(model.compute_logits(ids[start:stop], cache, context=start))
         start = stop
     return torch.cat(found)
-
-
-class Tick:
-    """A clock on which every step takes as long, so that drafts depend on nothing but tokens."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 0.001
-        return self.now
 
 
 def says(

@@ -1,9 +1,9 @@
-"""Decoder layers on a CPU, for one token: compiled functions, and what is left between them."""
+"""Decoder layers on a CPU, for a few rows: compiled functions, and what is left between them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -20,6 +20,7 @@ from helexa.engine.kernels.layer_steps import (
 )
 from helexa.engine.layers.attention import Attention
 from helexa.engine.layers.experts import Experts
+from helexa.engine.layers.fused import Step, constants
 from helexa.engine.layers.mlp import GatedMLP
 from helexa.engine.quant.stack import parts_of
 from helexa.engine.quant.weight import Compilable, Traceable
@@ -36,20 +37,12 @@ if TYPE_CHECKING:
     from helexa.engine.layers.decoder import DecoderLayer
     from helexa.engine.layers.delta import GatedDelta
     from helexa.engine.layers.linear import Linear
-    from helexa.engine.layers.norm import RMSNorm
 
 SLOTS = 4099
 """Of a cache that stands for those of any size: no other number of a model's."""
 CONTEXT = 131
 KEPT = (1, 2)
 """The arguments of `attend` that are the cache's."""
-
-
-class Step(NamedTuple):
-    """What all layers of a step share."""
-
-    batch: Batch
-    angles: tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,11 +211,6 @@ def traced(linear: Linear) -> tuple[Matrix, tuple[Tensor, ...]] | None:
     tensors = [tensor for recipe in recipes for tensor in recipe.tensors]
     bias = () if linear.bias is None else (linear.bias,)
     return tuple(recipe.recipe for recipe in recipes), (*tensors, *bias)
-
-
-def constants(norm: RMSNorm) -> tuple[Tensor, Tensor]:
-    """What the operator multiplies by, and its floor (see `norm_constants`)."""
-    return norm.gain, norm.floor
 
 
 def want_kernels(modules: Iterable[nn.Module]) -> None:

@@ -14,7 +14,6 @@ from torch import nn
 from helexa.engine.kernels.few_rows import MOST
 from helexa.engine.kernels.stored_matrix import device_of
 from helexa.engine.layers.compiled import CompiledLayer, compile_layers, run_compiled, want_kernels
-from helexa.engine.layers.compiled import Step as CompiledStep
 from helexa.engine.layers.decoder import DecoderLayer, decoder_norm, load_layers
 from helexa.engine.layers.embedding import Embedding
 from helexa.engine.layers.fused import Step, run_fused
@@ -75,7 +74,7 @@ class Llama(Model):
                 return run_fused(self.layers, self.norm, x, step, cache)
             angles = self.rotary(batch.positions)
             if self.compiled is not None and len(x) <= MOST:
-                few = CompiledStep(batch, angles)
+                few = Step(batch, angles)
                 return self.normed(run_compiled(self.compiled, x, few, cache))
             for layer, kv in zip(self.layers, cache.layers, strict=True):
                 x = layer(x, batch, kv, angles)

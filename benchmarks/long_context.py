@@ -64,8 +64,10 @@ def measured_now(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     found: dict[str, Any] = {}
     device = "cpu"
     with console.status("measuring") as status:
-        for name in args.architectures:
-            model = load_model(make_architecture(name, args.size, Path(args.folder)))
+        for architecture in args.architectures:
+            folder = make_architecture(architecture, args.size, Path(args.folder))
+            model = load_model(folder, compile=args.compile)
+            name = f"{architecture}, compiled" if args.compile else architecture
             if args.profile:
                 to = beside(args.profile, name)
                 console.print(profile(name, model, args, to))
@@ -120,6 +122,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--contexts", type=int, nargs="*", default=list(CONTEXTS))
     parser.add_argument("--batches", type=int, nargs="*", default=list(BATCHES))
     parser.add_argument("--prompts", type=int, nargs="*", default=list(PROMPTS))
+    parser.add_argument("--compile", action="store_true", help="models with compiled kernels")
     parser.add_argument("--steps", type=int, default=8, help="tokens decoded per reading")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -51,6 +51,7 @@ SWITCHES = frozenset(
         "cuda_graphs",
         "quant_kernels",
         "bf16_products",
+        "large_pages",
         "batching",
         "prefix_cache",
     }

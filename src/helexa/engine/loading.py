@@ -312,7 +312,13 @@ def resolve_numerics(
     on_cpu = device.type == "cpu"
     kernels = "quant_kernels" not in disabled
     narrow = on_cpu and kernels and "bf16_products" not in disabled
-    dense = DenseFormat(kept, device, kernels=kernels, bfloat16=narrow and multiplies_bfloat16())
+    dense = DenseFormat(
+        kept,
+        device,
+        kernels=kernels,
+        bfloat16=narrow and multiplies_bfloat16(),
+        large_pages="large_pages" not in disabled,
+    )
     triton = device.type == "cuda" and has_triton()
     numerics = Numerics(
         device=device,

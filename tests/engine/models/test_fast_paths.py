@@ -44,7 +44,7 @@ OFF = [
 
 def test_every_architecture_and_every_switch_is_tested() -> None:
     assert set(ARCHITECTURES) == set(MODELS)
-    assert {switch for _, switch in OFF} | set(ON_DEVICES) | {"compile"} == SWITCHES
+    assert {switch for _, switch in OFF} | set(ON_DEVICES) | {"compile", "large_pages"} == SWITCHES
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -20,6 +20,7 @@ from helexa.engine.kernels.packed import can_pack, pack, packed_product, unpack
 from helexa.engine.kernels.streamed import streamed_product
 from helexa.engine.kernels.wide_product import wide_product
 from helexa.engine.memory import SMALL_MATRIX
+from helexa.engine.quant.large_pages import large_pages
 from helexa.engine.quant.weight import Recipe, Traced
 from helexa.engine.quant.workspace import Workspace
 
@@ -188,7 +189,8 @@ class DenseFormat:
     many rows of activations with quantised ones. ``kernels`` False leaves every product to torch's
     plain operator, in the weights' own format. ``narrow`` keeps large 16-bit matrices as they are
     stored where ``dtype`` is float32 and this a CPU: their products are the same, and take longer.
-    With a ``compiler``, quantised ones that want it get kernels of their own. ``rounded`` gives
+    With a ``compiler``, quantised ones that want it get kernels of their own, and what they read
+    lies on ``large_pages``. ``rounded`` gives
     them exactly the numbers of ``dtype`` before all that; matrices that float16 cannot hold keep
     theirs.
     """
@@ -203,6 +205,7 @@ class DenseFormat:
     compiler: Compiler | None = field(default=None, compare=False)
     rounded: bool = False
     bfloat16: bool = False
+    large_pages: bool = True
 
     @property
     def in_bfloat16(self) -> bool:
@@ -251,7 +254,8 @@ class DenseFormat:
         if kinds or kept.itemsize != 2:
             held = all(fits_float16(part) for part in parts)
             kept = torch.float16 if held else torch.bfloat16
-        whole = torch.empty((sum(map(len, parts)), parts[0].shape[1]), dtype=kept)
+        shape = (sum(map(len, parts)), parts[0].shape[1])
+        whole = large_pages(shape, kept, wanted=self.large_pages)
         fill(whole, parts)
 
         def example(rows: int) -> list[Tensor]:

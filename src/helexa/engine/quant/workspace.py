@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from mmap import mmap
 from typing import TYPE_CHECKING
 
 import torch
+
+from helexa.engine.quant.large_pages import large_pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,7 @@ class Workspace:
     """
 
     def __init__(self) -> None:
-        self.free: list[mmap] = []
+        self.free: list[Tensor] = []
         self.lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
@@ -35,9 +36,9 @@ class Workspace:
     def matrix(self, rows: int, columns: int) -> Iterator[Tensor]:
         """An uninitialised matrix [rows, columns], until the end of the block."""
         count = rows * columns
-        room = self._take(4 * count)
+        room = self._take(count)
         try:
-            yield torch.frombuffer(room, dtype=torch.float32, count=count).view(rows, columns)
+            yield room[:count].view(rows, columns)
         finally:
             with self.lock:
                 self.free.append(room)
@@ -47,9 +48,9 @@ class Workspace:
         with self.lock:
             self.free.clear()
 
-    def _take(self, nbytes: int) -> mmap:
+    def _take(self, count: int) -> Tensor:
         with self.lock:
             found = self.free.pop() if self.free else None
-        if found is None or len(found) < nbytes:  # a smaller one goes back to the system
-            found = mmap(-1, nbytes)
+        if found is None or len(found) < count:  # a smaller one goes back to the system
+            found = large_pages((count,), torch.float32)
         return found

@@ -20,6 +20,7 @@ from helexa.engine.kernels.lanes import (
     tile,
 )
 from helexa.engine.kernels.wide_product import onednn_product, wide_product
+from helexa.engine.quant.large_pages import large_pages
 from helexa.engine.quant.weight import Recipe, Traced
 
 if TYPE_CHECKING:
@@ -96,7 +97,9 @@ class LaneWeight:
 class LaneSink:
     """Takes rows of blocks and lays them out."""
 
-    def __init__(self, type: BlockType, rows: int, columns: int) -> None:
+    def __init__(
+        self, type: BlockType, rows: int, columns: int, *, on_large_pages: bool = True
+    ) -> None:
         affine = type.zero == 0
         self.type = type
         self.form = Form(type.bits, type.group, type.zero, type.levels is not None, affine)
@@ -113,7 +116,7 @@ class LaneSink:
             return Factors(coarse, torch.zeros(counts[0], groups, *counts[1:], dtype=fine))
 
         self.lanes = Lanes(
-            torch.empty(blocks, columns, LANES, dtype=torch.int32),
+            large_pages((blocks, columns, LANES), torch.int32, wanted=on_large_pages),
             factors(torch.uint8 if affine else torch.int8),
             factors(torch.uint8) if affine else None,
         )

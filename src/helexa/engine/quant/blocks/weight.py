@@ -107,7 +107,7 @@ def fast_weight(rows: BlockRows, dense: DenseFormat) -> Weight | None:
         return FloatWeight(small.matrix)
     exact = dense.dtype == torch.float32
     if dense.compiler is not None:
-        lanes = LaneSink(rows.type, count, columns)
+        lanes = LaneSink(rows.type, count, columns, on_large_pages=dense.large_pages)
         rows.write(lanes, lanes.form.rows)
         return lanes.weight(dense.compiler, torch.bfloat16 if dense.in_bfloat16 else torch.float32)
     if not exact and (size := int4_rows(rows.type)):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helexa.engine.kernels.compiled import Compiler
 from helexa.engine.kernels.lanes import (
     LANES,
     Factors,
@@ -18,6 +19,7 @@ from helexa.engine.kernels.lanes import (
     row_product,
     tile,
 )
+from tests.engine.compilers import needs_compiler
 
 COLUMNS, BLOCKS = 64, 2
 FORMS = [
@@ -84,6 +86,25 @@ def test_the_product_is_that_of_the_matrix(form: Form) -> None:
     matrix = plain(form, q, lanes)
     x = torch.randn(2, COLUMNS, generator=torch.Generator().manual_seed(1))
     found = row_product(form, x, *lanes.tensors())
+    wanted = x.double() @ matrix.T
+    assert found.shape == wanted.shape
+    assert (found - wanted).norm() < 1e-6 * (x.abs().double() @ matrix.abs().T).norm()
+
+
+@needs_compiler
+@pytest.mark.parametrize("bits", [5, 6])
+def test_compiled_products(bits: int) -> None:
+    """Words with places that are not full, with offsets and without."""
+    form = next(form for form in FORMS if form.bits == bits)
+    q, lanes = drawn(form)
+    matrix, tensors, compiler = plain(form, q, lanes), lanes.tensors(), Compiler()
+    x = torch.randn(1, COLUMNS, generator=torch.Generator().manual_seed(2))
+    kernel = compiler.kernel(row_product, (form,), [x, *tensors])
+    kernel.wanted = True
+    assert list(compiler.compile()) == [1]
+    assert kernel.run is not kernel.definition
+    found = kernel(x, *tensors)
+    (found,) = found if isinstance(found, list | tuple) else (found,)
     wanted = x.double() @ matrix.T
     assert found.shape == wanted.shape
     assert (found - wanted).norm() < 1e-6 * (x.abs().double() @ matrix.abs().T).norm()

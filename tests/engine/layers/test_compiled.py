@@ -7,7 +7,9 @@ tests/engine/kernels/test_layer_steps.py.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +17,11 @@ import torch
 
 from helexa.engine.kernels.compiled import Compiler
 from helexa.engine.kernels.few_rows import MOST
+from helexa.engine.layers.compiled import CompiledLayer
 from helexa.engine.loading import load_model
 from helexa.engine.models.model import Model
 from tests.engine.models.families import Family, Reference, hybrid, prompt, scattered, worst
+from tests.engine.models.switched import quantised
 
 MADE = {
     "llama": Family("llama", "llama", {"attention_bias": True, "mlp_bias": True}),
@@ -28,6 +32,16 @@ MADE = {
     "qwen3_next": hybrid("qwen3_next", "qwen3_next"),
 }
 LENGTH = 60
+WIDE = {
+    "num_hidden_layers": 2,
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+}
+"""Rows of whole blocks of 256; and matrices whose number of rows is not one of whole words."""
+BITS = ["q8_0", "q6_k", "q5_k", "q4_k", "q4_0"]
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +55,64 @@ def in_functions(reference: Reference, **options: Any) -> Model:
     model.compile_layers(Compiler())
     assert getattr(model, "compiled", None) is not None
     return model
+
+
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to be compiled runs as it is defined; small matrices are laid out as large ones."""
+    monkeypatch.setattr("helexa.engine.loading.require_compiler", lambda: None)
+    monkeypatch.setattr("helexa.engine.kernels.compiled.Kernel.compile", lambda _: None)
+    for module in ("dense", "blocks.weight"):
+        monkeypatch.setattr(f"helexa.engine.quant.{module}.SMALL_MATRIX", 0)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of each call of a layer as functions."""
+    rows: list[int] = []
+    call = CompiledLayer.__call__
+
+    def counted(self: CompiledLayer, x: torch.Tensor, *args: Any) -> torch.Tensor:
+        rows.append(len(x))
+        return call(self, x, *args)
+
+    monkeypatch.setattr(CompiledLayer, "__call__", counted)
+    return rows
+
+
+def step_by_step(model: Model, ids: list[int], sizes: list[int]) -> torch.Tensor:
+    """Logits [T, V] of so many tokens at a time."""
+    cache, found, start = model.new_cache(tokens=sum(sizes)), [], 0
+    for size in sizes:
+        found.append(model.compute_logits(ids[start : start + size], cache, context=start))
+        start += size
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_few_rows_run_as_functions(
+    name: str, reference: Callable[[str], Reference], ran: list[int]
+) -> None:
+    model = in_functions(reference(name), dtype="float32")
+    layers, sizes = model.config.num_hidden_layers, [MOST + 1, 1, 4, MOST, 2]
+    step_by_step(model, prompt(LENGTH), sizes)
+    assert ran == [size for size in sizes[1:] for _ in range(layers)]
+
+
+@pytest.mark.parametrize("format", BITS)
+def test_quantised_layers(
+    format: str, tmp_path: Path, ran: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the numbers that the blocks stand for; none of these blocks' words are all full."""
+    uncompiled(monkeypatch)
+    family = MADE["qwen3"]
+    made = quantised(replace(family, fields=WIDE).save(tmp_path), format)
+    model = load_model(
+        tmp_path, dtype="float32", device="cpu", quant=format, compile=True, disabled=()
+    )
+    assert getattr(model, "compiled", None) is not None
+    ids, sizes = prompt(40), [10, 1, 4, 1, 3]
+    assert worst(step_by_step(model, ids, sizes), made.logits(ids)[: sum(sizes)]) < 1e-4
+    assert ran == [1, 1, 4, 4, 1, 1, 3, 3]
 
 
 @pytest.mark.parametrize("name", MADE)

@@ -6,16 +6,19 @@ import pytest
 import torch
 
 from helexa.engine.kernels.compiled import Compiler
+from helexa.engine.kernels.few_rows import MOST
 from helexa.engine.quant.blocks import lanes, weight
 from helexa.engine.quant.blocks.lanes import LaneSink, LaneWeight
 from helexa.engine.quant.blocks.rows import stored_rows
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.quant.blocks.weight import fast_weight
 from helexa.engine.quant.dense import DenseFormat
+from helexa.engine.quant.weight import multiplied
 from tests.engine.compilers import needs_compiler
-from tests.engine.quant.blocks.test_block_weight import check, made
+from tests.engine.quant.blocks.test_block_weight import check, made, relative
 
 CPU = torch.device("cpu")
+RAGGED = (("Q6_K", 83), ("Q4_K", 5), ("Q5_K", 97), ("Q8_0", 65), ("Q3_K", 161))
 
 
 def laid_out(
@@ -65,6 +68,40 @@ def test_tiles_that_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, matrix, _ = laid_out("Q8_0", 64 * 4 + 5, torch.float32)
     assert weight.tile_blocks == 2
     check(weight, matrix, 0)
+
+
+@pytest.mark.parametrize(("rows", "tiles"), [(64 * 2, 1), (64 * 4 + 5, 3), (64 * 6, 3)])
+def test_each_tile_has_the_size_it_is_compiled_for(
+    rows: int, tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled, none of any other would be computed rightly."""
+    monkeypatch.setattr(lanes, "TILE_BYTES", 4 * 64 * 512 * 2)
+    weight, matrix, _ = laid_out("Q8_0", rows, torch.float32)
+    run, seen = weight.tile.run, []
+
+    def noted(*tensors: torch.Tensor) -> torch.Tensor:
+        seen.append([tuple(tensor.shape) for tensor in tensors])
+        found: torch.Tensor = run(*tensors)
+        return found
+
+    weight.tile.run = noted
+    x = torch.randn(MOST + 1, 512, generator=torch.Generator().manual_seed(1))
+    assert relative(weight.matmul(x), x @ matrix.T) < 3e-6
+    assert seen == [[shape for shape, *_ in weight.tile.layouts]] * tiles
+
+
+@pytest.mark.parametrize("x_rows", [1, 4])
+def test_matrices_below_each_other(x_rows: int) -> None:
+    """In a larger function, of rows that fill none of their words."""
+    made = [laid_out(name, rows, torch.float32)[:2] for name, rows in RAGGED]
+    recipes = [weight.traced() for weight, _ in made]
+    x = torch.randn(x_rows, 512, generator=torch.Generator().manual_seed(3))
+    tensors = [tensor for recipe in recipes for tensor in recipe.tensors]
+    for count in (1, len(made)):
+        wanted = torch.cat([x @ matrix.T for _, matrix in made[:count]], 1)
+        found = multiplied([recipe.recipe for recipe in recipes[:count]], x, tensors)
+        assert found.shape == wanted.shape
+        assert relative(found, wanted) < 3e-6
 
 
 @needs_compiler

@@ -63,7 +63,8 @@ class Handle:
     quant                 quantise at load: q8_0, q6_k, q5_k, q4_k, q4_0, …; None: as they are; of
                           GGUF: part of the name of one of several files; None: the first of them
     compile               compile kernels for this CPU when loading, with its C++ compiler: slow
-                          once, then faster with quantised weights; a GPU needs none
+                          once, then faster with plain weights and those in blocks (GGUF, or
+                          ``quant``), not with AWQ, GPTQ or FP8; a GPU needs none
     max_batch             sequences that run at once; more wait their turn
     max_context           longest sequence in tokens, prompt and answer; None: the model's own limit
     kv_memory_mb          memory for the KV cache in MiB; None: room for max_batch sequences of

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,10 @@ import torch
 from helexa.engine.build import build_core
 from helexa.engine.config import EngineConfig
 from helexa.engine.kernels.attention import attention_definition
+from helexa.engine.kernels.experts import experts_definition
+from helexa.engine.layers import delta
 from helexa.engine.layers.attention import Attention
+from helexa.engine.layers.experts import Experts
 from helexa.engine.layers.linear import Linear
 from helexa.engine.loading import load_model
 from helexa.engine.outputs import Request
@@ -18,7 +23,7 @@ from helexa.engine.params import SamplingParams
 from helexa.engine.quant.blocks import weight as block_weights
 from helexa.engine.quant.blocks.lanes import LaneWeight
 from tests.engine.compilers import needs_compiler
-from tests.engine.models.families import Family
+from tests.engine.models.families import Family, hybrid
 
 PROMPTS = [list(range(50, 50 + n)) for n in (3, 40, 90)]
 
@@ -98,10 +103,66 @@ def test_e099_switches_of_a_mixture_of_experts(switch: str, tmp_path: Path) -> N
     assert greedy(switch, model=model) == greedy(model=model)
 
 
-def test_the_attention_switches_reach_the_layers() -> None:
-    model = load_model("tiny", disabled=["flash_attn"])
+@pytest.mark.parametrize("switch", ["flash_attn", "flash_decode"])
+def test_the_attention_switches_reach_the_layers(switch: str) -> None:
+    model = load_model("tiny", disabled=[switch])
     layers = [module for module in model.modules() if isinstance(module, Attention)]
     assert layers
     for layer in layers:
-        assert layer.prefill is attention_definition
-        assert layer.decode is not attention_definition
+        assert (layer.prefill is attention_definition) == (switch == "flash_attn")
+        assert (layer.decode is attention_definition) == (switch == "flash_decode")
+
+
+RULES = ("chunked_delta_rule", "recurrent_delta_rule", "delta_step_in_place", "delta_step")
+
+
+@pytest.fixture(scope="module")
+def hybrid_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    fields = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}
+    return hybrid("both", "qwen3_next", **fields).save(tmp_path_factory.mktemp("both")).folder
+
+
+@pytest.mark.parametrize(
+    ("disabled", "ran"),
+    [
+        ((), ["chunked_delta_rule", "delta_step_in_place"]),
+        (("gdn_chunked",), ["recurrent_delta_rule", "delta_step_in_place"]),
+        (("gdn_fused",), ["chunked_delta_rule", "delta_step"]),
+    ],
+)
+def test_the_switches_of_the_delta_rule(
+    disabled: tuple[str, ...], ran: list[str], hybrid_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs for a prompt, then for one token."""
+    heard: list[str] = []
+
+    def told(name: str) -> Callable[..., Any]:
+        rule = getattr(delta, name)
+
+        def run(*args: Any) -> Any:
+            heard.append(name)
+            return rule(*args)
+
+        return run
+
+    for name in RULES:
+        monkeypatch.setattr(delta, name, told(name))
+    model = load_model(hybrid_folder, dtype="float32", device="cpu", disabled=disabled)
+    cache = model.new_cache(tokens=8)
+    model.compute_logits([1, 2, 3], cache)
+    model.compute_logits([4], cache, context=3)
+    assert heard == ran
+
+
+@pytest.mark.parametrize("disabled", [(), ("moe_fused",)])
+def test_the_switch_of_experts(disabled: tuple[str, ...], hybrid_folder: Path) -> None:
+    model = load_model(hybrid_folder, dtype="float32", device="cpu", disabled=disabled)
+    (experts, _) = (module for module in model.modules() if isinstance(module, Experts))
+    assert (experts.run is experts_definition) == bool(disabled)
+
+
+@pytest.mark.parametrize("switch", ["quant_kernels", "large_pages"])
+def test_the_switches_of_weights(switch: str) -> None:
+    plain = load_model("tiny", disabled=[switch]).numerics.plain
+    assert plain.kernels == (switch != "quant_kernels")
+    assert plain.large_pages == (switch != "large_pages")

@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 KERNELS = "kernels"
 """What progress calls compiling; it counts them."""
+NEEDED = frozenset({"compile", "quant_kernels"})
+"""The switches without which nothing is compiled."""
 EMBEDDING = "embed_tokens.weight"
 LARGEST_KEPT = FLOAT16_MAX * (1 - 2.0**-6)
 """A bound of keys and values that float16 holds even if products are rounded to bfloat16."""
@@ -76,11 +78,11 @@ def load_model(
     ``device`` is auto, cpu, mps, cuda or cuda:N; ``dtype`` is auto, float32 (exact), bfloat16 or
     float16; ``quant`` names a format to quantise linear layers to (see `quant.names`), and of
     several GGUF files one, by a part of its name; ``compile`` makes kernels for this CPU with its
-    C++ compiler (a GPU needs none). ``disabled`` names fast paths to leave out, None those that
-    HELEXA_DISABLE names. ``progress`` is told of downloads, reading and compiling; ``hub`` are
-    revision, cache_dir, offline and token. Raises InvalidRequest for an argument, TypeError for an
-    unknown one, PreflightError, DownloadError, UnsupportedModel or CheckpointError for the
-    checkpoint.
+    C++ compiler, for plain matrices and blocks of GGUF (a GPU needs none). ``disabled`` names fast
+    paths to leave out, None those that HELEXA_DISABLE names. ``progress`` is told of downloads,
+    reading and compiling; ``hub`` are revision, cache_dir, offline and token. Raises InvalidRequest
+    for an argument, TypeError for an unknown one, PreflightError, DownloadError, UnsupportedModel
+    or CheckpointError for the checkpoint.
     """
     _check_source(model, hub)
     if disabled is None:
@@ -106,8 +108,8 @@ def load_model(
     check_sizes(model)
     stored = decoder_part(Weights(model)).dtype_of(EMBEDDING)
     numerics = resolve_numerics(dtype, where, stored != "F32", disabled)
-    if compile and where.type == "cpu" and "compile" not in disabled:
-        numerics = with_compiler(numerics)
+    if compile and where.type == "cpu" and not NEEDED.intersection(disabled):
+        numerics = with_compiler(numerics, at_once=model.config.quantization is None)
     numerics = with_linear(numerics, model, quant, exact=dtype != "auto")
     if dtype == "auto":
         numerics = with_exact_cache(numerics, model.config)
@@ -133,9 +135,13 @@ def fill(model: Model, weights: Weights) -> None:
     weights.finish(UNSEEN)
 
 
-def with_compiler(numerics: Numerics) -> Numerics:
-    """The same, with kernels to be compiled. Raises InvalidRequest where that cannot be done."""
-    require_compiler()
+def with_compiler(numerics: Numerics, *, at_once: bool) -> Numerics:
+    """The same, with kernels to be compiled.
+
+    Raises InvalidRequest where that cannot be done: ``at_once``, or when there is a kernel.
+    """
+    if at_once:
+        require_compiler()
     plain = replace(numerics.plain, compiler=Compiler())
     return replace(numerics, plain=plain, linear=plain)
 
@@ -146,6 +152,9 @@ def compile_kernels(model: Model, progress: Progress | None) -> None:
     if compiler is None:
         return
     model.compile_layers(compiler)
+    if not len(compiler):
+        return
+    require_compiler()
     log.info("compiling %d kernels; the next start finds most of that done", len(compiler))
     for done in compiler.compile():
         if progress is not None:

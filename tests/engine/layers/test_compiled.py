@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,10 +18,23 @@ import torch
 from helexa.engine.kernels.compiled import Compiler
 from helexa.engine.kernels.few_rows import MOST
 from helexa.engine.layers.compiled import CompiledLayer
+from helexa.engine.layers.decoder import DecoderLayer
 from helexa.engine.loading import load_model
 from helexa.engine.models.model import Model
-from tests.engine.models.families import Family, Reference, hybrid, prompt, scattered, worst
+from helexa.engine.quant.dense import DenseWeight
+from helexa.errors import InvalidRequest
+from tests.engine.models.families import (
+    Family,
+    Reference,
+    cosine,
+    hybrid,
+    prompt,
+    scattered,
+    worst,
+)
 from tests.engine.models.switched import quantised
+from tests.engine.quant.cases import CASES
+from tools.quantised import convert
 
 MADE = {
     "llama": Family("llama", "llama", {"attention_bias": True, "mlp_bias": True}),
@@ -41,6 +54,7 @@ WIDE = {
     "head_dim": 16,
 }
 """Rows of whole blocks of 256; and matrices whose number of rows is not one of whole words."""
+KEPT = {"fp8": "ScaledWeight", "awq": "GroupWeight", "gptq": "GroupWeight"}
 BITS = ["q8_0", "q6_k", "q5_k", "q4_k", "q4_0"]
 
 
@@ -156,15 +170,79 @@ def test_several_sequences(name: str, reference: Callable[[str], Reference]) -> 
         assert worst(run(parts), torch.cat(wanted)) < tolerance
 
 
-def test_a_layer_that_cannot_be_compiled(
-    reference: Callable[[str], Reference], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("left", [(0, 1, 2, 3), (1,), (2, 3)], ids=str)
+def test_layers_that_cannot_be_compiled(
+    left: tuple[int, ...],
+    reference: Callable[[str], Reference],
+    ran: list[int],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Then none is: the model runs as it would without."""
-    monkeypatch.setattr("helexa.engine.quant.dense.SMALL_MATRIX", 0)
-    model = load_model(reference("qwen3").folder, dtype="bfloat16", device="cpu", disabled=())
+    """They run as they are, the others as functions; a warning says which and why."""
+    model = load_model(reference("qwen3").folder, dtype="float32", device="cpu", disabled=())
+    for index in left:
+        down = cast("DecoderLayer", model.layers[index]).mlp.down  # type: ignore[index]  # a list
+        down.weight = DenseWeight(down.weight.matrix())
     model.compile_layers(Compiler())
+    assert (getattr(model, "compiled", None) is None) == (len(left) == 4)
+    ids, sizes = prompt(LENGTH), [10, 1, 4, 1]
+    wanted = reference("qwen3").logits(ids)[: sum(sizes)]
+    assert worst(step_by_step(model, ids, sizes), wanted) < 1e-4
+    assert len(ran) == 3 * (4 - len(left))
+    (record,) = caplog.records
+    told = f"`compile` leaves {len(left)} of 4 layers as they are: the matrix "
+    assert record.levelname == "WARNING"
+    assert record.message.startswith(f"{told}layers.{left[0]}.mlp.down is kept as DenseWeight,")
+
+
+def test_all_layers_are_compiled_without_a_word(
+    reference: Callable[[str], Reference], caplog: pytest.LogCaptureFixture
+) -> None:
+    in_functions(reference("qwen3_next"), dtype="float32")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", ["fp8", "awq", "gptq"])
+def test_formats_that_nothing_is_compiled_for(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Then no compiler is asked for, unless for a plain matrix beside them that is large."""
+    base = Family("small", fields={"num_hidden_layers": 1}).save(tmp_path / "plain")
+    (tmp_path / "stored").mkdir()
+    meant = convert(base.folder, tmp_path / "stored", CASES[name])
+    base.model.load_state_dict(meant)
+
+    def refuse() -> None:
+        raise InvalidRequest("there is none")
+
+    def load(**more: Any) -> Model:
+        folder = tmp_path / "stored"
+        return load_model(folder, dtype="bfloat16", device="cpu", compile=True, **more)
+
+    monkeypatch.setattr("helexa.engine.loading.require_compiler", refuse)
+    model = load(disabled=())
     assert getattr(model, "compiled", True) is None
-    assert model.compute_logits(prompt(5)).isfinite().all()
+    assert len(model.numerics.plain.compiler or ()) == 0
+    assert cosine(model.compute_logits(prompt(9)), base.logits(prompt(9))) > 0.99
+    (record,) = caplog.records
+    assert "leaves 1 of 1 layers as they are: the matrix layers.0.mixer.qkv" in record.message
+    assert f"is kept as {KEPT[name]}, which compiled functions cannot read" in record.message
+    monkeypatch.setattr("helexa.engine.quant.dense.SMALL_MATRIX", 0)
+    with pytest.raises(InvalidRequest, match="there is none"):
+        load(disabled=())
+    assert load(disabled=["quant_kernels"]).numerics.plain.compiler is None
+
+
+@pytest.mark.parametrize("quant", ["bf16", "f32"])
+def test_plain_formats_are_compiled(
+    quant: str, reference: Callable[[str], Reference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for as any other format is."""
+    uncompiled(monkeypatch)
+    made = reference("qwen3")
+    model = load_model(made.folder, device="cpu", quant=quant, compile=True, disabled=())
+    assert all(isinstance(layer, CompiledLayer) for layer in getattr(model, "compiled", [None]))
+    ids = prompt(20)
+    assert cosine(step_by_step(model, ids, [13, 1, 4]), made.logits(ids)[:18]) > 0.999
 
 
 def test_what_is_compiled(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -21,6 +22,7 @@ from helexa.engine.kernels.layer_steps import (
 from helexa.engine.layers.attention import Attention
 from helexa.engine.layers.experts import Experts
 from helexa.engine.layers.fused import Step, constants
+from helexa.engine.layers.linear import Linear
 from helexa.engine.layers.mlp import GatedMLP
 from helexa.engine.quant.stack import parts_of
 from helexa.engine.quant.weight import Compilable, Traceable
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from helexa.engine.kernels.compiled import Compiler, Kernel
     from helexa.engine.layers.decoder import DecoderLayer
     from helexa.engine.layers.delta import GatedDelta
-    from helexa.engine.layers.linear import Linear
+
+log = logging.getLogger(__name__)
 
 SLOTS = 4099
 """Of a cache that stands for those of any size: no other number of a model's."""
@@ -103,29 +106,59 @@ class CompiledLayer:
         return mixer.mixed(made, batch, cache).reshape(len(x), -1)
 
 
-def run_compiled(
-    layers: tuple[CompiledLayer, ...], x: Tensor, step: Step, cache: KVCache
-) -> Tensor:
+FewRowLayers = tuple["CompiledLayer | DecoderLayer", ...]
+"""The layers of a model, those that cannot be compiled as they are."""
+
+
+def run_compiled(layers: FewRowLayers, x: Tensor, step: Step, cache: KVCache) -> Tensor:
     """All layers one after the other: x [T, hidden] → the same shape, T up to `MOST`."""
     for layer, kept in zip(layers, cache.layers, strict=True):
-        x = layer(x, step, kept)
+        if isinstance(layer, CompiledLayer):
+            x = layer(x, step, kept)
+        else:
+            x = layer(x, step.batch, kept, step.angles)
     return x
 
 
 def compile_layers(
     layers: Iterable[nn.Module], compiler: Compiler, cache: torch.dtype
-) -> tuple[CompiledLayer, ...] | None:
-    """The layers with kernels that ``compiler`` is still to make; None if one cannot have them.
+) -> FewRowLayers | None:
+    """The layers, with kernels that ``compiler`` is still to make where they can have such.
 
-    ``cache`` is the format of keys and values.
+    None if no layer can. ``cache`` is the format of keys and values. Logs a warning of layers that
+    stay as they are.
     """
-    made = [compiled_layer(cast("DecoderLayer", layer), compiler, cache) for layer in layers]
+    plain = [cast("DecoderLayer", layer) for layer in layers]
+    made = [compiled_layer(layer, compiler, cache) for layer in plain]
     found = [layer for layer in made if layer is not None]
-    if len(found) < len(made):
-        return None
     for layer in found:
         layer.want()
-    return tuple(found)
+    if len(found) < len(made):
+        first = next(index for index, layer in enumerate(made) if layer is None)
+        name, kind = untraceable(plain[first])
+        log.warning(
+            "`compile` leaves %d of %d layers as they are: the matrix layers.%d.%s is kept as %s, "
+            "which compiled functions cannot read",
+            len(made) - len(found),
+            len(made),
+            first,
+            name,
+            kind,
+        )
+    if not found:
+        return None
+    return tuple(few or layer for few, layer in zip(made, plain, strict=True))
+
+
+def untraceable(layer: DecoderLayer) -> tuple[str, str]:
+    """The first matrix that keeps a layer from being compiled: its place, what it is kept as."""
+    return next(
+        (name, type(part).__name__)
+        for name, module in layer.named_modules()
+        if isinstance(module, Linear)
+        for part in parts_of(module.weight)
+        if not isinstance(part, Traceable)
+    )
 
 
 def compiled_layer(

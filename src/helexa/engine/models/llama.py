@@ -13,7 +13,13 @@ from torch import nn
 
 from helexa.engine.kernels.few_rows import MOST
 from helexa.engine.kernels.stored_matrix import device_of
-from helexa.engine.layers.compiled import CompiledLayer, compile_layers, run_compiled, want_kernels
+from helexa.engine.layers.compiled import (
+    CompiledLayer,
+    FewRowLayers,
+    compile_layers,
+    run_compiled,
+    want_kernels,
+)
 from helexa.engine.layers.decoder import DecoderLayer, decoder_norm, load_layers
 from helexa.engine.layers.embedding import Embedding
 from helexa.engine.layers.fused import Step, run_fused
@@ -47,7 +53,7 @@ class Llama(Model):
         )
         self.norm = decoder_norm(config)
         self.head = None
-        self.compiled: tuple[CompiledLayer, ...] | None = None
+        self.compiled: FewRowLayers | None = None
 
     def load(self, weights: Weights) -> None:
         """Fill every module from the checkpoint, by its Hugging Face names."""
@@ -90,5 +96,6 @@ class Llama(Model):
         self.compiled = compile_layers(self.layers, compiler, self.numerics.cache)
         replaced = set()
         for layer in self.compiled or ():
-            replaced |= layer.compiled_modules()
+            if isinstance(layer, CompiledLayer):
+                replaced |= layer.compiled_modules()
         want_kernels(module for module in self.modules() if module not in replaced)

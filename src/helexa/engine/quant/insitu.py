@@ -108,8 +108,10 @@ def linear_format(quant: str | None, plain: DenseFormat) -> WeightFormat:
             plain.packed,
             plain.kernels,
             workspace=plain.workspace,
+            compiler=plain.compiler,
             rounded=True,
             bfloat16=plain.bfloat16,
+            large_pages=plain.large_pages,
         )
     if plain_name(quant or "") in REPLACED:
         warnings.warn(f"weights are not quantised to {quant}; they get {format}", stacklevel=3)

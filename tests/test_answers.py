@@ -9,7 +9,7 @@ import pytest
 import helexa
 from helexa import Finish, Text
 from helexa.answers import Answer
-from helexa.engine.outputs import CacheReport, StepOutput, Timing
+from helexa.engine.outputs import CacheReport, DraftCounts, StepOutput, Timing
 from helexa.errors import EngineLost
 from helexa.text.parsing.markers import Markers
 from helexa.text.parsing.parser import OutputParser
@@ -59,6 +59,25 @@ def test_an_answer_that_a_stop_string_ends_has_the_engines_times(tokenizer: Toke
     assert (usage.prefill_ms, usage.decode_ms) == (30.0, 10.0 * (taken - 1))
     assert (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens) == (7, taken, 4)
     assert usage.tokens_per_second == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize(
+    ("stop", "accepted"), [("2", 2), ("3", 4), ("4", 5), ("5", 7), ("none", 9)]
+)
+def test_drafts_behind_a_stop_string_are_not_counted(
+    tokenizer: Tokenizer, stop: str, accepted: int
+) -> None:
+    """Of tokens 1 … 5 the last was not drafted, all others are; each digit is one."""
+    ids = tuple(tokenizer.encode("1 2 3 4 5 6", add_special_tokens=False))
+    reader = answer(tokenizer, stop)
+    events = reader.push(StepOutput(1, ids[:1]))
+    events += reader.push(StepOutput(1, ids[1:6], drafts=DraftCounts(9, 4)))
+    if not reader.done:
+        events += reader.push(
+            StepOutput(1, ids[6:], finish_reason="stop", drafts=DraftCounts(20, 9))
+        )
+    assert isinstance(events[-1], Finish)
+    assert events[-1].usage.drafts == DraftCounts(9 if accepted <= 4 else 20, accepted)
 
 
 def test_the_same_error_for_many_readers_keeps_none_of_them(tokenizer: Tokenizer) -> None:

@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 
 import helexa
+from helexa.engine.drafting import drafts
+from helexa.engine.drafting.costs import StepCosts
 from helexa.engine.outputs import DraftCounts
 from helexa.errors import InvalidRequest
 
@@ -54,6 +56,26 @@ def test_an_answer_that_quotes_is_drafted(llm: helexa.LLM) -> None:
 def test_a_stop_string_within_a_draft(llm: helexa.LLM, stop: str, min_tokens: int) -> None:
     answer = both(llm, max_tokens=90, stop=stop, min_tokens=min_tokens)
     assert answer.finish_reason == "stop"
+    if (counts := answer.usage.drafts) is not None:
+        assert counts.accepted < answer.usage.completion_tokens
+
+
+def test_no_more_is_accepted_than_an_answer_has(
+    llm: helexa.LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long its drafts are, and wherever it ends within one."""
+    monkeypatch.setattr(drafts, "draft_length", lambda pace, costs, redone=False: len(costs) - 1)
+    monkeypatch.setattr(StepCosts, "of_drafts", lambda self, rows, most: (0.0,) * (most + 1))
+    ended = 0
+    for number in range(1, 16):
+        stop = "red green blue red green blue red green blue"[:number]
+        asked = {"max_tokens": 60, "stop": stop, **GREEDY, "ignore_eos": False}
+        for prompt in (REPEAT, "a a a a a a a a"):
+            usage = llm.generate(prompt, **asked).usage  # type: ignore[arg-type]  # any field
+            if usage.drafts is not None:
+                ended += usage.completion_tokens < 60
+                assert usage.drafts.accepted <= usage.completion_tokens - 1
+    assert ended > 2
 
 
 @pytest.mark.parametrize("limit", range(20, 32))

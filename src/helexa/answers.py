@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from helexa.engine.outputs import CacheReport, StepOutput, Timing, TokenLogprobs
+from helexa.engine.outputs import CacheReport, DraftCounts, StepOutput, Timing, TokenLogprobs
 from helexa.errors import HelexaError, InvalidRequest
 from helexa.text.events import (
     Event,
@@ -93,6 +93,7 @@ class Answer:
         self._one_call = one_call
         self._cache: CacheReport | None = None
         self._timing = Timing(0.0, 0.0, 0.0)
+        self._drafts: DraftCounts | None = None
 
     def push(self, output: StepOutput) -> list[Event]:
         """The events that one step output causes; raises the error that it carries."""
@@ -102,7 +103,9 @@ class Answer:
             raise output.error.with_traceback(None)  # others may have raised the same one
         self._cache = self._cache or output.cache
         self._timing = output.timing or self._timing
+        before = len(self.token_ids)
         events = self._parse(output)
+        self._drafts = self._counted(output, len(self.token_ids) - before)
         if output.finish_reason is not None or self._stopped:
             self.done = True
             events += self._parser.finish()
@@ -119,6 +122,16 @@ class Answer:
             if self._stopped:
                 break
         return events
+
+    def _counted(self, output: StepOutput, read: int) -> DraftCounts | None:
+        """What became of drafts, if the first ``read`` tokens of an output are in the answer.
+
+        All of them but the last were drafted; behind those may be others, which count for nothing.
+        """
+        if output.drafts is None:
+            return None
+        known = self._drafts.accepted if self._drafts is not None else 0
+        return DraftCounts(output.drafts.drafted, min(output.drafts.accepted, known + read))
 
     @property
     def _called(self) -> bool:
@@ -152,7 +165,7 @@ class Answer:
             decode_ms=self._timing.decode_ms,
             prefill_tokens=self._prompt_tokens,
             cache=self._cache,
-            drafts=last.drafts,
+            drafts=self._drafts,
         )
         return Finish(reason, usage, self._parser.stop)
 

@@ -79,7 +79,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class DraftCounts:
-    """Of ``drafted`` tokens that were guessed, the ``accepted`` ones were what came."""
+    """Of ``drafted`` tokens that were guessed, the ``accepted`` ones came to be in an answer."""
 
     drafted: int = 0
     accepted: int = 0
@@ -143,7 +143,7 @@ class EngineStatus:
 
     ``last_step_ms`` is the last step as a whole; ``overhead_ms`` is the part of it spent outside
     the model (schedule, batch, sample, outputs), in host time. ``drafts`` are totals of all
-    requests.
+    requests, with what was drawn behind a stop string, which a core does not know of.
     """
 
     running: int = 0

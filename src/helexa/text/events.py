@@ -33,7 +33,7 @@ class Usage:
     ``completion_tokens`` counts every generated token, reasoning and markers included;
     ``prefill_tokens`` is the whole prompt, ``cached_tokens`` how many of its tokens came out of
     the prefix cache, and ``cache`` says why no more did. ``drafts`` says how many tokens were
-    guessed ahead, and how many of them rightly; None if none were.
+    guessed ahead, and how many of them are in the answer; None if none were.
     """
 
     prompt_tokens: int

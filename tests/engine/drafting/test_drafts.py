@@ -129,6 +129,25 @@ def test_an_answer_that_ends_within_a_draft(limit: int) -> None:
         assert made.core.idle
 
 
+def test_what_is_behind_an_end_token_is_not_counted() -> None:
+    """Not even if a draft had it right: the answer does not get it."""
+    expected = plain(PROMPT, 0.0, **LONG)
+    answer = [token for output in expected for token in output.token_ids]
+    unused = set()
+    for end in dict.fromkeys(answer[6:12]):
+        length = answer.index(end)
+        made = bench(0.0, guesses=Knowing({0: answer}), draft_len=5)
+        request_id = made.submit(PROMPT, speculative=True, stop_token_ids=[end], **LONG)
+        made.run()
+        last, outputs = made.last(request_id), made.outputs[request_id]
+        assert last.completion_tokens == length
+        assert last.drafts is not None
+        assert last.drafts.accepted == length - (len(outputs) - 1)  # each step drew one itself
+        assert made.core.status().drafts == last.drafts
+        unused.add(last.drafts.drafted - last.drafts.accepted)
+    assert len(unused) > 2
+
+
 def test_what_was_drafted_wrongly_is_never_reused() -> None:
     """Pages that a draft filled count only as far as it was right: the next prompt is as cold."""
     expected = plain(PROMPT, 0.0, **LONG)

@@ -119,8 +119,9 @@ class Drafts:
         cost = costs[drafted] if each is None else each * drafted
         again = 0.0 if counts else costs[len(taken)]
         seq.pace = seq.pace.settled(drafted, right, cost + again)
-        self.counts = self.counts.plus(drafted, right)
-        seq.drafts = (seq.drafts or DraftCounts()).plus(drafted, right)
+        kept = before_end(seq, taken[:right])
+        self.counts = self.counts.plus(drafted, kept)
+        seq.drafts = (seq.drafts or DraftCounts()).plus(drafted, kept)
         return (part if counts else part._replace(length=0)), taken
 
     def _may(self, part: Part) -> bool:
@@ -149,6 +150,12 @@ class Drafts:
         self._guesses[seq.id] = tuple(guessed[:1])
         count = min(length, len(guessed))
         return tuple(guessed[: self._pages.stretch(seq, count, rows)]) if count else ()
+
+
+def before_end(seq: Sequence, drawn: Items[Sampled]) -> int:
+    """How many of these an answer gets: those in front of a token that ends it."""
+    ends = (index for index, sampled in enumerate(drawn) if sampled.token_id in seq.ends)
+    return next(ends, len(drawn))
 
 
 def agreeing(draft: Items[int], drawn: Items[Sampled]) -> int:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from helexa.engine import config
 from helexa.engine.build import build_core
-from helexa.engine.config import EngineConfig
+from helexa.engine.config import IDLE_SWITCHES, SWITCHES, EngineConfig
 from helexa.engine.kernels.attention import attention_definition
 from helexa.engine.kernels.experts import experts_definition
 from helexa.engine.layers import delta
@@ -30,14 +31,14 @@ PROMPTS = [list(range(50, 50 + n)) for n in (3, 40, 90)]
 
 def greedy(*disabled: str, model: str | Path = "tiny", device: str = "cpu") -> list[list[int]]:
     """What a model answers to three prompts at once, the third in a second wave."""
-    config = EngineConfig(
+    asked = EngineConfig(
         device=device,
         dtype="float32",
         max_batch=2,
         prefill_chunk_tokens=32,
         disabled=frozenset(disabled),
     )
-    core = build_core(model, config)
+    core = build_core(model, asked)
     params = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
     tokens: dict[int, list[int]] = {core.submit(Request(tuple(p), params)): [] for p in PROMPTS}
     while not core.idle:
@@ -166,3 +167,10 @@ def test_the_switches_of_weights(switch: str) -> None:
     plain = load_model("tiny", disabled=[switch]).numerics.plain
     assert plain.kernels == (switch != "quant_kernels")
     assert plain.large_pages == (switch != "large_pages")
+
+
+def test_every_switch_is_read_but_the_idle_ones() -> None:
+    engine = Path(config.__file__).parent
+    code = [path.read_text("utf-8") for path in engine.rglob("*.py") if path.name != "config.py"]
+    read = {switch for switch in SWITCHES if any(f'"{switch}"' in text for text in code)}
+    assert read == SWITCHES - IDLE_SWITCHES

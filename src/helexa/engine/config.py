@@ -56,6 +56,8 @@ SWITCHES = frozenset(
         "prefix_cache",
     }
 )
+IDLE_SWITCHES = frozenset({"mrope"})
+"""Those of what is not there yet: `mrope` is for images. They are accepted and change nothing."""
 LEGACY_SWITCHES = {
     "NEURON_FLASH_ATTN": ("flash_attn", ("0", "false")),
     "NEURON_GDN_CHUNKED": ("gdn_chunked", ("0", "false")),

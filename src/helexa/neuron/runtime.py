@@ -54,7 +54,7 @@ VARIABLES = (
     ("NEURON_FLASH_ATTN", "on", "`0` or `false` disables `flash_attn`"),
     ("NEURON_MOE_FUSED", "on", "`0` or `false` disables `moe_fused`"),
     ("NEURON_GDN_CHUNKED", "on", "`0` or `false` disables `gdn_chunked`"),
-    ("NEURON_MROPE", "on", "`0` or `false` disables `mrope`"),
+    ("NEURON_MROPE", "on", "`0` or `false` disables `mrope`, which is for images: no effect yet"),
     ("NEURON_BATCHING", "on", "`0` or `false`: one sequence per step"),
     ("HELEXA_DISABLE", "", "features of the engine to turn off, separated by commas"),
     ("HELEXA_LOG", "info", "log level, unless `--log-level` is given"),

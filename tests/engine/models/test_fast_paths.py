@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from helexa.engine.config import SWITCHES
+from helexa.engine.config import IDLE_SWITCHES, SWITCHES
 from helexa.engine.loading import load_model
 from helexa.engine.models.registry import MODELS
 from helexa.engine.quant.blocks import weight as block_weights
@@ -37,14 +37,17 @@ OF_CORES = ("batching", "prefix_cache")
 OFF = [
     (name, switch)
     for name in ARCHITECTURES
-    for switch in (*looks_at(name), "quant_kernels", "bf16_products", "mrope", *OF_CORES)
+    for switch in (*looks_at(name), "quant_kernels", "bf16_products", *OF_CORES)
 ]
-"""What a CPU's models look at (and `mrope`, which tells images from text)."""
+"""What a CPU's models look at."""
+ELSEWHERE = {"compile", "large_pages"}
+"""Those with tests of their own: below, and in tests/engine/test_switches.py."""
 
 
 def test_every_architecture_and_every_switch_is_tested() -> None:
     assert set(ARCHITECTURES) == set(MODELS)
-    assert {switch for _, switch in OFF} | set(ON_DEVICES) | {"compile", "large_pages"} == SWITCHES
+    tested = {switch for _, switch in OFF} | set(ON_DEVICES) | ELSEWHERE
+    assert tested == SWITCHES - IDLE_SWITCHES
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import warnings
@@ -108,3 +109,19 @@ def test_a_load_that_fails_leaves_nothing_running(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="up_proj"):
         load_model(whole, device="cpu", compile=True, disabled=())
     assert not threads()
+
+
+@needs_compiler
+def test_half_a_library_is_deleted_before_any_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "ab" / "half.so"
+    broken.parent.mkdir()
+    broken.write_bytes(b"\x7fELF\x02\x01")
+    os.utime(broken, (0, 0))
+    left: list[bool] = []
+    monkeypatch.setattr(readying, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(readying, "compiled", lambda *_: left.append(broken.exists()))
+    with readied(Compiler()):
+        pass
+    assert left == [False]

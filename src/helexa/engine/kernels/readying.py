@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from helexa.engine.kernels.compiled import compiled
+from helexa.engine.kernels.compiled import compiled, report_damaged
+from helexa.engine.kernels.compiler_cache import cache_folder, drop_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +62,7 @@ def make_ready(stop: threading.Event) -> None:
         return
     from torch._inductor.cpu_vec_isa import valid_vec_isa_list
 
+    report_damaged(drop_damaged(cache_folder()))  # before any is loaded
     with ThreadPoolExecutor(1, THREADS) as pool:
         pool.submit(valid_vec_isa_list)  # torch keeps what it finds
         for module in THEN:

@@ -74,6 +74,7 @@ def in_functions(reference: Reference, **options: Any) -> Model:
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is to be compiled runs as it is defined; small matrices are laid out as large ones."""
     monkeypatch.setattr("helexa.engine.loading.require_compiler", lambda: None)
+    monkeypatch.setattr("helexa.engine.kernels.readying.make_ready", lambda _: None)
     monkeypatch.setattr("helexa.engine.kernels.compiled.Kernel.compile", lambda _: None)
     for module in ("dense", "blocks.weight"):
         monkeypatch.setattr(f"helexa.engine.quant.{module}.SMALL_MATRIX", 0)
@@ -219,6 +220,7 @@ def test_formats_that_nothing_is_compiled_for(
         return load_model(folder, dtype="bfloat16", device="cpu", compile=True, **more)
 
     monkeypatch.setattr("helexa.engine.loading.require_compiler", refuse)
+    monkeypatch.setattr("helexa.engine.kernels.readying.make_ready", lambda _: None)
     model = load(disabled=())
     assert getattr(model, "compiled", True) is None
     assert len(model.numerics.plain.compiler or ()) == 0

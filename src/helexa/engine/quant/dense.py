@@ -18,7 +18,7 @@ from helexa.engine.kernels.narrow_product import (
 )
 from helexa.engine.kernels.packed import can_pack, pack, packed_product, unpack
 from helexa.engine.kernels.streamed import streamed_product
-from helexa.engine.kernels.wide_product import wide_product
+from helexa.engine.kernels.wide_product import padded, wide_product
 from helexa.engine.memory import SMALL_MATRIX
 from helexa.engine.quant.large_pages import large_pages
 from helexa.engine.quant.weight import Recipe, Traced
@@ -168,14 +168,14 @@ class ReorderedWeight:
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
-        rounded = x.to(torch.bfloat16)
+        rounded = padded(x, torch.bfloat16)
         if len(self.pieces) == 1:
-            return reordered_product(rounded, self.pieces[0][1]).float()
-        out = x.new_empty(len(x), self.shape[0])
+            return reordered_product(rounded, self.pieces[0][1])[: len(x)].float()
+        out = x.new_empty(len(rounded), self.shape[0])
         for first, piece in self.pieces:
             part = reordered_product(rounded, piece)
             out[:, first : first + part.shape[1]] = part
-        return out
+        return out[: len(x)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +226,7 @@ class DenseFormat:
         if large and self.kernels and self.compiler is not None:
             return self.streamed(parts, self.compiler)
         if large and self.kernels and self.bfloat16 and all(map(fits_bfloat16, parts)):
-            return reordered(parts)
+            return self.reordered(parts)
         held = all(fits_float16(part) for part in parts)
         dtype = torch.float16 if held else torch.bfloat16
         if not self.kernels:
@@ -243,6 +243,22 @@ class DenseFormat:
         with self.workspace.matrix(sum(map(len, parts)), parts[0].shape[1]) as wide:
             fill(wide, parts)
             return pack(wide)
+
+    def reordered(self, parts: Sequence[Tensor]) -> ReorderedWeight:
+        """The matrices [N_i, K], which bfloat16 holds, as one in oneDNN's order."""
+        pieces, first = [], 0
+        for group in in_pieces(parts):
+            rows, columns = sum(map(len, group)), parts[0].shape[1]
+            if len(group) == 1 and group[0].dtype == torch.bfloat16:
+                pieces.append((first, reorder(group[0])))
+            else:
+                with self.workspace.matrix(rows, -(-columns // 2)) as room:
+                    whole = room.view(torch.bfloat16).flatten()[: rows * columns]
+                    whole = whole.view(rows, columns)
+                    fill(whole, group)
+                    pieces.append((first, reorder(whole)))
+            first += rows
+        return ReorderedWeight(tuple(pieces), (first, parts[0].shape[1]))
 
     def streamed(self, parts: Sequence[Tensor], compiler: Compiler) -> StreamedWeight:
         """The matrices [N_i, K] for compiled products: as they are stored, if that is in 16 bits.
@@ -302,15 +318,6 @@ def in_dtype(matrix: Tensor, dtype: torch.dtype) -> Tensor:
         if max(-low, high) > FLOAT16_MAX:
             return matrix
     return matrix.to(dtype)
-
-
-def reordered(parts: Sequence[Tensor]) -> ReorderedWeight:
-    """The matrices [N_i, K], which bfloat16 holds, as one."""
-    pieces, first = [], 0
-    for group in in_pieces(parts):
-        pieces.append((first, reorder(stacked(group, torch.bfloat16))))
-        first += sum(map(len, group))
-    return ReorderedWeight(tuple(pieces), (first, parts[0].shape[1]))
 
 
 def in_pieces(parts: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -166,7 +166,11 @@ def say(to: str | None, *texts: str) -> None:
 
 def write(to: str | None, document: Mapping[str, object] | str) -> None:
     """Write a result, or the text of one, to where `--json` says."""
-    text = document if isinstance(document, str) else json.dumps(document, indent=1)
+    text = (
+        document
+        if isinstance(document, str)
+        else json.dumps(document, indent=1, ensure_ascii=False)
+    )
     if to == STDOUT:
         print(text.rstrip("\n"))
     elif to:

@@ -98,7 +98,9 @@ def merged(files: Sequence[Path]) -> dict[str, Any]:
         speeds = whole.get("tok_s", {})
         for name, kinds in result["tok_s"].items():
             known = {kind: values for kind, values in kinds.items() if values}
-            every = {**speeds.get(name, {}).get("rounds", {}), **known.get("rounds", {})}
+            before = speeds.get(name, {}).get("rounds", {})
+            kept = {kind: values for kind, values in before.items() if kind not in known}
+            every = {**kept, **known.get("rounds", {})}
             speeds.setdefault(name, {}).update(known | ({"rounds": every} if every else {}))
         whole |= {**result, "tok_s": speeds}
     in_order = dict(sorted(whole["tok_s"].items(), key=lambda one: "," in one[0]))

@@ -8,7 +8,7 @@ All engines load the same random weights and take turns, several rounds; the tab
 and the ratio of helexa to each peer, pair by pair in the same round, with its least and most. In
 each round the speed of reading memory is measured, too. What part of it decoding with 16-bit
 weights reached is told: a step reads all weights (of an untied embedding nothing) and the keys and
-values of what it has behind it, in 16 bits.
+values of what it has behind it, counted in 16 bits whatever an engine keeps them in.
 """
 
 from __future__ import annotations

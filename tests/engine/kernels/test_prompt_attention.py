@@ -8,8 +8,13 @@ from torch import Tensor
 
 from helexa.engine.kernels import prompt_attention as module
 from helexa.engine.kernels.attention import attention, attention_definition
-from helexa.engine.kernels.prompt_attention import block_attention, block_tokens, pays_blocks
-from helexa.engine.kernels.wide_product import has_onednn
+from helexa.engine.kernels.prompt_attention import (
+    block_attention,
+    block_tokens,
+    blocks_of,
+    pays_blocks,
+)
+from helexa.engine.kernels.wide_product import few_kinds, has_onednn
 
 pytestmark = pytest.mark.skipif(not has_onednn(), reason="this torch has no such operator")
 
@@ -73,8 +78,20 @@ def test_prompts_are_attended_for_in_blocks(length: int, keys: int, pays: bool) 
 
 
 @pytest.mark.parametrize(
-    ("length", "each", "tokens"),
-    [(512, 4096, 256), (512, 3000, 256), (512, 10000, 103), (512, 2**20, 16), (100, 1, 100)],
+    ("keys", "shared", "tokens"), [(512, 2, 256), (576, 2, 128), (2**15, 1, 16), (16, 1, 2**14)]
 )
-def test_blocks_are_of_about_one_size(length: int, each: int, tokens: int) -> None:
-    assert block_tokens(length, each) == tokens
+def test_scores_of_a_block_stay_in_a_cache(keys: int, shared: int, tokens: int) -> None:
+    assert block_tokens(keys, shared) == tokens
+
+
+def test_blocks_are_of_few_kinds() -> None:
+    """Each kind costs half a megabyte for as long as the process lives."""
+    kinds = set()
+    for total in range(17, 2048):
+        for length in {min(total, 512), total % 512 or 512}:
+            blocks = blocks_of(length, total, 2)
+            assert [token for block in blocks for token in range(length)[block.tokens]] == list(
+                range(length)
+            )
+            kinds |= {(few_kinds(2 * len(block.hidden)), block.seen) for block in blocks}
+    assert len(kinds) < 250

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from helexa.engine.kernels.wide_product import wide_product
+from helexa.engine.kernels.wide_product import LEAST_ROWS, padded, wide_product
 
 TILE_BYTES = 2**20
 TINY = torch.tensor(1e-30)
@@ -58,9 +58,10 @@ def expanded_product(x: Tensor, weight: Tensor, scratch: Scratch) -> Tensor:
     """
     rows, columns = weight.shape
     step = max(1, TILE_BYTES // (4 * columns))
+    count, x = len(x), padded(x) if len(x) >= LEAST_ROWS else x
     out = x.new_empty(len(x), rows)
     for start in range(0, rows, step):
         part = weight[start : start + step]
         tile = scratch.tile(*part.shape).copy_(part)
         out[:, start : start + step] = wide_product(x, tile)
-    return out
+    return out[:count]

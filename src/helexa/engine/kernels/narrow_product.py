@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NewType, cast
 
 import torch
 
-from helexa.engine.kernels.wide_product import has_onednn, onednn_product, wide_product
+from helexa.engine.kernels.wide_product import has_onednn, onednn_product, padded, wide_product
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,24 +39,27 @@ def many_rows_product(x: Tensor, weight: Tensor) -> Tensor:
     → [T, N] float32. An x that is bfloat16 already is taken as it is: round it once for many
     tiles. For CPUs that `multiplies_bfloat16`.
     """
-    rounded = x.to(torch.bfloat16)
+    rounded = padded(x, torch.bfloat16)
     if len(weight) <= TILE_ROWS:
-        return onednn_product(rounded, in_bfloat16(weight)).float()
-    out = torch.empty(len(x), len(weight))
+        return onednn_product(rounded, in_bfloat16(weight))[: len(x)].float()
+    out = torch.empty(len(rounded), len(weight))
     for start in range(0, len(weight), TILE_ROWS):
         part = in_bfloat16(weight[start : start + TILE_ROWS])
         out[:, start : start + len(part)] = onednn_product(rounded, part)
-    return out
+    return out[: len(x)]
 
 
 def tile_product(x: Tensor, *, bfloat16: bool) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:
     """How to multiply x [T, K] float32 with many tiles: what stands for it, and by what function.
 
-    In bfloat16, where that is wanted and there are enough rows, else in float32.
+    In bfloat16, where that is wanted and there are enough rows, else in float32. What stands for x
+    is `padded`: of the results, the first T rows count.
     """
-    if bfloat16 and len(x) >= LEAST_ROWS:
-        return x.to(torch.bfloat16), many_rows_product
-    return x, wide_product
+    if len(x) < LEAST_ROWS:
+        return x, wide_product
+    if bfloat16:
+        return padded(x, torch.bfloat16), many_rows_product
+    return padded(x), wide_product
 
 
 def in_bfloat16(matrix: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ instead of 27, over 1024 27 instead of 58, and over 4096 140 instead of 260. All
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from helexa.engine.kernels.wide_product import has_onednn, onednn_product
+from helexa.engine.kernels.wide_product import few_kinds, has_onednn, onednn_product
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,27 +40,50 @@ def block_attention(q: Tensor, kv: Tensor) -> Tensor:
     length, heads, dim = q.shape
     _, groups, total, _ = kv.shape
     shared = heads // groups
-    step = block_tokens(length, 4 * shared * total)
-    hidden = torch.full((step, step), -torch.inf).triu_(1)[:, None]
     queries = (q * dim**-0.5).view(length, groups, shared * dim)
     out = torch.empty_like(queries)
-    keys, values = torch.empty(2, total, dim)
+    keys, values = room = q.new_empty(2, few_kinds(total), dim)
+    room[:, total:].zero_()
+    blocks = blocks_of(length, total, shared)
     for group in range(groups):
-        keys.copy_(kv[0, group])
-        values.copy_(kv[1, group])
-        for start in range(0, length, step):
-            rows = queries[start : start + step, group]  # [n, R · D]
-            seen = total - length + start + len(rows)
+        keys[:total] = kv[0, group]
+        values[:total] = kv[1, group]
+        for block, seen, hidden in blocks:
+            rows = queries[block, group]  # [n, R · D]
             scores = onednn_product(rows.reshape(-1, dim), keys[:seen])
-            newest = scores.view(len(rows), shared, seen)[..., seen - len(rows) :]
-            newest += hidden[: len(rows), :, : len(rows)]  # an eighth of masked_fill_'s time
+            newest = scores.view(len(rows), shared, seen)[..., seen - hidden.shape[-1] :]
+            newest += hidden  # an eighth of masked_fill_'s time
             mixed = onednn_product(scores.softmax(-1), values[:seen].T)
-            out[start : start + step, group] = mixed.view(len(rows), -1)
+            out[block, group] = mixed.view(len(rows), -1)
     return out.view(q.shape)
 
 
-def block_tokens(length: int, bytes_each: int) -> int:
-    """How many of ``length`` tokens make a block: about as many in each."""
-    most = max(LEAST_TOKENS, SCORES_BYTES // bytes_each)
-    blocks = -(-length // most)
-    return -(-length // blocks)
+class Block(NamedTuple):
+    """Some of the new tokens, how many keys are taken for them, and which of the last are hidden.
+
+    ``hidden`` [n, 1, ≤ seen] is to be added to their scores: 0, or what leaves nothing.
+    """
+
+    tokens: slice
+    seen: int
+    hidden: Tensor
+
+
+def blocks_of(length: int, total: int, shared: int) -> list[Block]:
+    """The last ``length`` of ``total`` tokens, ``shared`` heads of which share a key.
+
+    Sizes are of `few_kinds`, but for the last block's.
+    """
+    step, blocks = block_tokens(few_kinds(total), shared), []
+    for start in range(0, length, step):
+        stop, first = min(start + step, length), total - length + start  # the first one's position
+        seen = few_kinds(total - length + stop)
+        hidden = torch.full((stop - start, seen - first - 1), -torch.inf).triu_()
+        blocks.append(Block(slice(start, stop), seen, hidden[:, None]))
+    return blocks
+
+
+def block_tokens(keys: int, shared: int) -> int:
+    """How many tokens make a block: a power of two."""
+    most = max(LEAST_TOKENS, SCORES_BYTES // (4 * shared * keys))
+    return 1 << (most.bit_length() - 1)

@@ -18,7 +18,7 @@ from helexa.engine.kernels.narrow_product import (
 )
 from helexa.engine.kernels.packed import can_pack, pack, packed_product, unpack
 from helexa.engine.kernels.streamed import streamed_product
-from helexa.engine.kernels.wide_product import wide_product
+from helexa.engine.kernels.wide_product import padded, wide_product
 from helexa.engine.memory import SMALL_MATRIX
 from helexa.engine.quant.large_pages import large_pages
 from helexa.engine.quant.weight import Recipe, Traced
@@ -168,14 +168,14 @@ class ReorderedWeight:
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
-        rounded = x.to(torch.bfloat16)
+        rounded = padded(x, torch.bfloat16)
         if len(self.pieces) == 1:
-            return reordered_product(rounded, self.pieces[0][1]).float()
-        out = x.new_empty(len(x), self.shape[0])
+            return reordered_product(rounded, self.pieces[0][1])[: len(x)].float()
+        out = x.new_empty(len(rounded), self.shape[0])
         for first, piece in self.pieces:
             part = reordered_product(rounded, piece)
             out[:, first : first + part.shape[1]] = part
-        return out
+        return out[: len(x)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,15 +137,15 @@ class GroupWeight:
             x = x.index_select(1, self.order)
         if self.table is not None and len(x) <= FEW:
             return int4_product(x, self.codes, self.table)[:, : self.shape[0]]
-        out = x.new_empty(len(x), self.scale.shape[1])
-        rounded, product = tile_product(x, bfloat16=self.bfloat16)
+        rows, product = tile_product(x, bfloat16=self.bfloat16)
+        out = x.new_empty(len(rows), self.scale.shape[1])
         for start, stop, tile in self.tiles(self.scratch):
             if len(tile) == 1 and x.dtype == tile.dtype:
-                out[:, start:stop] = product(rounded, tile[0].T)
+                out[:, start:stop] = product(rows, tile[0].T)
             else:
                 part = torch.matmul(x, tile.to(x.dtype))  # [b, T, R]
-                out[:, start:stop] = part.transpose(0, 1).flatten(1)
-        return out[:, : self.shape[0]]
+                out[: len(x), start:stop] = part.transpose(0, 1).flatten(1)
+        return out[: len(x), : self.shape[0]]
 
     def stored(self) -> StoredMatrix:
         """The matrix for kernels (see `quant.on_device`), the inputs of an output side by side."""

@@ -72,16 +72,17 @@ class ScaledWeight:
         """x @ Wᵀ, x [T, K] → [T, N] in x's dtype."""
         if self.one_row and len(x) == 1:
             return self.product_of_one(x)
-        out = x.new_empty(len(x), len(self.tensor))
         tiles = self.tiles(self.scratch, 0, len(self.tensor))
         if not self.kernels:
+            out = x.new_empty(len(x), len(self.tensor))
             for start, stop, tile in tiles:
                 out[:, start:stop] = F.linear(x, tile.to(x.dtype))
             return out
-        rounded, product = tile_product(x, bfloat16=self.bfloat16)
+        rows, product = tile_product(x, bfloat16=self.bfloat16)
+        out = x.new_empty(len(rows), len(self.tensor))
         for start, stop, tile in tiles:
-            out[:, start:stop] = product(rounded, tile.to(x.dtype))
-        return out
+            out[:, start:stop] = product(rows, tile.to(x.dtype))
+        return out[: len(x)]
 
     def stored(self) -> StoredMatrix:
         """The matrix for kernels (see `quant.on_device`)."""

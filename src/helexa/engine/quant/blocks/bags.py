@@ -96,15 +96,15 @@ class BagWeight:
         """The product by expanding a few rows at a time to float32."""
         rows = sum(chunk.count for chunk in self.chunks)
         step = max(ROWS, TILE_BYTES // (4 * self.shape[1]) // ROWS * ROWS)
-        out = x.new_empty(len(x), rows)
-        x, product = tile_product(x, bfloat16=self.bfloat16)
+        count, (x, product) = len(x), tile_product(x, bfloat16=self.bfloat16)
+        out = torch.empty(len(x), rows)
         for chunk in self.chunks:
             for start in range(0, chunk.count, step):
-                count = min(step, chunk.count - start)
+                size = min(step, chunk.count - start)
                 at = chunk.start + start
-                tile = self.expanded(chunk, start, count)
-                out[:, at : at + count] = product(x, tile.T)
-        return out
+                tile = self.expanded(chunk, start, size)
+                out[:, at : at + size] = product(x, tile.T)
+        return out[:count]
 
     def expanded(self, chunk: Chunk, start: int, count: int) -> Tensor:
         """Some rows of a chunk, transposed: → [K, count] float32."""

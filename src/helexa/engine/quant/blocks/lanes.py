@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,12 +14,13 @@ from helexa.engine.kernels.lanes import (
     Form,
     Lanes,
     expanded,
+    lifted,
     pack_words,
     paired,
     row_product,
     tile,
 )
-from helexa.engine.kernels.wide_product import onednn_product, wide_product
+from helexa.engine.kernels.wide_product import onednn_product, padded, wide_product
 from helexa.engine.quant.large_pages import large_pages
 from helexa.engine.quant.weight import Recipe, Traced
 
@@ -83,15 +84,15 @@ class LaneWeight:
     def many(self, x: Tensor) -> Tensor:
         """The product by expanding a few blocks at a time."""
         size, blocks = self.form.rows, len(self.lanes.words)
-        out = x.new_empty(len(x), blocks * size)
-        rounded = x.to(self.dtype)
+        rounded = padded(x, self.dtype)
+        out = x.new_empty(len(rounded), blocks * size)
         product = wide_product if self.dtype == torch.float32 else onednn_product
         for start in range(0, blocks, self.tile_blocks):
             first = min(start, blocks - self.tile_blocks)  # the last one may repeat a little
             last = first + self.tile_blocks
             part = self.tile(*self.lanes.blocks(first, last).tensors())
             out[:, first * size : last * size] = product(rounded, part.T)
-        return out[:, : self.shape[0]]
+        return out[: len(x), : self.shape[0]]
 
 
 class LaneSink:
@@ -159,7 +160,8 @@ class LaneSink:
 
     def weight(self, compiler: Compiler, dtype: torch.dtype) -> LaneWeight:
         """The finished weight; products of many rows are computed in ``dtype``."""
-        columns, form = self.shape[1], self.form
+        columns, factors = self.shape[1], [part for part in self.lanes[1:] if part is not None]
+        form = self.form = replace(self.form, lifted=lifted(factors))
         blocks = len(self.lanes.words)
         count = max(1, min(blocks, TILE_BYTES // (form.rows * columns * dtype.itemsize)))
         part = self.lanes.blocks(0, count).tensors()

@@ -7,7 +7,8 @@ A `helexa neuron` with the built-in model in a process of its own, and clients t
 pause: prompts and answers of random length, some with principal headers, slow readers, and clients
 that leave while they wait or while they are served. The daemon has 8 seats and 40 places to wait,
 so that some are refused, and so little KV cache that all of it is soon in use: what still grows
-then is a leak. Exit status 1 if memory is not flat, the accounts differ, or somebody still waits.
+then is a leak. Exit status 1 if memory is not flat, the accounts differ, or somebody still waits;
+in a run of a few seconds the cache is still being filled, which looks like a leak.
 """
 
 from __future__ import annotations

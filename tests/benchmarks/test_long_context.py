@@ -79,7 +79,7 @@ def test_medians_that_are_replaced_lose_their_rounds(tmp_path: Path) -> None:
     both = old | {"rounds": {kind: {x: [y] for x, y in one.items()} for kind, one in old.items()}}
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     first.write_text(result(dense=both))  # type: ignore[arg-type]  # its rounds
-    second.write_text(result(dense={"context": {"128": 5.0}}))  # type: ignore[arg-type]  # as told
+    second.write_text(result(dense={"context": {"128": 5.0}}))
     dense = long_context.merged([first, second])["tok_s"]["dense"]
     assert dense["context"] == {"128": 5.0}
     assert dense["rounds"] == {"batch": {"1": [3.0]}}

@@ -148,7 +148,8 @@ def compiled(
         from torch.fx.experimental.proxy_tensor import make_fx
 
         graph = make_fx(definition, tracing_mode="symbolic" if dynamic else "fake")(*example)
-        options: dict[str, Any] = {"config_patches": OPTIONS}
+        patches = OPTIONS | {"cpp_wrapper": dynamic}
+        options: dict[str, Any] = {"config_patches": patches}
         shapes: Any = "from_graph" if dynamic else "from_example_inputs"
         found = standalone_compile(graph, list(example), dynamic_shapes=shapes, options=options)
     return cast("Callable[..., Any]", found)

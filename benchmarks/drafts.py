@@ -176,7 +176,9 @@ class Bench:
                 speculative=drafts,
             )
             core.submit(Request(task.prompt, params))
-            ids = core.step()[-1].token_ids
+            ids: tuple[int, ...] = ()
+            while not ids:  # a long prompt takes more than one step
+                ids = tuple(token for output in core.step() for token in output.token_ids)
             counts = DraftCounts()
             began, busy = time.perf_counter(), time.thread_time()
             while not core.idle:

@@ -133,6 +133,7 @@ LOADS_NONE_OF: dict[tuple[str, ...], tuple[str, ...]] = {
     NEURON_POLICY: (*ACCELERATED, "transformers", "huggingface_hub", *UPSTAIRS, "pynvml"),
     ("helexa.engine.*",): ("transformers", *GRAMMAR, *UPSTAIRS),
     ("helexa.llm",): ("transformers", *GRAMMAR, "helexa.cli", "click"),
+    ("helexa.engine.build", "helexa.llm"): ("torch._dynamo", "torch._inductor"),  # two seconds
 }
 
 # Imports modules one by one; prints, as JSON, by which of them each forbidden one came in.

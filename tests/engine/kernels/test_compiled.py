@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 import torch
 from torch import Tensor
@@ -71,3 +74,27 @@ def test_a_compiler_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     compiler.kernel(scaled_sum, (3,), [drawn(1, 4), drawn(1, 4)]).wanted = True
     with pytest.raises(InvalidRequest, match=r"no Python\.h"):
         list(compiler.compile())
+
+
+def test_one_is_traced_at_a_time() -> None:
+    """Others would meet what the tracer has put in place of torch's functions."""
+    inside: list[int] = []
+    most: list[int] = []
+
+    def slow(x: Tensor) -> Tensor:
+        inside.append(1)
+        time.sleep(0.1)
+        most.append(len(inside))
+        inside.pop()
+        raise RuntimeError("enough")
+
+    def trace() -> None:
+        with pytest.raises(RuntimeError, match="enough"):
+            compiled.compiled(slow, [drawn(3)])
+
+    threads = [threading.Thread(target=trace) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]

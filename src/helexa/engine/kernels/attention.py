@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
-from torch.nn.attention.bias import causal_lower_right
 
 from helexa.engine.kernels.prompt_attention import block_attention, pays_blocks
 
@@ -130,6 +129,8 @@ def tiled_attention(q: Tensor, kv: Tensor) -> Tensor:
 def last_rows(length: int, total: int, device: torch.device) -> Tensor:
     """`visible` for torch's operator: on a GPU a name for it, which its kernels know."""
     if device.type == "cuda":
+        from torch.nn.attention.bias import causal_lower_right  # with half of torch's compiler
+
         return causal_lower_right(length, total)
     return visible(length, total, device)
 

@@ -8,17 +8,28 @@ its cache on disk (TORCHINDUCTOR_CACHE_DIR), so that only the first start on a m
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
 import threading
 import warnings
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from helexa.engine.kernels.compiler_cache import (
+    VARIABLE,
+    cache_folder,
+    drop_damaged,
+    empty_cache,
+)
 from helexa.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -33,6 +44,15 @@ OPTIONS = {
     "realize_opcount_threshold": 1000,
 }
 HINT = "install g++ (or clang++) and Python's headers, or leave `compile` out"
+FOLDER_HINT = f"make room in that folder, or name another one by {VARIABLE}"
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT)
+"""What is wrong with the folder for compiled code rather than with the compiler."""
+FAILURES = (RuntimeError, OSError, ImportError)
+"""What torch raises where compiling fails, or loading what was compiled."""
+TRACING = threading.Lock()
+"""torch's tracer changes functions of torch itself while it works: one at a time in a process."""
+
+log = logging.getLogger(__name__)
 
 
 Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
@@ -112,16 +132,45 @@ class Compiler:
     def compile(self) -> Iterator[int]:
         """Compile what is wanted, one by one: yields how many there are so far.
 
-        For one thread, once everything is loaded. Raises InvalidRequest if the C++ compiler fails.
+        For one thread, once everything is loaded. What fails with the folder that torch keeps is
+        tried once more in an empty one. Raises InvalidRequest if that fails, too.
         """
-        for done, kernel in enumerate(self.wanted(), 1):
-            try:
-                kernel.compile()
-            except RuntimeError as error:
-                raise InvalidRequest(
-                    f"`compile` failed: {str(error).strip():.2000}", param="compile", hint=HINT
-                ) from error
-            yield done
+        with ExitStack() as stack:
+            elsewhere = False
+            for done, kernel in enumerate(self.wanted(), 1):
+                try:
+                    if done == 1:
+                        report_damaged(drop_damaged(cache_folder()))
+                    kernel.compile()
+                except FAILURES as error:
+                    if elsewhere:
+                        raise failure(error) from error
+                    log.warning("compiling failed, now once more in an empty folder: %s", error)
+                    elsewhere = True
+                    try:
+                        stack.enter_context(empty_cache())
+                        kernel.compile()
+                    except FAILURES as again:
+                        raise failure(again) from again
+                yield done
+
+
+def report_damaged(files: Sequence[Path]) -> None:
+    """Say what was deleted."""
+    for file in files:
+        log.warning("deleted %s, half a library of a compiler that was interrupted", file)
+
+
+def failure(error: Exception) -> InvalidRequest:
+    """What a user is told of a failure."""
+    text = str(error).strip()
+    folder = any(os.strerror(number) in text for number in NO_ROOM)
+    where = f" in {os.environ.get(VARIABLE) or 'the folder for temporary files'}" if folder else ""
+    return InvalidRequest(
+        f"`compile` failed{where}: {text:.2000}",
+        param="compile",
+        hint=FOLDER_HINT if folder else HINT,
+    )
 
 
 def realised(x: Tensor) -> Tensor:
@@ -142,7 +191,7 @@ def compiled(
 
     Not `torch.compile`: that looks at each call's arguments, which takes longer than many a kernel.
     """
-    with warnings.catch_warnings(), torch.inference_mode():
+    with TRACING, warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # torch warns of what is old within itself
         from torch._inductor import standalone_compile
         from torch.fx.experimental.proxy_tensor import make_fx
@@ -157,9 +206,11 @@ def compiled(
 
 def require_compiler() -> None:
     """Raise InvalidRequest where there is no C++ compiler that torch could use."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
+    try:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+    except OSError as error:  # it makes its folder when it is imported
+        raise failure(error) from error
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:

@@ -26,6 +26,10 @@ WORD_BITS = 32
 HALF_BITS = 0x8FFFE000 - 2**32
 """The sign and the fifteen other bits of a float16 number, three places below the top."""
 HALF_UNIT = 2.0**112
+LIFT = 10
+"""Binary places by which float16 numbers below 1 are lifted: none of them is subnormal then."""
+LIFTABLE = 63.0
+"""Up to this they stay finite."""
 
 
 class Factors(NamedTuple):
@@ -42,9 +46,9 @@ class Factors(NamedTuple):
     def nbytes(self) -> int:
         return self.coarse.nbytes + (0 if self.fine is None else self.fine.nbytes)
 
-    def place(self, index: int) -> Tensor:
+    def place(self, index: int, unit: float = HALF_UNIT) -> Tensor:
         """Those of one place, to be multiplied with [B, S, G / S, group, 16]: float32."""
-        coarse = one_of_pair(self.coarse[:, :, index // 2], index % 2)[:, :, None, None]
+        coarse = one_of_pair(self.coarse[:, :, index // 2], index % 2, unit)[:, :, None, None]
         if self.fine is None:
             return coarse
         blocks, most, *_, lanes = coarse.shape
@@ -68,20 +72,35 @@ def paired(halves: Tensor) -> Tensor:
     return bits[:, :, 0::2] | (bits[:, :, 1::2] << 16)
 
 
-def one_of_pair(words: Tensor, index: int) -> Tensor:
+def one_of_pair(words: Tensor, index: int, unit: float = HALF_UNIT) -> Tensor:
     """The lower (0) or the upper (1) float16 number of each word, float32; no infinities, no NaN.
 
-    Its exponent is put where float32 has its own, and what that makes it too small by multiplied.
+    Its exponent is put where float32 has its own, and what that makes it too small by multiplied. A
+    subnormal one is then one of float32, too, which CPUs may be told to take for 0: see `lifted`.
     """
     upper = words if index else words << 16
-    return ((upper >> 3) & HALF_BITS).view(torch.float32) * HALF_UNIT
+    return ((upper >> 3) & HALF_BITS).view(torch.float32) * unit
+
+
+def lifted(factors: Sequence[Factors]) -> bool:
+    """Multiply coarse factors by 2 to the power of `LIFT` where they lie, if they are small enough.
+
+    So they almost always are: whether it was done is the `Form`'s to know.
+    """
+    halves = [factor.coarse.view(torch.float16) for factor in factors]
+    if any(part.abs().amax() > LIFTABLE for part in halves if part.numel()):
+        return False
+    for part in halves:
+        part.mul_(2.0**LIFT)
+    return True
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
     """Integers of ``bits`` bits, ``zero`` too large; ``group`` columns share a scale.
 
-    ``fine``: factors have a fine part; ``affine``: there are offsets.
+    ``fine``: factors have a fine part; ``affine``: there are offsets; ``lifted``: coarse factors
+    are larger than they are meant, see there.
     """
 
     bits: int
@@ -89,6 +108,12 @@ class Form:
     zero: int
     fine: bool
     affine: bool
+    lifted: bool = False
+
+    @property
+    def half_unit(self) -> float:
+        """What `one_of_pair` multiplies by."""
+        return HALF_UNIT * 0.5**LIFT if self.lifted else HALF_UNIT
 
     @property
     def places(self) -> int:
@@ -118,8 +143,8 @@ class Form:
         One multiplication and one addition for each, all else is the same for a group.
         """
         words, scale, offset = lanes
-        coarse = scale.place(place)
-        low = -self.zero * coarse if offset is None else offset.place(place)
+        coarse = scale.place(place, self.half_unit)
+        low = -self.zero * coarse if offset is None else offset.place(place, self.half_unit)
         groups = words.shape[1] // self.group // coarse.shape[1]
         shape = (len(words), coarse.shape[1], groups, self.group, LANES)
         q = self.masked(words, place).float().view(shape)
@@ -181,11 +206,11 @@ def expanded(form: Form, lanes: Lanes, place: int) -> Tensor:
     """The rows of one place: → [B, K, 16] float32, each product and sum rounded by itself."""
     words, scale, offset = lanes
     q = (words >> (place * form.bits)) & ((1 << form.bits) - 1)
-    factor = scale.place(place)
+    factor = scale.place(place, form.half_unit)
     blocks, most, *_ = factor.shape
     out = (q - form.zero).float().view(blocks, most, -1, form.group, LANES) * factor
     if offset is not None:
-        out = out + offset.place(place)
+        out = out + offset.place(place, form.half_unit)
     return out.flatten(1, 3)
 
 

@@ -87,3 +87,38 @@ def test_taken_with_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(fast_weight(rows, dense), LaneWeight)
         small = stored_rows(type, [made(type, 1)], 512)
         assert not isinstance(fast_weight(small, dense), LaneWeight)
+
+
+@pytest.mark.parametrize("name", [name for name, type in BLOCK_TYPES.items() if type.quantise])
+def test_small_scales_survive_threads_that_know_no_subnormal_numbers(name: str) -> None:
+    """Such scales are common: a matrix of numbers around 0.02 has them in Q6_K."""
+    type = BLOCK_TYPES[name]
+    assert type.quantise is not None
+    noise = torch.randn(64, 512, generator=torch.Generator().manual_seed(3)) * 2e-3
+    blocks = type.quantise(noise.view(64, -1, type.elements)).flatten(1)
+    sink = LaneSink(type, 64, 512)
+    stored_rows(type, [blocks], 512).write(sink, sink.form.rows)
+    weight = sink.weight(Compiler(), torch.float32)
+    assert weight.form.lifted
+    x = torch.randn(2, 512, generator=torch.Generator().manual_seed(4))
+    expected = type.matrix(blocks)
+    try:
+        if not torch.set_flush_denormal(True):
+            pytest.skip("this CPU always knows them")
+        found, y = weight.matrix(), weight.matmul(x)
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.equal(found, expected)
+    assert torch.allclose(y, x @ expected.T, rtol=1e-4, atol=1e-6)
+
+
+def test_large_scales_are_left_as_they_are() -> None:
+    type = BLOCK_TYPES["Q8_0"]
+    blocks = made(type, 32, 512)
+    blocks.view(32, -1, type.nbytes)[..., :2] = torch.tensor([-1, 0x7B], dtype=torch.int8).byte()
+    sink = LaneSink(type, 32, 512)
+    stored_rows(type, [blocks], 512).write(sink, sink.form.rows)
+    weight = sink.weight(Compiler(), torch.float32)
+    assert not weight.form.lifted
+    assert weight.matrix().isfinite().all()
+    assert torch.equal(weight.matrix(), type.matrix(blocks))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +14,7 @@ from helexa.engine.kernels.lanes import (
     Form,
     Lanes,
     expanded,
+    lifted,
     pack_words,
     paired,
     row_product,
@@ -159,7 +160,8 @@ class LaneSink:
 
     def weight(self, compiler: Compiler, dtype: torch.dtype) -> LaneWeight:
         """The finished weight; products of many rows are computed in ``dtype``."""
-        columns, form = self.shape[1], self.form
+        columns, factors = self.shape[1], [part for part in self.lanes[1:] if part is not None]
+        form = self.form = replace(self.form, lifted=lifted(factors))
         blocks = len(self.lanes.words)
         count = max(1, min(blocks, TILE_BYTES // (form.rows * columns * dtype.itemsize)))
         part = self.lanes.blocks(0, count).tensors()

@@ -18,6 +18,7 @@ import pytest
 
 import helexa
 from helexa.cli.main import cli
+from helexa.engine.config import SWITCHES
 from helexa.errors import HelexaError, InvalidRequest
 from helexa.neuron.app import ROUTES, SURFACES
 from helexa.refusals import CudaUnavailable, Overloaded, Refusal, Unavailable, WrongModality
@@ -134,6 +135,14 @@ def test_the_api_reference_names_every_refusal() -> None:
     found = {*codes(Refusal), *codes(Overloaded), *codes(Unavailable), *codes(InvalidRequest)}
     flat = {CudaUnavailable.code, WrongModality.code}
     assert found - GATEWAY_ONLY - flat - set(re.findall(r"`(\w+)`", text)) == set()
+
+
+def test_the_switches_of_fast_paths_are_in_one_table() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = text.split("### Fast paths\n")[1].split("\n### ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", section, re.MULTILINE)
+    assert sorted(name for name, _ in rows) == sorted(SWITCHES)
+    assert {where for _, where in rows} <= {"CPU", "GPU", "CPU, GPU", "nowhere"}
 
 
 def public_names() -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from click.testing import Result
 
 from helexa.cli.generate import split
+from helexa.engine.outputs import DraftCounts
 from helexa.text.events import Finish, Text, Usage
 
 Run = Callable[..., Result]
@@ -77,6 +79,15 @@ def test_the_text_is_exact_and_statistics_are_apart(run: Run, model: Any) -> Non
     params = model.asked[0]["params"]
     assert (params.seed, params.max_tokens, params.stop) == (7, 5, ("x", "y"))
     assert not params.ignore_eos
+
+
+def test_statistics_tell_of_drafts_where_there_were_any(run: Run, model: Any) -> None:
+    guessed = replace(USAGE, drafts=DraftCounts(20, 12))
+    model.scripts = [[Text("a"), Finish("length", guessed)], [Text("a"), Finish("length", USAGE)]]
+    tail = " · cut off at the token limit\n"
+    cached = " · 0 of 10 prompt tokens cached"
+    assert run("generate", "Once").stderr.endswith(f"{cached} · drafts 12 of 20{tail}")
+    assert run("generate", "Once").stderr.endswith(f"{cached}{tail}")
 
 
 def test_the_prompt_may_be_piped(run: Run, model: Any) -> None:

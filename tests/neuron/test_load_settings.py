@@ -24,6 +24,7 @@ FILE = EngineSection(
     prefix_cache=PrefixCacheConfig(enabled=False, budget_mb=7, max_entries=2),
     context_limit=ContextLimitConfig(activation_headroom_mb=11, min_free_floor_mb=12),
     admission=AdmissionConfig(max_in_flight=3),
+    dtype="float32",
     compile=True,
     drafter="lookup",
     draft_len=6,
@@ -44,6 +45,7 @@ def test_the_file_reaches_the_engine() -> None:
     asked = ModelSpec(model_id="o/n", quant="q4k", kv_mb=9)
     assert loader(FILE, {}).engine_config(asked, "cuda:1") == EngineConfig(
         device="cuda:1",
+        dtype="float32",
         quant="q4k",
         max_batch=3,
         kv_memory_mb=9,

@@ -81,6 +81,16 @@ def test_n143_done(log: io.StringIO) -> None:
         assert f" {part}" in written
 
 
+def test_what_became_of_drafts(log: io.StringIO) -> None:
+    """It is told where there were any, and nothing stands in its place where there were none."""
+    for drafts in ("12 of 20", ""):
+        done = Done(prompt_tokens=7, completion_tokens=9, finish_reason="stop", drafts=drafts)
+        line().done(done)
+    guessed, plain = log.getvalue().splitlines()
+    assert ' decode_ms=0 drafts="12 of 20" client_gone=false' in guessed
+    assert "drafts" not in plain
+
+
 def test_n143_rejected(log: io.StringIO) -> None:
     line().rejected(
         status=400,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from helexa.neuron.admission import Admission
@@ -9,6 +12,7 @@ from helexa.neuron.config import AdmissionConfig
 from helexa.neuron.metrics import CONTENT_TYPE, Metrics, ModelState, Present, RequestEnd
 from helexa.protocol.control import BuildInfo, DeviceHealth, HostHealth
 
+DOCS = Path(__file__).parents[2] / "docs"
 HOST = HostHealth(memory_total_mb=1000, memory_available_mb=600)
 BUILD = BuildInfo(package_version="1.2", git_sha="0123456")
 
@@ -135,6 +139,21 @@ def test_n142_after_a_request_and_a_rejection() -> None:
     families = {name.partition("{")[0] for name in found}
     plain = {name for name in families if not name.endswith(("_bucket", "_sum", "_count"))}
     assert plain <= {f"neuron_{name}".partition("{")[0] for name in WANTED}
+
+
+def test_the_page_about_serving_names_every_metric() -> None:
+    """Each with its labels, and no other; histograms without the endings of their series."""
+    wanted: dict[str, str] = {}
+    for series in WANTED:
+        name, _, labels = series.partition("{")
+        name = re.sub("_(bucket|count)$", "", name)
+        wanted[f"neuron_{name}"] = ", ".join(
+            label for label in re.findall(r"(\w+)=", labels) if label != "le"
+        )
+    text = (DOCS / "serving.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(neuron_\w+)` \| \w+ \| ([\w, ]*?) ?\|", text, re.MULTILINE)
+    told = {name: sorted(labels.split(", ")) for name, labels in rows}
+    assert told == {name: sorted(labels.split(", ")) for name, labels in wanted.items()}
 
 
 def test_n142_ids_that_are_no_slots_share_a_label() -> None:

@@ -144,6 +144,17 @@ def test_the_clients_own_accumulator(client: OpenAI) -> None:
     assert [item.type for item in final.output] == ["message", "function_call"]
 
 
+def test_a_count_of_guessed_tokens_is_more_than_the_client_knows(client: OpenAI) -> None:
+    """It keeps a field that is none of its type, in a response and in the last event."""
+    asked: Any = {"ignore_eos": True, "speculative": True}
+    repeat = "Repeat exactly: red green blue red green blue red green blue"
+    whole = client.responses.create(**ASKED, input=repeat, extra_body=asked)
+    final = streamed(client, input=repeat, extra_body=asked)[-1].response
+    for usage in (whole.usage, final.usage):
+        counts = usage.to_dict()["helexa_drafts"]
+        assert 0 < counts["accepted"] <= counts["drafted"]
+
+
 def test_a_round_trip(client: OpenAI) -> None:
     """The items of a response go back as input, as the client itself writes them out."""
     history: Any = [{"role": "user", "content": PARIS}]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 
 import pytest
 
+from helexa.engine.outputs import DraftCounts
 from helexa.errors import EngineLost, HelexaError, NumericalError, OutOfMemory
 from helexa.http import Ending
 from helexa.neuron.metrics import RequestEnd
@@ -97,6 +99,16 @@ def test_what_an_answer_took() -> None:
     assert (end.prompt_tokens, end.cached_prompt_tokens) == (7, 3)
     assert (end.completion_tokens, end.reasoning_tokens) == (2, 2)
     assert (end.first_token_s, end.tokens_per_s) == (1.5, 2.0)
+
+
+def test_drafts_are_told_where_there_were_any() -> None:
+    guessed = Finish("stop", replace(USAGE, drafts=DraftCounts(20, 12)))
+    for finish, said in ((guessed, "12 of 20"), (FINISH, None)):
+        line = RequestLine(request_id="r", surface="chat", model="m")
+        with Log().listening() as log:
+            Story(line=line, surface="chat", finish=finish).end(Ending(200, "done", 1.0, 0))
+        ((_, fields),) = log.ends("r")
+        assert fields.get("drafts") == said
 
 
 def test_the_first_error_is_the_one_that_is_told() -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from helexa.cli import daemon_options
+from helexa.cli.model_options import LoadOptions, load_options
 from helexa.cli.options import DEFAULT_MODEL, MODEL_HELP, debug_option
 from helexa.cli.terminal import console
 
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
     from helexa.gateway.run import Gateway, Servers
     from helexa.http import Server
     from helexa.neuron.app import Neuron
-    from helexa.neuron.config import EngineSection
+    from helexa.neuron.config import SourceConfig
+    from helexa.neuron.ids import ModelSpec
 
 PORT = click.IntRange(0, 65535)
 NEURON_PORT = 13131
@@ -86,32 +89,38 @@ class Ports:
     type=click.Path(path_type=Path),
     help="Configuration of a gateway, for keys, budgets and limits.",
 )
+@load_options
 @debug_option
 @click.pass_context
-def serve(ctx: click.Context, /, model: str, path: Path | None, **ports: Any) -> None:
+def serve(
+    ctx: click.Context, /, model: str, path: Path | None, load: LoadOptions, **ports: Any
+) -> None:
     """Serve one model on this machine.
 
     A gateway and a daemon in one: it speaks the APIs of OpenAI and Anthropic. Prints where, and a
     line to try it with, as soon as the model answers; ^C shuts it down. A folder NAME is served as
-    `folder:local/NAME`.
+    `folder:local/NAME`. NEURON_ENGINE__… variables set what has no option here.
     """
     from helexa.daemon.leaving import leave
     from helexa.daemon.logs import choose_format, configure_logging
     from helexa.daemon.patient import patient
     from helexa.errors import ConfigError
 
+    daemon_options.check(load)
     try:
         with patient(sys.stderr) as log:
             configure_logging(30, choose_format(os.environ), log)
-            _serve(model, path, Ports(**ports))
+            _serve(model, path, load, Ports(**ports))
     except ConfigError as error:
         click.echo(str(error), err=True)
         ctx.exit(2)
     leave()
 
 
-def _serve(model: str, path: Path | None, ports: Ports) -> None:
+def _serve(model: str, path: Path | None, load: LoadOptions, ports: Ports) -> None:
     loaded = _loaded(path, ports)  # before anything that takes long
+    wanted = daemon_options.engine_section(load, os.environ)
+    environ = daemon_options.surroundings(load, os.environ)
     import logging
 
     import anyio
@@ -123,14 +132,18 @@ def _serve(model: str, path: Path | None, ports: Ports) -> None:
     from helexa.neuron.run import run
     from helexa.neuron.runtime import read_runtime
 
-    with _placed(model) as (id, engine):
+    runtime = read_runtime(environ)
+    with _placed(model, load.quant) as (id, sources):
         catalogue = open_catalogue(loaded, dict.fromkeys(short_names(model, id), id))
-        for warning in (*loaded.warnings, *catalogue.warnings):
+        for warning in (*loaded.warnings, *catalogue.warnings, *runtime.warnings):
             logging.getLogger("helexa.gateway").warning("%s", warning)
+        engine = replace(wanted, sources={**wanted.sources, **sources})
         config = NeuronConfig(port=ports.neuron, engine=engine)
-        neuron = Neuron(config, read_runtime(os.environ), os.environ, dedicated=False)
+        devices = daemon_options.sampler(load)
+        neuron = Neuron(config, runtime, environ, sampler=devices, dedicated=False)
+        spec = daemon_options.model_spec(id, load)
         try:
-            anyio.run(run, neuron, Front(neuron, id, loaded, catalogue))
+            anyio.run(run, neuron, Front(neuron, spec, loaded, catalogue))
         except BindError as error:
             error.hint = error.hint or "choose another with --neuron-port"
             raise
@@ -163,9 +176,14 @@ class Front:
     """
 
     neuron: Neuron
-    id: str
+    spec: ModelSpec
     loaded: Loaded
     catalogue: CatalogueFile
+
+    @property
+    def id(self) -> str:
+        """The name of the model."""
+        return self.spec.model_id
 
     async def __call__(self, server: Server, leaving: anyio.Event) -> None:
         """Serve until ``leaving``, then drain. Raises BindError, ConfigError, what a load raises.
@@ -196,33 +214,34 @@ class Front:
 
     async def _load(self, gateway: Gateway, servers: Servers) -> None:
         from helexa.gateway.poller import poll_once
-        from helexa.neuron.ids import ModelSpec
 
+        daemon_options.require_card(self.spec, self.neuron.hardware)
         with console(sys.stderr).status(f"loading {self.id}"):
-            await self.neuron.load(ModelSpec(model_id=self.id))
+            await self.neuron.load(self.spec)
         self.neuron.activation.complete(self.id)
         await poll_once(gateway.state)
         _announce(self.id, servers, self.loaded.config.entitlements.require_auth)
 
 
 @contextmanager
-def _placed(model: str) -> Iterator[tuple[str, EngineSection]]:
-    """The id that a daemon knows a model by, and the settings with which it finds it.
+def _placed(model: str, quant: str | None) -> Iterator[tuple[str, Mapping[str, SourceConfig]]]:
+    """The id that a daemon knows a model by, and the source in which it finds it, if it needs one.
 
     A folder or file gets a source of its own, whose only model it is: a link to it, as its path
-    need not be of a form that a model's id can have. Raises PreflightError, UnsupportedModel.
+    need not be of a form that a model's id can have. ``quant`` chooses one of several GGUF files.
+    Raises PreflightError, UnsupportedModel.
     """
     from helexa.engine.checkpoint.reference import Builtin, HubId, parse_reference
     from helexa.engine.checkpoint.resolve import on_disk
-    from helexa.neuron.config import EngineSection, SourceConfig
+    from helexa.neuron.config import SourceConfig
 
     reference = parse_reference(model)
     if isinstance(reference, HubId):
-        yield model, EngineSection()
+        yield model, {}
         return
-    path = on_disk(reference)
+    path = on_disk(reference, quant)
     if path is None or isinstance(reference, Builtin):
-        yield BUILTIN, EngineSection()
+        yield BUILTIN, {}
         return
     name = model_name(path)
     with TemporaryDirectory(prefix="helexa-serve-") as root:
@@ -233,8 +252,7 @@ def _placed(model: str) -> Iterator[tuple[str, EngineSection]]:
         else:
             link.mkdir()
             link_gguf(path, link)
-        sources = {SCHEME: SourceConfig(path=root)}
-        yield f"{SCHEME}:{ORG}/{name}", EngineSection(sources=sources)
+        yield f"{SCHEME}:{ORG}/{name}", {SCHEME: SourceConfig(path=root)}
 
 
 def model_name(path: Path) -> str:

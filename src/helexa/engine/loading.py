@@ -17,6 +17,7 @@ from helexa.engine.checkpoint.weights import Weights
 from helexa.engine.config import DTYPES, EngineConfig, switches
 from helexa.engine.kernels.compiled import Compiler, require_compiler
 from helexa.engine.kernels.narrow_product import multiplies_bfloat16
+from helexa.engine.kernels.readying import readied
 from helexa.engine.kernels.stored_matrix import has_triton
 from helexa.engine.layers.decoder import DecoderLayer
 from helexa.engine.memory import SMALL_KV
@@ -113,7 +114,8 @@ def load_model(
         numerics = with_exact_cache(numerics, model.config)
     built = MODELS[model.config.model_type](model.config, numerics)
     weights = Weights(model, dtype=numerics.activations, device=where, progress=progress)
-    fill(built, weights)
+    with readied(numerics.plain.compiler):
+        fill(built, weights)
     if isinstance(numerics.linear, BlockFormat):
         numerics.linear.warn()
     built.numerics = with_room(numerics, built.modules())

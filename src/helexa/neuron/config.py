@@ -16,7 +16,7 @@ from helexa.daemon.schema import (
     text,
     whole,
 )
-from helexa.engine.config import DRAFTERS
+from helexa.engine.config import DRAFTERS, DTYPES
 from helexa.neuron.ids import HARNESS, ModelSpec
 
 DEFAULT_PATH = "/etc/helexa/neuron.toml"
@@ -158,6 +158,11 @@ class EngineSection:
     prefix_cache: PrefixCacheConfig = section(PrefixCacheConfig)
     context_limit: ContextLimitConfig = section(ContextLimitConfig)
     admission: AdmissionConfig = section(AdmissionConfig)
+    dtype: str = setting(
+        text(", ".join(f"`{name}`" for name in DTYPES), lambda name: name in DTYPES, empty=False),
+        "auto",
+        "precision of weights that are not quantised, and of the cache",
+    )
     compile: bool = setting(
         flag(), False, "compile kernels for this CPU, with its C++ compiler, at load"
     )

@@ -11,13 +11,14 @@ from helexa.daemon.layers import Check, join, read_environ, read_file
 from helexa.daemon.schema import Findings, Node, read_settings
 from helexa.errors import ConfigError
 from helexa.neuron.bearer import required_bearer
-from helexa.neuron.config import DEFAULT_PATH, NeuronConfig, SourceConfig
+from helexa.neuron.config import DEFAULT_PATH, EngineSection, NeuronConfig, SourceConfig
 from helexa.neuron.ids import HARNESS
 from helexa.neuron.sources import BUILTIN, HUGGINGFACE
 
 PREFIX = "NEURON_"
 WIRE_NAME = ("harness", HARNESS)
 OUR_NAME = ("engine",)
+ENVIRONMENT = "the environment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,22 @@ def load_config(
     if written is not None and "host" not in node.value:
         warnings.append(f"{file} does not set host: listening on {config.host} only")
     return Loaded(config, file, tuple(warnings))
+
+
+def engine_of(environ: Mapping[str, str]) -> EngineSection:
+    """The engine's settings as the environment alone gives them; it is not read for others.
+
+    Raises ConfigError with every problem there is.
+    """
+    found = Findings()
+    whole = read_environ(environ, PREFIX, NeuronConfig, found, canonical)
+    (name,) = OUR_NAME
+    node = Node({key: value for key, value in whole.value.items() if key == name}, "")
+    config = read_settings(NeuronConfig, node, found)
+    check_sources(config, node, found)
+    if found.problems:
+        raise ConfigError(ENVIRONMENT, found.problems)
+    return config.engine
 
 
 def check_config(path: str | Path | None = None, **layers: Any) -> Check:

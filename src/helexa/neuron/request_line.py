@@ -21,7 +21,10 @@ def own_words(code: str | None, detail: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """A request that was answered, as far as its client wanted to hear; times in milliseconds."""
+    """A request that was answered, as far as its client wanted to hear; times in milliseconds.
+
+    ``drafts`` says how many tokens were guessed rightly of how many, "" if none were guessed.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -31,6 +34,7 @@ class Done:
     queue_ms: int = 0
     prefill_ms: int = 0
     decode_ms: int = 0
+    drafts: str = ""
     client_gone: bool = False
 
 
@@ -56,7 +60,8 @@ class RequestLine:
 
     def done(self, done: Done) -> None:
         """It was answered."""
-        self._write(logging.INFO, "request done", asdict(done))
+        said = {name: value for name, value in asdict(done).items() if value != ""}
+        self._write(logging.INFO, "request done", said)
 
     def rejected(
         self, *, status: int, error_type: str, code: str | None, detail: str, **extras: object

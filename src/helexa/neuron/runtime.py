@@ -56,7 +56,11 @@ VARIABLES = (
     ("NEURON_GDN_CHUNKED", "on", "`0` or `false` disables `gdn_chunked`"),
     ("NEURON_MROPE", "on", "`0` or `false` disables `mrope`"),
     ("NEURON_BATCHING", "on", "`0` or `false`: one sequence per step"),
-    ("HELEXA_DISABLE", "", "features of the engine to turn off, separated by commas"),
+    (
+        "HELEXA_DISABLE",
+        "",
+        "[features of the engine](architecture.md#fast-paths) to turn off, separated by commas",
+    ),
     ("HELEXA_LOG", "info", "log level, unless `--log-level` is given"),
     ("HELEXA_LOG_FORMAT", "text", "`text` or `json`"),
     ("HELEXA_BUILD_SHA", "", "the commit that `/version` reports"),

@@ -300,6 +300,7 @@ class Loader:
         floor_mb = self.runtime.floor_mb
         return EngineConfig(
             device=device,
+            dtype=section.dtype,
             quant=spec.quant,
             compile=section.compile,
             drafter=section.drafter,

@@ -111,6 +111,7 @@ class Story:
                 queue_ms=round(1000 * (self.waited_s or 0.0)),
                 prefill_ms=round(usage.prefill_ms) if usage else 0,
                 decode_ms=round(usage.decode_ms) if usage else 0,
+                drafts=drafts_text(usage),
                 client_gone=gone,
             )
         )
@@ -144,6 +145,12 @@ class Story:
         if usage is None or self.running_s is None or not usage.completion_tokens:
             return None
         return self.running_s - self.line.started_s + usage.prefill_ms / 1000
+
+
+def drafts_text(usage: Usage | None) -> str:
+    """Of how many guessed tokens how many were right, as ``12 of 20``; "" where none were."""
+    drafts = None if usage is None else usage.drafts
+    return "" if drafts is None else f"{drafts.accepted} of {drafts.drafted}"
 
 
 def story_of(request: Request) -> Story:

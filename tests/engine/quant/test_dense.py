@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from helexa.engine.kernels.compiled import Compiler
@@ -133,6 +135,38 @@ def test_compiled_products_of_many_rows() -> None:
         error = (y - x @ torch.cat(parts).float().T).norm() / y.norm()
         assert (error < 1e-5) == exact
         assert error < 2**-7
+
+
+@needs_bfloat16
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(
+        st.tuples(st.lists(st.integers(1, 40), min_size=1, max_size=3), st.integers(1, 70)),
+        min_size=2,
+        max_size=4,
+    ),
+    dtypes=st.lists(st.sampled_from([torch.bfloat16, torch.float32]), min_size=3, max_size=3),
+    strided=st.booleans(),
+    piece=st.sampled_from([64, dense.PIECE_ELEMENTS]),
+)
+def test_matrices_reordered_one_after_the_other_keep_their_numbers(
+    sizes: list[tuple[list[int], int]], dtypes: list[torch.dtype], strided: bool, piece: int
+) -> None:
+    """They pass through the same memory: any sizes, formats and strides, stacked or alone."""
+    form = half(bfloat16=True)
+    stacks = [
+        [matrix(rows, columns).bfloat16().to(dtype)
+         for rows, dtype in zip(several, dtypes, strict=False)]
+        for several, columns in sizes
+    ]  # fmt: skip
+    if strided:
+        stacks = [[part.T.contiguous().T for part in parts] for parts in stacks]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(dense, "PIECE_ELEMENTS", piece)
+        made = [form.reordered(parts) for parts in stacks]
+    assert len(form.workspace.free) <= 1
+    for weight, parts in zip(made, stacks, strict=True):
+        assert torch.equal(weight.matrix(), torch.cat([part.bfloat16() for part in parts]))
 
 
 def test_pieces_are_cut_at_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,11 +182,24 @@ def test_g136_stop_map(choice: dict[str, Any], expected: tuple[str, str | None])
             {"prompt_tokens": "5", "completion_tokens": -1},
             {"input_tokens": 0, "output_tokens": 0},
         ),
+        (
+            {"prompt_tokens": 5, "helexa_drafts": {"drafted": 3, "accepted": 2, "x": 1}},
+            {
+                "input_tokens": 5,
+                "output_tokens": 0,
+                "helexa_drafts": {"drafted": 3, "accepted": 2},
+            },
+        ),
+        (
+            {"prompt_tokens": 5, "helexa_drafts": {"drafted": 3, "accepted": "2"}},
+            {"input_tokens": 5, "output_tokens": 0},
+        ),
+        ({"helexa_drafts": 3}, {"input_tokens": 0, "output_tokens": 0}),
         (None, {"input_tokens": 0, "output_tokens": 0}),
     ],
-    ids=["cached", "none cached", "odd", "wrong", "absent"],
+    ids=["cached", "none cached", "odd", "wrong", "drafts", "half drafts", "no drafts", "absent"],
 )
-def test_g137_cached(usage: Any, expected: dict[str, int]) -> None:
+def test_g137_usage(usage: Any, expected: dict[str, Any]) -> None:
     assert translate_response({**completion(), "usage": usage}, False)["usage"] == expected
 
 

@@ -93,6 +93,20 @@ def test_a_message_is_of_the_clients_type(message: dict[str, Any]) -> None:
     assert read.model_dump(exclude_unset=True) == message
 
 
+def test_a_client_takes_a_message_with_drafts() -> None:
+    """A field of ours is none of its type: it is read all the same, and kept."""
+    told = {"drafted": 9, "accepted": 4}
+    usage = {"prompt_tokens": 3, "completion_tokens": 7, "helexa_drafts": told}
+    stop = chunk(finish_reason="end_turn")
+    frames = wire([chunk({"content": "Hi"}), stop, chunk(usage=usage)])
+    ends = [data for name, data in events(translated(frames, thinking=True))]
+    read = [EVENT.validate_python(data, strict=True) for data in ends]
+    assert [event.model_dump(exclude_unset=True) for event in read] == ends
+    (found,) = [event.usage for event in read if event.type == "message_delta"]
+    assert found.to_dict()["helexa_drafts"] == told
+    assert summed(translated(frames, thinking=True)).usage.output_tokens == 7
+
+
 @quick
 @given(streams())
 def test_events_are_of_the_clients_types(stream: tuple[dict[str, Any], bytes]) -> None:

@@ -98,6 +98,12 @@ def test_g137_usage_of_a_stream() -> None:
     }
 
 
+def test_drafts_of_a_stream_are_told_at_its_end() -> None:
+    told = {"drafted": 9, "accepted": 4}
+    usage = {"prompt_tokens": 1, "completion_tokens": 6, "helexa_drafts": told}
+    assert ending(run(text("a"), STOP, chunk(usage=usage)))["helexa_drafts"] == told
+
+
 def test_g130_tr_tool() -> None:
     found = run(
         text("Let me check."),

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from helexa.engine.outputs import DraftCounts
 from helexa.protocol.openai.projection import collect
+from helexa.protocol.openai.usage import response_usage
 from helexa.refusals import ModelRecovering, UnfinishedAnswer
 from helexa.text.events import Event, Reasoning, Text
 from tests.protocol.builders import (
@@ -222,6 +225,13 @@ def test_n098_reasoning_after_text() -> None:
 )
 def test_n099_usage(counts: dict[str, int], expected: dict[str, Any]) -> None:
     assert collect(response(), [finish(**counts)])["usage"] == expected
+
+
+def test_guessed_tokens_are_counted() -> None:
+    plain = finish(prompt=1, completion=2)
+    told = response_usage(replace(plain.usage, drafts=DraftCounts(12, 7)))
+    guesses = {"drafted": 12, "accepted": 7}
+    assert told == {**response_usage(plain.usage), "helexa_drafts": guesses}
 
 
 def test_n100_empty_deltas() -> None:

@@ -226,7 +226,7 @@ class DenseFormat:
         if large and self.kernels and self.compiler is not None:
             return self.streamed(parts, self.compiler)
         if large and self.kernels and self.bfloat16 and all(map(fits_bfloat16, parts)):
-            return reordered(parts)
+            return self.reordered(parts)
         held = all(fits_float16(part) for part in parts)
         dtype = torch.float16 if held else torch.bfloat16
         if not self.kernels:
@@ -243,6 +243,22 @@ class DenseFormat:
         with self.workspace.matrix(sum(map(len, parts)), parts[0].shape[1]) as wide:
             fill(wide, parts)
             return pack(wide)
+
+    def reordered(self, parts: Sequence[Tensor]) -> ReorderedWeight:
+        """The matrices [N_i, K], which bfloat16 holds, as one in oneDNN's order."""
+        pieces, first = [], 0
+        for group in in_pieces(parts):
+            rows, columns = sum(map(len, group)), parts[0].shape[1]
+            if len(group) == 1 and group[0].dtype == torch.bfloat16:
+                pieces.append((first, reorder(group[0])))
+            else:
+                with self.workspace.matrix(rows, -(-columns // 2)) as room:
+                    whole = room.view(torch.bfloat16).flatten()[: rows * columns]
+                    whole = whole.view(rows, columns)
+                    fill(whole, group)
+                    pieces.append((first, reorder(whole)))
+            first += rows
+        return ReorderedWeight(tuple(pieces), (first, parts[0].shape[1]))
 
     def streamed(self, parts: Sequence[Tensor], compiler: Compiler) -> StreamedWeight:
         """The matrices [N_i, K] for compiled products: as they are stored, if that is in 16 bits.
@@ -302,15 +318,6 @@ def in_dtype(matrix: Tensor, dtype: torch.dtype) -> Tensor:
         if max(-low, high) > FLOAT16_MAX:
             return matrix
     return matrix.to(dtype)
-
-
-def reordered(parts: Sequence[Tensor]) -> ReorderedWeight:
-    """The matrices [N_i, K], which bfloat16 holds, as one."""
-    pieces, first = [], 0
-    for group in in_pieces(parts):
-        pieces.append((first, reorder(stacked(group, torch.bfloat16))))
-        first += sum(map(len, group))
-    return ReorderedWeight(tuple(pieces), (first, parts[0].shape[1]))
 
 
 def in_pieces(parts: Sequence[Tensor]) -> list[list[Tensor]]:

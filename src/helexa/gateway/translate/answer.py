@@ -130,9 +130,10 @@ def stop_reason(finish: Any, sequence: Any, called: bool) -> tuple[str, str | No
     return "tool_use" if called and reason == "end_turn" else reason, None
 
 
-def translate_usage(usage: dict[str, Any]) -> dict[str, int]:
+def translate_usage(usage: dict[str, Any]) -> dict[str, Any]:
     """What was read and written, in tokens; Anthropic counts what was cached apart."""
-    return {**input_usage(usage), "output_tokens": count(usage.get("completion_tokens")) or 0}
+    written = {"output_tokens": count(usage.get("completion_tokens")) or 0}
+    return {**input_usage(usage), **written, **drafts(usage)}
 
 
 def input_usage(usage: dict[str, Any]) -> dict[str, int]:
@@ -149,6 +150,15 @@ def input_usage(usage: dict[str, Any]) -> dict[str, int]:
         "cache_read_input_tokens": cached,
         "cache_creation_input_tokens": 0,
     }
+
+
+def drafts(usage: dict[str, Any]) -> dict[str, Any]:
+    """How many tokens were guessed ahead, where a neuron tells; clients ignore such a field."""
+    told = usage.get("helexa_drafts")
+    if not isinstance(told, dict):
+        return {}
+    counts = {name: count(told.get(name)) for name in ("drafted", "accepted")}
+    return {} if None in counts.values() else {"helexa_drafts": counts}
 
 
 def count(value: Any) -> int | None:

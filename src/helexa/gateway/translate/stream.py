@@ -16,6 +16,7 @@ from typing import Any
 from helexa.gateway.translate.answer import (
     arguments_text,
     count,
+    drafts,
     input_usage,
     message_id,
     stop_reason,
@@ -100,12 +101,13 @@ class StreamTranslator:
         self._close(events)
         reason, sequence = stop_reason(self._finish_reason, self._stop, bool(self._calls))
         delta = {"stop_reason": reason, "stop_sequence": sequence}
-        usage = {"output_tokens": self._text_deltas}
+        usage: dict[str, Any] = {"output_tokens": self._text_deltas}
         if self._usage is not None:
             completed = count(self._usage.get("completion_tokens"))
             usage = {
                 **input_usage(self._usage),
                 "output_tokens": self._text_deltas if completed is None else completed,
+                **drafts(self._usage),
             }
         events.append(("message_delta", {"type": "message_delta", "delta": delta, "usage": usage}))
         events.append(("message_stop", {"type": "message_stop"}))

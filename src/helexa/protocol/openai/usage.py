@@ -34,16 +34,11 @@ def chat_usage(usage: Usage) -> dict[str, Any]:
             "diverged_at": usage.cache.diverged_at,
             "reason": usage.cache.reason,
         }
-    if usage.drafts is not None:
-        found["helexa_drafts"] = {
-            "drafted": usage.drafts.drafted,
-            "accepted": usage.drafts.accepted,
-        }
-    return found
+    return found | drafts(usage)
 
 
 def response_usage(usage: Usage) -> dict[str, Any]:
-    """The usage of a response."""
+    """The usage of a response; clients of this surface ignore a field that they do not know."""
     found: dict[str, Any] = {
         "input_tokens": usage.prompt_tokens,
         "output_tokens": usage.completion_tokens,
@@ -53,7 +48,15 @@ def response_usage(usage: Usage) -> dict[str, Any]:
         found["output_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
     if usage.cached_tokens > 0:
         found["input_tokens_details"] = {"cached_tokens": usage.cached_tokens}
-    return found
+    return found | drafts(usage)
+
+
+def drafts(usage: Usage) -> dict[str, Any]:
+    """How many tokens were guessed and how many of them rightly; nothing where none were."""
+    if usage.drafts is None:
+        return {}
+    counts = {"drafted": usage.drafts.drafted, "accepted": usage.drafts.accepted}
+    return {"helexa_drafts": counts}
 
 
 def chat_logprobs(logprobs: Iterable[TokenLogprob]) -> list[dict[str, Any]]:

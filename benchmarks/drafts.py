@@ -2,6 +2,7 @@
 
     python -m benchmarks.drafts                                # the built-in model, a minute
     python -m benchmarks.drafts --shape 0.6b --json drafts.json
+    python -m benchmarks.drafts --compile                      # models with compiled kernels
 
 The built-in model is given texts to copy and to make up. Then each model writes what it is told to:
 its own draws are made, and replaced by the words of a text that is known beforehand. So the look-up
@@ -14,20 +15,25 @@ out of four, in one of two, never; or only as long as nothing is bet on it, whic
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import random
 import statistics
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 import helexa
+from benchmarks.readings import (
+    arguments,
+    at_least,
+    new_folder,
+    positive,
+    publish,
+    spread,
+)
 from benchmarks.shapes import SHAPES, make_checkpoint
 from helexa.engine.build import claim, describe, plan_pool
 from helexa.engine.config import EngineConfig
@@ -81,6 +87,7 @@ class Result:
 
     ``busy``: the same by the time that the thread was busy, which others disturb less. ``wanted``
     is the least that it should be. ``same``: whether each answer was the same with drafts.
+    ``rounds``: of each the milliseconds, of the clock and of the thread, without and with drafts.
     """
 
     task: str
@@ -92,6 +99,11 @@ class Result:
     acceptance: float
     drafted_per_token: float
     same: bool
+    rounds: list[dict[str, float]]
+
+    def spread(self, kind: str) -> str:
+        """The rounds' ratios, by the clock's time (`ms`) or the thread's (`busy_ms`)."""
+        return spread([one[f"plain_{kind}"] / one[f"drafted_{kind}"] for one in self.rounds])
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +228,13 @@ def measured(task: Task, ask: Callable[[bool], Reading], rounds: int) -> Result:
         acceptance=round(total.acceptance, 3),
         drafted_per_token=round(total.drafted / sum(len(d.tokens) for _, d in pairs), 3),
         same=all(plain.tokens == drafted.tokens for plain, drafted in pairs),
+        rounds=[
+            {
+                **{"plain_ms": plain.ms, "drafted_ms": drafted.ms},
+                **{"plain_busy_ms": plain.busy_ms, "drafted_busy_ms": drafted.busy_ms},
+            }
+            for plain, drafted in pairs
+        ],
     )
 
 
@@ -265,25 +284,9 @@ def informed_tasks(name: str, prompt: tuple[int, ...]) -> Iterator[Task]:
         yield Task(f"{name}: {how}", prompt, drafter, wanted=wanted)
 
 
-def table(results: list[Result]) -> str:
-    lines = [
-        (
-            "| task | ms a token | with drafts | speed | of the thread | wanted | right "
-            "| drafted a token | same |"
-        ),
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
-    ]
-    lines += [
-        f"| {r.task} | {r.plain_ms:.2f} | {r.drafted_ms:.2f} | {r.speed:.2f} × | {r.busy:.2f} × "
-        f"| {f'{r.wanted:.2f} ×' if r.wanted else ''} | {r.acceptance:.0%} "
-        f"| {r.drafted_per_token:.2f} | {'yes' if r.same else 'no'} |"
-        for r in results
-    ]
-    return "\n".join(lines)
-
-
-def results(shape: str | None, folder: Path, tokens: int, rounds: int) -> Iterator[Result]:
+def results(options: argparse.Namespace) -> Iterator[Result]:
     """All tasks of the built-in model, and those of a shape."""
+    shape, tokens = options.shape, options.tokens
     with helexa.LLM("tiny") as llm:
         tasks = [*own_tasks(llm), *written_tasks(llm, "tiny", tokens)]
         more = [*written_tasks(llm, shape, tokens)] if shape else []
@@ -291,29 +294,42 @@ def results(shape: str | None, folder: Path, tokens: int, rounds: int) -> Iterat
     folders = [(tiny, "float32", tasks)]
     if shape:
         more += informed_tasks(shape, more[0].prompt)
-        folders.append((make_checkpoint(shape, folder), "auto", more))
+        folders.append((make_checkpoint(shape, options.folder), "auto", more))
     for path, dtype, asked in folders:
-        bench = Bench(load_model(path, device="cpu", dtype=dtype), tokens)
+        model = load_model(path, device="cpu", dtype=dtype, compile=options.compile)
+        bench = Bench(model, tokens)
         for task in asked:
-            yield measured(task, bench.asking(task), rounds)
+            yield measured(task, bench.asking(task), options.rounds)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Print a line for each task."""
+    parser = arguments(__doc__)
     parser.add_argument("--shape", choices=sorted(SHAPES), help="a model of random weights, too")
-    parser.add_argument("--folder", type=Path, default=Path("bench-models"))
-    parser.add_argument("--tokens", type=int, default=256, help="of each answer")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", help="where to write the results, - for the screen")
-    args = parser.parse_args()
-    found = list(results(args.shape, args.folder, args.tokens, args.rounds))
-    print(table(found))
-    if args.json:
-        about = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-        text = json.dumps({**about, "results": [asdict(r) for r in found]}, indent=2)
-        sys.stdout.write(text + "\n") if args.json == "-" else Path(args.json).write_text(text)
+    folder = Path(tempfile.gettempdir()) / "helexa-benchmarks"
+    parser.add_argument("--folder", type=new_folder, default=folder, help="where its weights go")
+    parser.add_argument("--tokens", type=at_least(2), default=256, help="of each answer")
+    parser.add_argument("--rounds", type=positive, default=7)
+    parser.add_argument("--compile", action="store_true", help="models with compiled kernels")
+    options = parser.parse_args()
+    found = list(results(options))
+    names = ("shape", "tokens", "rounds", "compile")
+    publish(
+        options.json,
+        {name: getattr(options, name) for name in names},
+        found,
+        {
+            "task": lambda o: o.task,
+            "ms a token": lambda o: f"{o.plain_ms:.2f}",
+            "with drafts": lambda o: f"{o.drafted_ms:.2f}",
+            "speed": lambda o: o.spread("ms"),
+            "of the thread": lambda o: o.spread("busy_ms"),
+            "wanted": lambda o: f"{o.wanted:.2f} ×" if o.wanted else "",
+            "right": lambda o: f"{o.acceptance:.0%}",
+            "drafted a token": lambda o: f"{o.drafted_per_token:.2f}",
+            "same": lambda o: "yes" if o.same else "no",
+        },
+    )
 
 
 if __name__ == "__main__":

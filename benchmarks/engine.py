@@ -5,82 +5,84 @@
     python -m benchmarks.engine --profile trace.json             # what helexa's steps are made of
 
 All engines load the same random weights and take turns, several rounds; the table gives medians
-and the ratio of helexa to each peer, pair by pair in the same round.
+and the ratio of helexa to each peer, pair by pair in the same round, with its least and most. In
+each round the speed of reading memory is measured, too. What part of it decoding with 16-bit
+weights reached is told: a step reads all weights (of an untied embedding nothing) and the keys and
+values of what it has behind it, counted in 16 bits whatever an engine keeps them in.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks import readings
+from benchmarks.engine_table import table
 from benchmarks.engines import (
     COMPILED,
+    CONTEXT,
     ENGINES,
+    PLAIN,
     Times,
     Work,
     Worker,
     available,
     greedy,
     helexa_core,
+    measured_one,
     random_ids,
 )
 from benchmarks.gguf_export import FORMATS
 from benchmarks.overhead import overhead_per_step
-from benchmarks.shapes import SHAPES, make_checkpoint
+from benchmarks.shapes import SHAPES, make_checkpoint, step_bytes
 
 if TYPE_CHECKING:
     from helexa.engine.core import EngineCore
     from helexa.engine.outputs import StepOutput
 
+KINDS = ("prefill", "decode")
+
 
 def main() -> None:
     args = arguments()
-    console = Console()
-    folder = make_checkpoint(args.shape, Path(args.folder))
+    folder = make_checkpoint(args.shape, args.folder)
     if args.profile:
-        write_profiles(folder, args, console)
+        write_profiles(folder, args)
         return
     without = [*args.without, *([] if args.compile else [COMPILED])]
     engines = [name for name in ENGINES if available(name) and name not in without]
     absent = [name for name in ENGINES if not available(name)]
     rows: list[dict[str, Any]] = []
-    with console.status("measuring") as status:
+    with Console(stderr=True).status("measuring") as status:
         for format in args.formats:
             status.update(f"{format}: making and loading")
             rows += measured(format, folder, engines, args, status.update)
-        status.update("read bandwidth and step overhead")
-        result = {
-            **about(args),
-            "absent": absent,
-            "read_gb_s": read_bandwidth(args.threads),
-            "rows": rows,
-            "overhead_ms": {str(rows): overhead_per_step(rows) for rows in (1, 32)},
-        }
-    console.print(table(result, engines))
+        status.update("the overhead of a step")
+        overhead = {str(count): overhead_per_step(count) for count in (1, 32)}
+    read = [speed for row in rows for speed in row["read_gb_s"]]
+    result = {**about(args), "absent": absent, "rows": rows, "overhead_ms": overhead}
+    readings.say(args.json, f"Qwen3 {args.shape} shape, tokens per second\n", table(rows, engines))
     if absent:
-        console.print(f"not installed, so not measured: {', '.join(absent)}")
-    console.print(f"read bandwidth {result['read_gb_s']:.1f} GB/s")
-    for rows, value in result["overhead_ms"].items():
-        console.print(f"engine overhead per step, {rows} rows: {value:.3f} ms")
-    if args.json:
-        Path(args.json).write_text(json.dumps(result, indent=2) + "\n")
+        readings.say(args.json, f"not installed, so not measured: {', '.join(absent)}")
+    readings.say(args.json, f"read bandwidth {readings.spread(read, '.1f', ' GB/s')}")
+    for count, value in overhead.items():
+        readings.say(args.json, f"engine overhead per step, {count} rows: {value:.3f} ms")
+    readings.write(args.json, result)
 
 
-def write_profiles(folder: Path, args: argparse.Namespace, console: Console) -> None:
+def write_profiles(folder: Path, args: argparse.Namespace) -> None:
     """For each format a trace of helexa's prefill and decode steps, and a table of the latter."""
-    from benchmarks.profiling import beside, profiled, table
+    from benchmarks.profiling import beside, document, profiled, table
 
+    found = []
     for format in args.formats:
         core = helexa_core(folder, format, args.threads, compile=args.compile)
         for _, step in core_steps(core, Work(args.prompts[0], 4, seed=0)):  # warms up
@@ -89,10 +91,13 @@ def write_profiles(folder: Path, args: argparse.Namespace, console: Console) -> 
         several = len(args.formats) > 1
         to = beside(args.profile, format) if several else args.profile
         layers = SHAPES[args.shape]["num_hidden_layers"]
-        found = profiled(works, to)
-        console.print(table(f"{args.shape}, {format}, behind {args.prompts[0]}", found, layers))
-        console.print(f"trace of prefill and decode: {to}")
+        operators = profiled(works, to)
         core.close()
+        title = f"{args.shape}, {format}, behind {args.prompts[0]}\n"
+        readings.say(args.json, title, table(operators, layers), f"\ntrace: {to}")
+        found.append({"format": format, "operators": document(operators, layers)})
+    more = {"compiled": args.compile, "prompt": args.prompts[0]}
+    readings.write(args.json, {**about(args), **more, "profiles": found})
 
 
 def core_steps(core: EngineCore, work: Work) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -106,9 +111,6 @@ def core_steps(core: EngineCore, work: Work) -> Iterator[tuple[str, Callable[[],
         yield name, lambda told=told: told.extend(core.step())
         if any(output.token_ids for output in told):
             name = DECODE
-
-
-KINDS = ("prefill", "decode")
 
 
 def measured(
@@ -126,30 +128,37 @@ def measured(
     for index in range(args.rounds):
         for work in works:
             tell(f"{format}: round {index + 1} of {args.rounds}, prompt {work.prompt}")
+            read = read_bandwidth(args.threads)
             times = {worker.name: worker.measure(work) for worker in workers}
-            rounds.append({"prompt": work.prompt, "times": times})
+            rounds.append({"prompt": work.prompt, "times": times, "read_gb_s": read})
     for worker in workers:
         worker.close()
-    found = [row(kind, p, rounds, args.decode) for p in args.prompts for kind in KINDS]
-    return [{"format": format, **one} for one in found]
+    return [row(kind, format, p, rounds, args) for p in args.prompts for kind in KINDS]
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=list(SHAPES), default="0.6b")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=["16 bit"])
-    parser.add_argument("--prompts", type=int, nargs="+", default=[128, 1024])
-    parser.add_argument("--decode", type=int, default=24, help="tokens decoded per measurement")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--compile", action="store_true", help="measure helexa compiled, too")
-    parser.add_argument("--without", nargs="*", default=[], help="engines to leave out")
-    parser.add_argument("--folder", default=str(Path(tempfile.gettempdir()) / "helexa-benchmarks"))
-    parser.add_argument("--json", help="write everything to this file")
-    parser.add_argument(
-        "--profile", type=Path, metavar="FILE", help="write a trace of helexa's steps; no more"
+    parser = readings.arguments(__doc__)
+    add, positive = parser.add_argument, readings.positive
+    add("--shape", choices=list(SHAPES), default="0.6b")
+    add("--formats", nargs="+", choices=FORMATS, default=[PLAIN])
+    add("--prompts", type=positive, nargs="+", default=[128, 1024])
+    add("--decode", type=readings.at_least(2), default=24, help="tokens decoded per measurement")
+    add("--rounds", type=positive, default=3)
+    add("--threads", type=positive, default=default_threads())
+    add("--compile", action="store_true", help="measure helexa compiled, too")
+    add("--without", nargs="*", choices=ENGINES, default=[], help="engines to leave out")
+    folder = Path(tempfile.gettempdir()) / "helexa-benchmarks"
+    add("--folder", type=readings.new_folder, default=folder)
+    add(
+        *("--profile",),
+        type=readings.new_file,
+        metavar="FILE",
+        help="write a trace of helexa's steps; no more (but --json, what a step is made of)",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if (longest := max(args.prompts) + args.decode) > CONTEXT:
+        parser.error(f"{longest} tokens of prompt and answer; engines have room for {CONTEXT}")
+    return args
 
 
 def default_threads() -> int:
@@ -159,52 +168,52 @@ def default_threads() -> int:
 
 
 def about(args: argparse.Namespace) -> dict[str, Any]:
-    """What a figure is worth nothing without: when, where and what was run."""
-    import torch
-
+    """The head of a result."""
     import helexa
 
+    names = ("shape", "threads", "rounds", "decode")
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": processor(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        **readings.about(),
         "helexa": helexa.__version__,
-        "shape": args.shape,
-        "threads": args.threads,
-        "rounds": args.rounds,
+        **{name: getattr(args, name) for name in names},
     }
 
 
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), "?")
+def row(
+    kind: str, format: str, prompt: int, rounds: list[dict[str, Any]], args: argparse.Namespace
+) -> dict[str, Any]:
+    """Medians in tokens per second, helexa's ratios to the others, and all that they are of.
 
-
-def row(kind: str, prompt: int, rounds: list[dict[str, Any]], decode: int) -> dict[str, Any]:
-    """Medians in tokens per second, and helexa's ratio to each other within the rounds."""
-    mine = [one["times"] for one in rounds if one["prompt"] == prompt]
+    Where weights have 16 bits and are decoded with, also the part of the read bandwidth of the same
+    round that each engine reached.
+    """
+    mine = [one for one in rounds if one["prompt"] == prompt]
     speeds = {
-        name: [speed(kind, times[name], prompt, decode) for times in mine] for name in mine[0]
+        name: [speed(kind, one["times"][name], prompt, args.decode) for one in mine]
+        for name in mine[0]["times"]
     }
     subject = measured_one(list(speeds))
-    ours = speeds.get(subject)
     ratios = {
-        name: statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        name: [a / b for a, b in zip(speeds[subject], theirs, strict=True)]
         for name, theirs in speeds.items()
-        if ours and name != subject
+        if subject in speeds and name != subject
     }
-    medians = {name: statistics.median(values) for name, values in speeds.items()}
-    return {"work": f"{kind} @{prompt}", "tok_s": medians, "ratio": ratios, "all": speeds}
-
-
-def measured_one(engines: list[str]) -> str:
-    """Whose ratios to the others are told: helexa's, compiled if that is measured."""
-    return COMPILED if COMPILED in engines else "helexa"
+    read = [one["read_gb_s"] for one in mine]
+    found: dict[str, Any] = {
+        **{"format": format, "work": f"{kind} @{prompt}"},
+        "tok_s": {name: statistics.median(values) for name, values in speeds.items()},
+        "ratio": {name: statistics.median(values) for name, values in ratios.items()},
+        **{"read_gb_s": read, "all": speeds, "ratios": ratios},
+        "seconds": [{name: asdict(times) for name, times in one["times"].items()} for one in mine],
+    }
+    if kind == "decode" and format == PLAIN:
+        each = step_bytes(args.shape, prompt + args.decode / 2)
+        found["step_bytes"] = each
+        found["of_bandwidth"] = {
+            name: [each * s / 1e9 / most for s, most in zip(values, read, strict=True)]
+            for name, values in speeds.items()
+        }
+    return found
 
 
 def speed(kind: str, times: Times, prompt: int, decode: int) -> float:
@@ -223,23 +232,6 @@ def read_bandwidth(threads: int) -> float:
         data.sum()
         best = min(best, time.perf_counter() - begin)
     return data.nbytes / best / 1e9
-
-
-def table(result: dict[str, Any], engines: list[str]) -> Table:
-    out = Table(title=f"Qwen3 {result['shape']} shape, tokens per second (median)")
-    out.add_column("format")
-    out.add_column("work")
-    for name in engines:
-        out.add_column(name, justify="right")
-    subject = measured_one(engines)
-    peers = [name for name in engines if name != subject]
-    for name in peers:
-        out.add_column(f"{subject} / {name}", justify="right")
-    for line in result["rows"]:
-        speeds = [f"{line['tok_s'][n]:.1f}" if n in line["tok_s"] else "" for n in engines]
-        ratios = [f"{line['ratio'][name]:.2f} ×" if name in line["ratio"] else "" for name in peers]
-        out.add_row(line["format"], line["work"], *speeds, *ratios)
-    return out
 
 
 if __name__ == "__main__":

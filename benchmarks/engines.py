@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PLAIN = "16 bit"
 COMPILED = "helexa, compiled"
+CONTEXT = 4096
+"""Tokens of prompt and answer for which each has room."""
 MODULES = {
     "helexa": "helexa",
     COMPILED: "helexa",
@@ -60,6 +62,11 @@ def available(engine: str, format: str = PLAIN) -> bool:
     return runs and importlib.util.find_spec(MODULES[engine]) is not None
 
 
+def measured_one(engines: Collection[str]) -> str:
+    """Whose ratios to the others are told: helexa's, compiled if that is measured."""
+    return COMPILED if COMPILED in engines else "helexa"
+
+
 def helexa_core(folder: Path, format: str, threads: int, *, compile: bool = False) -> EngineCore:
     """A core for one stream that remembers no prompt."""
     import torch
@@ -69,7 +76,9 @@ def helexa_core(folder: Path, format: str, threads: int, *, compile: bool = Fals
     from helexa.engine.config import EngineConfig
 
     torch.set_num_threads(threads)
-    config = EngineConfig(max_batch=1, prefix_cache=False, kv_context_tokens=4096, compile=compile)
+    config = EngineConfig(
+        max_batch=1, prefix_cache=False, kv_context_tokens=CONTEXT, compile=compile
+    )
     model = folder if format == PLAIN else export_gguf(folder, format)
     return build_core(str(model), config)
 
@@ -130,7 +139,7 @@ def llama_cpp_engine(folder: Path, format: str, threads: int) -> Engine:
 
     path = export_gguf(folder, format)
     model = llama_cpp.Llama(
-        str(path), n_ctx=4096, n_threads=threads, n_threads_batch=threads, verbose=False
+        str(path), n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads, verbose=False
     )
 
     def run(ids: list[int], decode: int) -> Times:

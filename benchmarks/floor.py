@@ -10,8 +10,6 @@ transformers an engine would be that did nothing else.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -19,9 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks import readings
 from benchmarks.engines import available
 from benchmarks.shapes import SHAPES, make_checkpoint
 from helexa.engine.layers.linear import Linear
@@ -35,11 +32,10 @@ PEER = f"transformers' step @{PROMPT}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = readings.arguments(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="0.6b")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, help="write every reading to this file")
+    parser.add_argument("--rounds", type=readings.positive, default=20)
+    parser.add_argument("--threads", type=readings.positive, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     checkpoint = make_checkpoint(args.shape, Path(tempfile.gettempdir()) / "helexa-benchmarks")
@@ -56,10 +52,11 @@ def main() -> None:
         for _ in range(args.rounds):
             for name, work in works.items():
                 times[name].append(taken_s(work))
-    Console().print(table(times, model.nbytes))
-    if args.json:
-        result = {"shape": args.shape, "threads": args.threads, "nbytes": model.nbytes}
-        args.json.write_text(json.dumps({**result, "seconds": times}, indent=1) + "\n")
+    readings.say(
+        args.json, f"one row, {model.nbytes / 1e9:.2f} GB of weights\n", table(times, model.nbytes)
+    )
+    facts = {"shape": args.shape, "rounds": args.rounds, "nbytes": model.nbytes}
+    readings.write(args.json, {**readings.about(), **facts, "seconds": times})
 
 
 def reading(nbytes: int) -> Callable[[], object]:
@@ -114,17 +111,18 @@ def taken_s(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def table(times: dict[str, list[float]], nbytes: int) -> Table:
-    """Medians and bests in milliseconds, the bytes of the weights per second, × transformers."""
-    shown = Table(title=f"one row, {nbytes / 1e9:.2f} GB of weights")
-    for column in ("", "median ms", "best ms", "GB/s", "× transformers"):
-        shown.add_column(column, justify="left" if not column else "right")
-    peer = statistics.median(times[PEER]) if PEER in times else None
+def table(times: dict[str, list[float]], nbytes: int) -> str:
+    """Medians and bests in milliseconds, the bytes of the weights per second, × transformers.
+
+    The latter is the median of the rounds' ratios, with the least and the most.
+    """
+    rows = []
     for name, taken in times.items():
         median = statistics.median(taken)
+        ratios = [theirs / ours for theirs, ours in zip(times.get(PEER, ()), taken, strict=False)]
         cells = (f"{1e3 * median:.1f}", f"{1e3 * min(taken):.1f}", f"{nbytes / median / 1e9:.1f}")
-        shown.add_row(name, *cells, f"{peer / median:.2f}" if peer else "–")
-    return shown
+        rows.append([name, *cells, readings.spread(ratios) if ratios else "–"])
+    return readings.markdown(("", "median ms", "best ms", "GB/s", "× transformers"), rows)
 
 
 if __name__ == "__main__":

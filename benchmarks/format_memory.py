@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -124,10 +123,9 @@ def main() -> None:
         folder = make_checkpoint(options.shape, work)
         shutil.copy(TINY / "tokenizer.json", folder)
         found = list(measure(folder, work))
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
     publish(
         options.json,
-        {"machine": machine, "shape": options.shape},
+        {"shape": options.shape},
         found,
         {
             "format": lambda o: o.format,

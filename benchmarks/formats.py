@@ -12,7 +12,6 @@ and at every token of the text how far what is expected next is from what float3
 from __future__ import annotations
 
 import math
-import platform
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ import torch
 from tokenizers import Tokenizer
 
 import helexa
-from benchmarks.readings import arguments, publish
+from benchmarks.readings import arguments, positive, publish
 from benchmarks.stored import STORED, write_stored
 from helexa.engine.layers.linear import Linear
 from helexa.engine.loading import load_model
@@ -123,14 +122,13 @@ def measure(formats: Sequence[str], samples: Sequence[Encoded]) -> list[Quality]
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--count", type=int, default=40, help="samples of each skill")
+    parser.add_argument("--count", type=positive, default=40, help="samples of each skill")
     options = parser.parse_args()
     samples = held_out(options.count)
     tokens = sum(sum(weight > 0 for weight in sample.weights) for sample in samples)
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
     publish(
         options.json,
-        {"machine": machine, "answer_tokens": tokens},
+        {"answer_tokens": tokens},
         measure(FORMATS, samples),
         {
             "format": lambda q: q.format,

@@ -13,21 +13,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
-from datetime import date
 from pathlib import Path
 
+from benchmarks import readings
 from benchmarks.gateway_contenders import (
     CONTENDERS,
     Contender,
@@ -171,64 +168,54 @@ class Arena:
 def rounds(arena: Arena) -> list[Reading]:
     """Every contender once unmeasured, then in turns."""
     names = [DIRECT, *arena.running]
-    readings = []
+    found = []
     for turn in range(arena.options.rounds + 1):
         for work in WORKS:
             for name in names:
                 reading = arena.read(name, work, turn)
                 if turn:
-                    readings.append(reading)
-    return readings
+                    found.append(reading)
+    return found
 
 
-def document(arena: Arena, readings: list[Reading], starts: list[Start]) -> dict[str, object]:
+def document(arena: Arena, found: list[Reading], starts: list[Start]) -> dict[str, object]:
     """All of a run."""
     return {
-        "date": date.today().isoformat(),
-        "machine": f"{os.cpu_count()} × {_processor()}",
-        "python": platform.python_version(),
-        "command": shlex.join(["python", "-m", "benchmarks.gateway", *sys.argv[1:]]),
+        **readings.about(),
         "absent": arena.absent,
         "starts": [asdict(start) for start in starts],
-        "readings": [asdict(reading) for reading in readings],
+        "readings": [asdict(reading) for reading in found],
     }
 
 
-def _processor() -> str:
-    """The model of the processor, as Linux names it; elsewhere its architecture."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2.0, help="per contender and kind of work")
-    parser.add_argument("--json", metavar="PATH", help="write all readings there; - for stdout")
+    parser = readings.arguments(__doc__)
+    parser.add_argument("--rounds", type=readings.positive, default=3)
+    parser.add_argument(
+        *("--seconds",),
+        type=readings.above_zero,
+        default=2.0,
+        help="per contender and kind of work",
+    )
     parser.add_argument(
         *("--peers-python", "-p"),
         default=sys.executable,
         help="the interpreter that has starlette, uvicorn and httpx, and litellm beside it",
     )
     parser.add_argument(
-        "--only", action="append", metavar="NAME", help="this contender; may be repeated"
+        "--only",
+        action="append",
+        choices=[contender.name for contender in CONTENDERS],
+        metavar="NAME",
+        help="this contender; may be repeated",
     )
     options = parser.parse_args()
     with ExitStack() as stack:
         arena = Arena(options, stack)
-        readings = rounds(arena)
+        found = rounds(arena)
         starts = arena.memories()
-    if options.json != "-":
-        print(table(readings, starts, arena.absent))
-    if options.json:
-        text = json.dumps(document(arena, readings, starts), indent=1)
-        if options.json == "-":
-            print(text)
-        else:
-            Path(options.json).write_text(text + "\n", encoding="utf-8")
+    readings.say(options.json, table(found, starts, arena.absent))
+    readings.write(options.json, document(arena, found, starts))
 
 
 if __name__ == "__main__":

@@ -19,11 +19,9 @@ under way had not used of what they reserved. At the end the reservations expire
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
-import platform
 import random
 import socket
 import sqlite3
@@ -33,9 +31,9 @@ import tempfile
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 
+from benchmarks import readings
 from benchmarks.gateway_counting import BROKEN, PATH, Neuron
 from benchmarks.gateway_mock import MODEL
 from helexa.gateway.entitlements.ledger import Ledger
@@ -80,16 +78,13 @@ class Kill:
 class Run:
     """All kills, and the ledger when all reservations have expired."""
 
-    date: str
-    machine: str
     seed: int
     kills: list[Kill] = field(default_factory=list)
     swept: dict[str, int] = field(default_factory=dict)
 
     def told(self) -> dict[str, object]:
         """What is kept of it."""
-        facts = {"date": self.date, "machine": self.machine, "seed": self.seed}
-        return {**facts, **self.summary(), "after_expiry": self.swept}
+        return {"seed": self.seed, **self.summary(), "after_expiry": self.swept}
 
     def summary(self) -> dict[str, float]:
         """Sums over all kills."""
@@ -306,7 +301,7 @@ async def sweep(path: Path) -> dict[str, int]:
 async def crash(kills: int, seed: int, folder: Path) -> Run:
     """Kill so many gateways. Raises Inconsistent as soon as the ledger is not right."""
     dice = random.Random(seed)
-    run = Run(date.today().isoformat(), f"{platform.machine()}, {os.cpu_count()} cores", seed)
+    run = Run(seed)
     port, path = free_port(), folder / "ledger.db"
     async with Neuron.running() as neuron:
         config = configure(folder, neuron.url, port, kills)
@@ -323,20 +318,15 @@ async def crash(kills: int, seed: int, folder: Path) -> Run:
 
 def main() -> None:
     """Read the options, kill, print the sums."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=200)
+    parser = readings.arguments(__doc__)
+    parser.add_argument("--kills", type=readings.positive, default=200)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--json", help="where the sums are written; `-`: standard output")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = asyncio.run(crash(options.kills, options.seed, Path(folder)))
     for name, value in run.summary().items():
         print(f"{name:12}{value:>12}", file=sys.stderr)
-    told = json.dumps(run.told(), indent=1)
-    if options.json == "-":
-        print(told)
-    elif options.json:
-        Path(options.json).write_text(told + "\n")
+    readings.write(options.json, {**readings.about(), **run.told()})
 
 
 if __name__ == "__main__":

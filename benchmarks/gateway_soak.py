@@ -13,11 +13,9 @@ request that the neuron saw has one line in the log.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
-import platform
 import random
 import re
 import socket
@@ -30,9 +28,9 @@ import time
 import urllib.request
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 
+from benchmarks import readings
 from benchmarks.gateway_counting import BROKEN, PATH, Neuron
 from benchmarks.gateway_mock import MODEL
 
@@ -48,8 +46,6 @@ RESET = struct.pack("ii", 1, 0)
 class Left:
     """How it was before and after; tokens, MiB, and counts."""
 
-    date: str
-    machine: str
     requests: int
     seconds: float
     whole: int
@@ -246,8 +242,7 @@ async def soak(requests: int, seed: int, folder: Path) -> Left:
             files_after = await rest(gateway, files)
             lines, (spent, reserved, held) = gateway.lines(), gateway.ledger()
             return Left(
-                **{"date": date.today().isoformat(), "requests": requests},
-                machine=f"{platform.machine()}, {os.cpu_count()} cores",
+                requests=requests,
                 **{"seconds": round(seconds, 1), "whole": crowd.whole},
                 **{"seen_by_neuron": len(neuron.served), "lines": len(lines)},
                 lines_missing=len(set(neuron.served) - set(lines)) + len(lines) - len(set(lines)),
@@ -265,20 +260,16 @@ async def soak(requests: int, seed: int, folder: Path) -> Left:
 
 def main() -> None:
     """Read the options, ask, print what is left; exit status 1 if something is."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--requests", type=int, default=10_000)
+    parser = readings.arguments(__doc__)
+    parser.add_argument("--requests", type=readings.positive, default=10_000)
     parser.add_argument("--seed", type=int, default=5)
-    parser.add_argument("--json", help="where the result is written; `-`: standard output")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         left = asyncio.run(soak(options.requests, options.seed, Path(folder)))
     for name, value in asdict(left).items():
         print(f"{name:20}{value!s:>14}", file=sys.stderr)
-    told = json.dumps({"clean": left.clean, **asdict(left)}, indent=1)
-    if options.json == "-":
-        print(told)
-    elif options.json:
-        Path(options.json).write_text(told + "\n")
+    head = {**readings.about(), "seed": options.seed}
+    readings.write(options.json, {**head, "clean": left.clean, **asdict(left)})
     sys.exit(0 if left.clean else 1)
 
 

@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.readings import markdown, spread
+
 DIRECT = "direct"
 OURS = "helexa gateway"
 
@@ -37,9 +39,9 @@ class Start:
 
 
 def table(readings: Sequence[Reading], starts: Sequence[Start], absent: Mapping[str, str]) -> str:
-    """Medians over the rounds; ratios are medians of those within each round."""
+    """Medians over the rounds; ratios are medians of those within each, with least and most."""
     names = list(dict.fromkeys(reading.contender for reading in readings))
-    rows = [["", *names], ["---", *["---:"] * len(names)]]
+    rows: list[list[str]] = []
     for work in dict.fromkeys(reading.work for reading in readings):
         found = _Work(work, readings)
         if work == "first byte":
@@ -54,8 +56,11 @@ def table(readings: Sequence[Reading], starts: Sequence[Start], absent: Mapping[
     by_name = {start.contender: start for start in starts}
     for title, value in _STARTS.items():
         rows.append([title, *[_text(by_name.get(name), value) for name in names]])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines += ["", *[f"absent: {name} ({reason})" for name, reason in absent.items()]]
+    lines = [
+        markdown(["", *names], rows),
+        "",
+        *[f"absent: {name} ({reason})" for name, reason in absent.items()],
+    ]
     return "\n".join(lines).rstrip()
 
 
@@ -96,6 +101,6 @@ class _Work:
         turns = sorted({item.round for item in self._readings})
         cells = []
         for name in names:
-            ratio = statistics.median(rates[OURS, turn] / rates[name, turn] for turn in turns)
-            cells.append("" if name == OURS else f"{ratio:.2f} ×")
+            ratios = [rates[OURS, turn] / rates[name, turn] for turn in turns]
+            cells.append("" if name == OURS else spread(ratios))
         return ["helexa gateway does", *cells]

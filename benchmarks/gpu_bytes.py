@@ -14,16 +14,15 @@ so much beside, every other one more, and that the host needs some time between 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from benchmarks import readings
 from benchmarks.counted import Launch, counted
 from benchmarks.gpu_decode import read_bytes
 from benchmarks.random_model import BLOCKS, RandomCheckpoint
@@ -254,18 +253,21 @@ def assumptions(args: argparse.Namespace) -> Assumed:
 
 
 def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = readings.arguments(__doc__)
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["0.6b", "1.7b", "8b"])
     parser.add_argument("--formats", nargs="+", choices=["bf16", "Q4_K"], default=["bf16", "Q4_K"])
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--contexts", type=int, nargs="+", default=[128, 4096])
-    parser.add_argument("--bandwidth", type=float, default=4.0, help="TB/s, an assumption")
+    parser.add_argument("--streams", type=readings.positive, nargs="+", default=[1, 32])
+    parser.add_argument("--contexts", type=readings.positive, nargs="+", default=[128, 4096])
+    parser.add_argument(
+        "--bandwidth", type=readings.above_zero, default=4.0, help="TB/s, an assumption"
+    )
     parser.add_argument("--launch-us", type=float, default=1.0, help="in a recorded step, assumed")
     parser.add_argument("--own-us", type=float, default=2.0, help="of other launches, assumed")
     parser.add_argument("--host-us", type=float, default=100.0, help="between steps, assumed")
-    parser.add_argument("--processors", type=int, default=132, help="of the GPU: an H200 has 132")
+    parser.add_argument(
+        "--processors", type=readings.positive, default=132, help="of the GPU: an H200 has 132"
+    )
     parser.add_argument("--layer", action="store_true", help="list the launches of one layer")
-    parser.add_argument("--json", help="write everything to this file; - is the output")
     return parser
 
 
@@ -279,13 +281,8 @@ def main() -> int:
     found: dict[str, Any] = {"assumed": asdict(assumptions(args)), "torch": torch.__version__}
     ways = list(choices(args.shapes[0], max(args.streams)))
     found |= {"steps": [asdict(row) for row in rows], "choosing": [asdict(way) for way in ways]}
-    text = json.dumps(found, indent=1)
-    if args.json == "-":
-        print(text)
-        return 0
-    if args.json:
-        Path(args.json).write_text(text + "\n")
-    print(f"{table(rows)}\n\n{choices_table(ways)}")
+    readings.say(args.json, f"{table(rows)}\n\n{choices_table(ways)}")
+    readings.write(args.json, found)
     return 0
 
 

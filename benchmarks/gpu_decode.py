@@ -20,12 +20,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import helexa
+from benchmarks import readings
 from benchmarks.overhead import overhead_per_step
 from benchmarks.random_model import random_model
 from benchmarks.shapes import SHAPES, config
@@ -198,18 +198,17 @@ def free(device: str) -> None:
 def about(device: torch.device) -> dict[str, Any]:
     """What a figure is worth nothing without."""
     there = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    return {"device": there, "torch": torch.__version__, "helexa": helexa.__version__}
+    return {**readings.about(), "device": there, "helexa": helexa.__version__}
 
 
 def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = readings.arguments(__doc__)
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["0.6b", "1.7b", "8b"])
     parser.add_argument("--formats", nargs="+", choices=["bf16", "Q4_K"], default=["bf16", "Q4_K"])
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--contexts", type=int, nargs="+", default=[128, 4096])
+    parser.add_argument("--batches", type=readings.positive, nargs="+", default=[1, 32])
+    parser.add_argument("--contexts", type=readings.positive, nargs="+", default=[128, 4096])
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to see that it works")
-    parser.add_argument("--without", nargs="*", default=[], help="transformers")
-    parser.add_argument("--json", help="write everything to this file; - is the output")
+    parser.add_argument("--without", nargs="*", choices=["transformers"], default=[])
     parser.add_argument(
         "--quick", action="store_true", help="blocks for the last shape alone, prompts one by one"
     )
@@ -223,18 +222,20 @@ def main() -> int:
         return 1
     device = torch.device(args.device)
     copied = copy_bandwidth(device, COPY_BYTES if device.type == "cuda" else 2**24)
-    readings: list[dict[str, Any]] = []
+    taken: list[dict[str, Any]] = []
     overhead = {str(rows): overhead_per_step(rows) for rows in (1, 32)}
     found = {**about(device), "copy_gb_s": copied / 1e9, "overhead_ms": overhead}
-    found["readings"] = readings
-    kept = Path(args.json) if args.json and args.json != "-" else None
+    found["readings"] = taken
+    to = args.json or readings.STDOUT
     for reading in measured(args, copied):
-        readings.append(asdict(reading))
-        print(json.dumps(readings[-1]), file=sys.stderr)
-        if kept is not None:  # whole after each reading: whoever runs out of time has the others
-            kept.write_text(json.dumps(found, indent=1) + "\n")
-    if kept is None:
-        print(json.dumps(found, indent=1))
+        taken.append(asdict(reading))
+        print(json.dumps(taken[-1]), file=sys.stderr)
+        if (
+            to != readings.STDOUT
+        ):  # whole after each reading: whoever runs out of time has the others
+            readings.write(to, found)
+    if to == readings.STDOUT:
+        readings.write(to, found)
     return 0
 
 

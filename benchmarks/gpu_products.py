@@ -11,16 +11,15 @@ how near it comes to the speed at which this GPU copies memory. Needs a CUDA dev
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks import readings
 from helexa.engine.kernels.experts import Expert, experts_grouped
 from helexa.engine.loading import resolve_numerics
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
@@ -146,9 +145,8 @@ def experts(format: str, clock: Clock, copied: float, dtype: torch.dtype) -> Ite
 
 
 def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = readings.arguments(__doc__)
     parser.add_argument("--formats", default=",".join(FORMATS))
-    parser.add_argument("--json", help="write every reading there; - is standard output")
     return parser
 
 
@@ -164,19 +162,14 @@ def main() -> int:
     head = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_gb_s": copied}
     print(head, file=sys.stderr)
     print("what          format   rows       µs    GB/s  of copying  expanded, µs", file=sys.stderr)
-    readings = []
+    found = []
     for format in args.formats.split(","):
         for measure in (products, experts):
             for r in measure(format, clock, copied, dtype):
-                readings.append(asdict(r))
+                found.append(asdict(r))
                 line = f"{r.what:13} {r.format:6} {r.rows:6} {r.us:8.1f} {r.gb_s:7.0f}"
                 print(f"{line} {r.of_copying:11.2f} {r.expanded_us:13.1f}", file=sys.stderr)
-    if args.json:
-        text = json.dumps(head | {"readings": readings}, indent=1)
-        if args.json == "-":
-            print(text)
-        else:
-            Path(args.json).write_text(text + "\n", "utf-8")
+    readings.write(args.json, {**readings.about(), **head, "readings": found})
     return 0
 
 

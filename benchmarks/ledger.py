@@ -3,8 +3,9 @@
     python -m benchmarks.ledger [memory] [sqlite] [postgresql://…]
 
 Each of so many tasks reserves, does ``--work`` microseconds of something else on the event loop
-with system calls in it, as a relay does, and settles. Printed: pairs per second, processor time per
-pair above that of the same work without a ledger, and how long `reserve` took. One core is used.
+with system calls in it, as a relay does, and settles. Printed are medians over the rounds: such
+requests per second, processor time of each above that of the same work without a ledger, and how
+long `reserve` took. One core is used. `--json` writes every round.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 
+from benchmarks.readings import arguments, positive, publish
 from helexa.gateway.entitlements.book import Book
 from helexa.gateway.entitlements.budget import Budget
 from helexa.gateway.entitlements.ledger import Ledger
@@ -54,6 +57,11 @@ class Work:
             self._ends[0].send(b"x" * 200)
             self._ends[1].recv(300)
 
+    def close(self) -> None:
+        """The socket's two ends."""
+        for end in self._ends:
+            end.close()
+
 
 async def measure(ledger: Ledger | None, tasks: int, pairs: int, work: Work) -> list[float]:
     """Wall and processor seconds per pair, then how long each reservation took."""
@@ -85,44 +93,87 @@ async def measure(ledger: Ledger | None, tasks: int, pairs: int, work: Work) -> 
     return [wall / pairs, processor / pairs, *sorted(took)]
 
 
-async def compare(name: str, open_book: Callable[[], Book], args: argparse.Namespace) -> None:
-    work = Work(args.work / 2)
+@dataclass(frozen=True, slots=True)
+class Metering:
+    """Medians over the rounds, in which a store met so many tasks at once.
+
+    Of each of ``rounds``: requests per second, microseconds of processor time for metering each,
+    and the median of the microseconds that a reservation took.
+    """
+
+    store: str
+    tasks: int
+    per_second: float
+    metering_us: float
+    reserve_us: float
+    rounds: list[tuple[float, float, float]]
+
+
+async def compare(
+    name: str, open_book: Callable[[], Book], args: argparse.Namespace
+) -> list[Metering]:
+    """A row for each number of tasks."""
     ledger = Ledger(open_book)
     await ledger.start()
+    work = Work(args.work / 2)
+    found = []
     for tasks in CONCURRENCY:
-        rounds = []
+        rounds: list[tuple[float, float, float]] = []
         for _ in range(args.rounds):
             _, without, *_ = await measure(None, tasks, args.pairs, work)
             wall, processor, *took = await measure(ledger, tasks, args.pairs, work)
             rounds.append((1 / wall, (processor - without) * 1e6, took[len(took) // 2] * 1e6))
-        rate, cost, latency = (statistics.median(column) for column in zip(*rounds, strict=True))
-        print(
-            f"{name:10} {tasks:3} tasks: {rate:7.0f} pairs/s, {cost:5.0f} µs of processor per "
-            f"pair, reserve takes {latency:6.0f} µs"
-        )
+        medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
+        found.append(Metering(name, tasks, *medians, rounds))
+    work.close()
     await ledger.aclose()
+    return found
+
+
+def opened(store: str, folder: Path) -> tuple[str, Callable[[], Book]]:
+    """A store's name, and what opens it."""
+    if store == "memory":
+        return "memory", MemoryBook
+    if store == "sqlite":
+        return "SQLite", lambda: SqliteBook(folder / "ledger.db")
+    from helexa.gateway.entitlements.postgres import PostgresBook
+
+    return "PostgreSQL", lambda: PostgresBook(store)
+
+
+def store(given: str) -> str:
+    """A type of arguments: `memory`, `sqlite` or where a database is."""
+    if given in ("memory", "sqlite") or given.startswith(("postgres://", "postgresql://")):
+        return given
+    raise argparse.ArgumentTypeError(f"{given!r} is not memory, sqlite or postgresql://…")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stores", nargs="*", default=["memory", "sqlite"])
+    """Print a line for each store and number of tasks."""
+    parser = arguments(__doc__)
+    parser.add_argument("stores", type=store, nargs="*", default=["memory", "sqlite"])
     parser.add_argument("--work", type=float, default=200.0, help="µs per pair beside the ledger")
-    parser.add_argument("--pairs", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pairs", type=positive, default=4000)
+    parser.add_argument("--rounds", type=positive, default=5)
     args = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
+    rows: list[Metering] = []
     with tempfile.TemporaryDirectory() as folder:
-        for store in args.stores:
-            if store == "memory":
-                anyio.run(compare, "memory", MemoryBook, args)
-            elif store == "sqlite":
-                path = Path(folder, "ledger.db")
-                anyio.run(compare, "sqlite", lambda path=path: SqliteBook(path), args)
-            else:
-                from helexa.gateway.entitlements.postgres import PostgresBook
-
-                anyio.run(compare, "postgresql", lambda url=store: PostgresBook(url), args)
+        for given in args.stores:
+            rows += anyio.run(compare, *opened(given, Path(folder)), args)
+    publish(
+        args.json,
+        {name: getattr(args, name) for name in ("work", "pairs", "rounds")},
+        rows,
+        {
+            "store": lambda o: o.store,
+            "tasks": lambda o: f"{o.tasks}",
+            "requests per second": lambda o: f"{o.per_second:.0f}",
+            "µs of processor for metering": lambda o: f"{o.metering_us:.0f}",
+            "`reserve` takes, µs": lambda o: f"{o.reserve_us:.0f}",
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -6,12 +6,35 @@ import math
 from collections.abc import Mapping
 from html import escape
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 640, 400, 70, 50
-COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#8a5fbf", "#7a6a53")
+WIDTH, HEIGHT, LEFT, BOTTOM, LEGEND = 640, 400, 70, 50, 190
+COLOURS = (
+    *("#1b6ca8", "#c8553d", "#3a7d44", "#8a5fbf", "#7a6a53"),
+    *("#d99a1c", "#17a2a2", "#c2478f", "#6b8e23", "#444444"),
+)
+DASHES = ("", "7 4", "2 3", "9 3 2 3")
+
+
+def styles(names: Mapping[str, object]) -> dict[str, tuple[str, str]]:
+    """A colour and dashes for each name.
+
+    What stands before a comma says the colour: `dense, compiled` is dashed in the colour of
+    `dense`, whichever comes first, and dashed even alone.
+    """
+    kinds = list(dict.fromkeys(name.partition(",")[0] for name in names))
+    variants = ["", *dict.fromkeys(more for name in names if (more := name.partition(",")[2]))]
+    found = {}
+    for name in names:
+        kind, _, variant = name.partition(",")
+        dashes = DASHES[min(variants.index(variant), len(DASHES) - 1)]
+        found[name] = COLOURS[kinds.index(kind) % len(COLOURS)], dashes
+    return found
 
 
 def line_plot(title: str, x_name: str, lines: Mapping[str, Mapping[int, float]]) -> str:
-    """An SVG document: a line for each name, through its values by x > 0; y starts at 0."""
+    """An SVG document: a line for each name, through its values by x > 0; y starts at 0.
+
+    The names stand at the right, each beside a piece of its line.
+    """
     places = sorted({x for line in lines.values() for x in line})
     top = max((y for line in lines.values() for y in line.values()), default=1.0) * 1.08
     low, high = math.log(places[0]), math.log(places[-1])
@@ -26,14 +49,17 @@ def line_plot(title: str, x_name: str, lines: Mapping[str, Mapping[int, float]])
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - 20}" stroke="#ddd"/>')
         parts.append(text(LEFT - 6, y + 4, f"{share * top:.3g}", "end"))
     parts += [text(at(x, 0)[0], HEIGHT - 8, str(x), "middle") for x in places]
-    for index, (name, line) in enumerate(lines.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        points = [at(x, y) for x, y in sorted(line.items())]
+    for index, (name, (colour, dashes)) in enumerate(styles(lines).items()):
+        points = [at(x, y) for x, y in sorted(lines[name].items())]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+        stroke = f'fill="none" stroke="{colour}" stroke-width="2"{dashed}'
+        parts.append(f'<polyline points="{path}" {stroke}/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
-        parts.append(text(LEFT + 10, HEIGHT - 34 - 16 * index, name, "start", colour))
-    size = f'width="{WIDTH}" height="{HEIGHT + 30}"'
+        beside = 34 + 18 * index
+        parts.append(f'<path d="M{WIDTH - 8} {beside}h30" {stroke}/>')
+        parts.append(text(WIDTH + 28, beside + 4, name, "start", colour))
+    size = f'width="{WIDTH + LEGEND}" height="{HEIGHT + 30}"'
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">'
     )

@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.gguf_export import FORMATS, export_gguf
-from benchmarks.readings import arguments, publish
+from benchmarks.readings import arguments, new_folder, positive, publish, spread
 from benchmarks.shapes import SHAPES, make_checkpoint
 
 PLAIN = "16 bit"
@@ -219,12 +219,13 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="0.6b")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=[PLAIN, "q8_0", "q4_k_m"])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--threads", type=positive, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--compile", action="store_true", help="load helexa compiled, too")
-    parser.add_argument("--folder", default=str(Path(tempfile.gettempdir()) / "helexa-load"))
+    folder = Path(tempfile.gettempdir()) / "helexa-load"
+    parser.add_argument("--folder", type=new_folder, default=folder)
     options = parser.parse_args()
-    folder = make_checkpoint(options.shape, Path(options.folder))
+    folder = make_checkpoint(options.shape, options.folder)
     found = [one for format in options.formats for one in measure(format, folder, options)]
     about = {name: getattr(options, name) for name in ("shape", "rounds", "threads")}
     publish(
@@ -240,8 +241,12 @@ def main() -> None:
             "first token, s": lambda o: f"{o.token_s:.2f}",
             "CPU, s": lambda o: f"{o.cpu_s:.2f}",
             "cat, s": lambda o: f"{o.cat_s:.2f}",
-            "of cat": lambda o: f"{o.of_cat:.0%}",
-            "first token of cat": lambda o: f"{o.token_of_cat:.0%}",
+            "of cat": lambda o: spread(
+                [100 * t["cat_s"] / t["load_s"] for t in o.turns], ".0f", " %"
+            ),
+            "first token of cat": lambda o: spread(
+                [100 * t["cat_s"] / t["token_s"] for t in o.turns], ".0f", " %"
+            ),
         },
     )
 

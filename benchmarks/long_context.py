@@ -13,7 +13,6 @@ has to read: weights (of the chosen experts), keys and values, and states.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import statistics
 import tempfile
@@ -24,8 +23,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks import readings
 from benchmarks.architectures import ARCHITECTURES, CHOSEN, EXPERTS, SIZES, make_architecture
 from benchmarks.line_plot import line_plot
 from benchmarks.profiling import DECODE, beside, profiled
@@ -42,41 +41,40 @@ PROMPTS = (128, 512, 2048)
 CHUNK = 512
 BATCH_CONTEXT = 512
 KINDS = {"context": "decode, one stream", "batch": "decode, all streams", "prompt": "prefill"}
+HEAD = ("date", "command", "machine", "torch", "threads", "size", "rounds", "steps")
 AXES = {"context": "tokens of context", "batch": "streams", "prompt": "tokens of the prompt"}
 
 
 def main() -> None:
     args = arguments()
-    console = Console()
-    result = merged(args.of) if args.of else measured_now(args, console)
+    result = merged(args.of) if args.of else measured_now(args)
     found = result["tok_s"]
     for kind in KINDS:
         if lines := {name: values for name, values in found.items() if values.get(kind)}:
-            console.print(table(kind, lines))
-    if args.json:
-        Path(args.json).write_text(json.dumps(result, indent=2) + "\n")
+            readings.say(args.json, f"{KINDS[kind]}: tokens per second by {kind}\n")
+            readings.say(args.json, table(kind, lines), "")
+    readings.write(args.json, result)
     if args.plots:
-        write_plots(found, Path(args.plots))
+        write_plots(found, args.plots)
 
 
-def measured_now(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+def measured_now(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that was asked for, measured on this machine."""
     found: dict[str, Any] = {}
     device = "cpu"
-    with console.status("measuring") as status:
+    with Console(stderr=True).status("measuring") as status:
         for architecture in args.architectures:
-            folder = make_architecture(architecture, args.size, Path(args.folder))
+            folder = make_architecture(architecture, args.size, args.folder)
             model = load_model(folder, compile=args.compile)
             name = f"{architecture}, compiled" if args.compile else architecture
             if args.profile:
                 to = beside(args.profile, name)
-                console.print(profile(name, model, args, to))
+                readings.say(args.json, profile(name, model, args, to))
             found[name] = measured(model, args, lambda what, name=name: status.update(name + what))
             device = str(model.device)
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **readings.about(),
         "device": device if device == "cpu" else torch.cuda.get_device_name(),
-        "torch": torch.__version__,
         **{name: getattr(args, name) for name in ("size", "rounds", "steps", "threads")},
         "tok_s": found,
     }
@@ -85,20 +83,28 @@ def measured_now(args: argparse.Namespace, console: Console) -> dict[str, Any]:
 def merged(files: Sequence[Path]) -> dict[str, Any]:
     """Results as one: what a later file has measured replaces what an earlier one has.
 
+    Compiled models come after all others. ``of`` has the heads of the runs; the rest of the head is
+    the last one's.
     Raises SystemExit for results that cannot stand side by side.
     """
     whole: dict[str, Any] = {}
+    runs = []
     for file in files:
         result = json.loads(file.read_text())
+        runs += result.get("of", [{name: result[name] for name in HEAD if name in result}])
         for name in ("size", "threads", "device"):
             if whole and whole.get(name) != result.get(name):
                 raise SystemExit(f"{file} has another {name} than the results before it")
         speeds = whole.get("tok_s", {})
         for name, kinds in result["tok_s"].items():
             known = {kind: values for kind, values in kinds.items() if values}
-            speeds.setdefault(name, {}).update(known)
+            before = speeds.get(name, {}).get("rounds", {})
+            kept = {kind: values for kind, values in before.items() if kind not in known}
+            every = {**kept, **known.get("rounds", {})}
+            speeds.setdefault(name, {}).update(known | ({"rounds": every} if every else {}))
         whole |= {**result, "tok_s": speeds}
-    return whole
+    in_order = dict(sorted(whole["tok_s"].items(), key=lambda one: "," in one[0]))
+    return {**whole, "of": runs, "tok_s": in_order}
 
 
 def write_plots(found: dict[str, Any], folder: Path) -> None:
@@ -115,29 +121,42 @@ def write_plots(found: dict[str, Any], folder: Path) -> None:
 
 
 def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = list(ARCHITECTURES)
+    parser = readings.arguments(__doc__)
+    names, positive = list(ARCHITECTURES), readings.positive
+    folder = Path(tempfile.gettempdir()) / "helexa-benchmarks"
     parser.add_argument("--architectures", nargs="+", choices=names, default=names)
     parser.add_argument("--size", choices=list(SIZES), default="small")
-    parser.add_argument("--contexts", type=int, nargs="*", default=list(CONTEXTS))
-    parser.add_argument("--batches", type=int, nargs="*", default=list(BATCHES))
-    parser.add_argument("--prompts", type=int, nargs="*", default=list(PROMPTS))
+    parser.add_argument("--contexts", type=positive, nargs="*", default=list(CONTEXTS))
+    parser.add_argument("--batches", type=positive, nargs="*", default=list(BATCHES))
+    parser.add_argument("--prompts", type=positive, nargs="*", default=list(PROMPTS))
     parser.add_argument("--compile", action="store_true", help="models with compiled kernels")
-    parser.add_argument("--steps", type=int, default=8, help="tokens decoded per reading")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--folder", default=str(Path(tempfile.gettempdir()) / "helexa-benchmarks"))
-    parser.add_argument("--json", help="write everything to this file")
-    parser.add_argument("--plots", help="write SVG files into this folder")
-    parser.add_argument("--of", type=Path, nargs="+", help="measure nothing: show these results")
+    parser.add_argument("--steps", type=positive, default=8, help="tokens decoded per reading")
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    parser.add_argument("--folder", type=readings.new_folder, default=folder)
     parser.add_argument(
-        "--profile", type=Path, metavar="FILE", help="also write a trace for each architecture"
+        "--plots", type=readings.old_folder, help="write SVG files into this folder"
+    )
+    parser.add_argument(
+        *("--of",),
+        type=readings.old_file,
+        nargs="+",
+        help="measure nothing: show these results",
+    )
+    parser.add_argument(
+        "--profile",
+        type=readings.new_file,
+        metavar="FILE",
+        help="also write a trace for each architecture",
     )
     return parser
 
 
 def arguments() -> argparse.Namespace:
-    args = options().parse_args()
+    parser = options()
+    args = parser.parse_args()
+    if not (args.contexts or args.batches or args.prompts):
+        parser.error("nothing is to be measured: neither contexts, batches nor prompts")
     torch.set_num_threads(args.threads)
     return args
 
@@ -151,21 +170,24 @@ def measured(model: Model, args: argparse.Namespace, tell: Callable[[str], None]
         max(args.prompts, default=0) // BLOCK_SIZE + 1,
     )
     runner = new_runner(model, blocks, streams)
-    readings: dict[tuple[str, int], list[float]] = {}
+    taken: dict[tuple[str, int], list[float]] = {}
     for index in range(args.rounds + 1):  # the first warms up
         tell(f": round {index} of {args.rounds}")
         fill(runner)
         for context in args.contexts:
             speed = decode(runner, 1, context, args.steps)
-            readings.setdefault(("context", context), []).append(speed)
+            taken.setdefault(("context", context), []).append(speed)
         for batch in args.batches:
             speed = decode(runner, batch, BATCH_CONTEXT, args.steps)
-            readings.setdefault(("batch", batch), []).append(speed)
+            taken.setdefault(("batch", batch), []).append(speed)
         for length in args.prompts if index < 3 else ():
-            readings.setdefault(("prompt", length), []).append(prefill(runner, length))
+            taken.setdefault(("prompt", length), []).append(prefill(runner, length))
     found: dict[str, Any] = {kind: {} for kind in KINDS}
-    for (kind, value), speeds in readings.items():
-        found[kind][value] = statistics.median(speeds[1:])
+    found["rounds"] = {kind: {} for kind in KINDS}
+    for (kind, value), speeds in taken.items():
+        found[kind][str(value)] = statistics.median(speeds[1:])
+        found["rounds"][kind][str(value)] = speeds[1:]
+    found["rounds"] = {kind: values for kind, values in found["rounds"].items() if values}
     if args.contexts:
         ends = min(args.contexts), max(args.contexts)
         found["bytes"] = [step_bytes(model, context) for context in ends]
@@ -180,14 +202,14 @@ def new_runner(model: Model, blocks: int, streams: int) -> Runner:
     return runner
 
 
-def profile(name: str, model: Model, args: argparse.Namespace, to: Path) -> Table:
+def profile(name: str, model: Model, args: argparse.Namespace, to: Path) -> str:
     """Write a trace of decode steps behind the longest context; what they are made of."""
     context = max(args.contexts, default=BATCH_CONTEXT)
     runner = new_runner(model, (context + 1) // BLOCK_SIZE + 1, 1)
     decode(runner, 1, context, 1)
     works = [(DECODE, lambda: decode(runner, 1, context, 1))] * args.steps
     layers = model.config.num_hidden_layers
-    return operator_table(f"{name}, behind {context}", profiled(works, to), layers)
+    return f"{name}, behind {context}\n\n{operator_table(profiled(works, to), layers)}\n"
 
 
 def fill(runner: Runner) -> None:
@@ -227,23 +249,30 @@ def step_bytes(model: Model, context: int) -> int:
     return weights + model.kv_bytes_per_token * context + 2 * model.state_bytes
 
 
-def table(kind: str, found: dict[str, Any]) -> Table:
-    out = Table(title=f"{KINDS[kind]}: tokens per second by {kind}")
-    out.add_column("architecture")
-    values = list(max((one[kind] for one in found.values()), key=len))
-    for value in values:
-        out.add_column(str(value), justify="right")
-    out.add_column("last / first", justify="right")
-    if kind == "context":
-        out.add_column("by bytes", justify="right")
+def table(kind: str, found: dict[str, Any]) -> str:
+    """A line for each architecture; the ratio is of its own last and first, see `step_bytes`."""
+    values = sorted({value for one in found.values() for value in one[kind]}, key=int)
+    header = ["architecture", *values, "last / first", *(["by bytes"] if kind == "context" else [])]
+    rows = []
     for name, one in found.items():
-        speeds = [one[kind][value] for value in values if value in one[kind]]
+        own = [one[kind][value] for value in values if value in one[kind]]
         cells = [f"{one[kind][value]:.1f}" if value in one[kind] else "" for value in values]
-        cells.append(f"{speeds[-1] / speeds[0]:.2f} ×")
+        every = [one.get("rounds", {}).get(kind, {}).get(value) for value in values]
+        of_all = [each for value, each in zip(values, every, strict=True) if value in one[kind]]
+        cells.append(end_to_end(own, of_all))
         if kind == "context":
-            cells.append(f"{one['bytes'][0] / one['bytes'][1]:.2f} ×")
-        out.add_row(name, *cells)
-    return out
+            low, high = one.get("bytes", (1, 1))
+            cells.append(f"{low / high:.2f} ×")
+        rows.append([name, *cells])
+    return readings.markdown(header, rows)
+
+
+def end_to_end(medians: Sequence[float], rounds: Sequence[Sequence[float] | None]) -> str:
+    """The last speed as a multiple of the first: round by round, where each is known."""
+    first, last = rounds[0], rounds[-1]
+    if first is None or last is None:
+        return f"{medians[-1] / medians[0]:.2f} ×"
+    return readings.spread([b / a for a, b in zip(first, last, strict=True)])
 
 
 if __name__ == "__main__":

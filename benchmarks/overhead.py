@@ -1,84 +1,216 @@
-"""What the engine core itself costs per decode step, on a CPU.
+"""What the engine itself costs per decode step, on a CPU: alone, and handing over to readers.
 
-    python -m benchmarks.overhead                      # seconds
+    python -m benchmarks.overhead                      # half a minute
 
-Counted: planning the step, laying out its batch, sampling, and making the outputs, all that
-``EngineCore.step`` does. Not counted: the model (forward pass and output layer), and the way of an
-output from the core to who asked: the host's hand-over, detokenising, parsing.
+The built-in model decodes so many streams, in the steady state: all prompts are computed, none
+ends. Two figures are told.
+
+"core": what ``EngineCore.step`` takes beside the model. Planning the step, laying out its batch,
+sampling, and making the outputs are counted; the model (forward pass and output layer) is not.
+
+"with hand-over": the core in the thread host of ``helexa.LLM``, one task of an event loop reading
+each stream from the mailbox that ``AsyncLLM`` uses. Counted is the wall time from the start of a
+step to the start of the next, beside the model's in that step: all that "core" counts, putting the
+outputs into the mailboxes, waking the loop, and whatever the engine's thread loses to the readers
+that run meanwhile. What they take is not in it where they run while the model computes. Neither is
+detokenising and parsing, which a reader does with what it has got. The model's own time stands
+beside both: what readers take from the model is there.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.readings import arguments, publish
+import anyio
+
+from benchmarks.readings import arguments, positive, publish, spread
+
+if TYPE_CHECKING:
+    from helexa.engine.core import EngineCore
+    from helexa.engine.outputs import Request, StepOutput
+    from helexa.streams import LoopMailbox
 
 ROWS = (1, 8, 32)
 WARM_UP_STEPS = 20
 STEPS = 100
+SPARE_STEPS = 20
+"""In which prompts are computed, and streams that began early have ended."""
 
 
-def overhead_per_step(rows: int) -> float:
-    """Median milliseconds per decode step with ``rows`` sequences of the built-in model.
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Median milliseconds of a step: beside the model, and the model's own."""
 
-    On the CPU whatever else there is: of a GPU's work, what the host waits for while it samples
-    would be counted.
+    ms: float
+    model_ms: float
+
+
+def new_core(rows: int) -> EngineCore:
+    """The built-in model with room for so many; on the CPU whatever else there is.
+
+    Of a GPU's work, what the host waits for while it samples would be counted.
     """
     from helexa.engine.build import build_core
     from helexa.engine.config import EngineConfig
+
+    return build_core("tiny", EngineConfig(device="cpu", max_batch=rows))
+
+
+def asked(seed: int) -> Request:
+    """A request of 64 tokens that is long enough for all of the steps."""
     from helexa.engine.outputs import Request
     from helexa.engine.params import SamplingParams
 
-    core = build_core("tiny", EngineConfig(device="cpu", max_batch=rows))
+    tokens = WARM_UP_STEPS + STEPS + SPARE_STEPS
+    params = SamplingParams(
+        max_tokens=tokens, temperature=0.7, top_k=20, seed=seed, ignore_eos=True
+    )
+    return Request(tuple(range(10 + seed, 74 + seed)), params)
+
+
+def of_core(rows: int) -> Cost:
+    """A core that is stepped in this thread, its outputs dropped."""
+    core = new_core(rows)
     for seed in range(rows):
-        params = SamplingParams(
-            max_tokens=WARM_UP_STEPS + STEPS, temperature=0.7, top_k=20, seed=seed, ignore_eos=True
-        )
-        core.submit(Request(tuple(range(10 + seed, 74 + seed)), params))
+        core.submit(asked(seed))
     while core.status().running < rows or core.status().waiting:
         core.step()
-    samples = []
-    for index in range(WARM_UP_STEPS + STEPS // 2):
+    costs = []
+    for index in range(WARM_UP_STEPS + STEPS):
         core.step()
+        status = core.status()
         if index >= WARM_UP_STEPS:
-            samples.append(core.status().overhead_ms)
+            costs.append((status.overhead_ms, status.last_step_ms - status.overhead_ms))
     core.close()
-    return statistics.median(samples)
+    return Cost(*(statistics.median(column) for column in zip(*costs, strict=True)))
+
+
+def overhead_per_step(rows: int) -> float:
+    """Median milliseconds per decode step of the core with ``rows`` sequences."""
+    return of_core(rows).ms
+
+
+@dataclass(slots=True)
+class Steps:
+    """When each step with all ``rows`` began, in seconds, and what the model took in it."""
+
+    rows: int
+    began_s: list[float] = field(default_factory=list)
+    model_s: list[float] = field(default_factory=list)
+
+    def cost(self) -> Cost:
+        """The medians, without the first steps and the last, after which some may have ended."""
+        began, model = self.began_s[WARM_UP_STEPS:], self.model_s[WARM_UP_STEPS:]
+        apart = [after - before for before, after in itertools.pairwise(began)]
+        beside = [wall - own for wall, own in zip(apart, model, strict=False)]
+        return Cost(1e3 * statistics.median(beside), 1e3 * statistics.median(model))
+
+
+class Watched:
+    """A core that notes its steps; everything else is the core's own."""
+
+    def __init__(self, core: EngineCore, steps: Steps) -> None:
+        self._core = core
+        self._steps = steps
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
+
+    def step(self) -> list[StepOutput]:
+        began = time.perf_counter()
+        outputs = self._core.step()
+        if sum(bool(output.token_ids) for output in outputs) == self._steps.rows:
+            self._steps.began_s.append(began)
+            self._steps.model_s.append(self._core._execution.model_s)  # a status takes longer
+        return outputs
+
+
+def with_readers(rows: int) -> Cost:
+    """A core in the SDK's host, each of its streams read by a task."""
+    from helexa.engine.host import ThreadHost
+
+    steps = Steps(rows)
+    host = ThreadHost(lambda: Watched(new_core(rows), steps))
+    host.start()
+    try:
+        anyio.run(read_all, host, rows)
+    finally:
+        host.close()
+    return steps.cost()
+
+
+async def read_all(host: Any, rows: int) -> None:
+    """Ask for so many streams at once, and read all of them to the end."""
+    from helexa.streams import LoopMailbox
+
+    async with anyio.create_task_group() as group:
+        for seed in range(rows):
+            mailbox: LoopMailbox[StepOutput] = LoopMailbox()
+            host.submit(asked(seed), mailbox.put)
+            group.start_soon(read, mailbox)
+
+
+async def read(mailbox: LoopMailbox[StepOutput]) -> None:
+    while not (await mailbox.get()).finished:
+        pass
 
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Milliseconds per step of so many rows: the median of the rounds, and the least."""
+    """Milliseconds per step of so many rows: the median of the rounds, the least, and all.
+
+    ``handed_…``: with hand-over. ``model_…``: what the model took, in each round.
+    """
 
     rows: int
     median_ms: float
     least_ms: float
+    handed_median_ms: float
+    handed_least_ms: float
     rounds: list[float]
+    handed_rounds: list[float]
+    model_rounds: list[float]
+    handed_model_rounds: list[float]
 
 
 def measure(rows: int, rounds: int) -> Overhead:
-    """A core for each round."""
-    found = [overhead_per_step(rows) for _ in range(rounds)]
-    return Overhead(rows, statistics.median(found), min(found), found)
+    """In turns, with a core of its own for each."""
+    pairs = [(of_core(rows), with_readers(rows)) for _ in range(rounds)]
+    core, handed = [core.ms for core, _ in pairs], [handed.ms for _, handed in pairs]
+    return Overhead(
+        rows,
+        statistics.median(core),
+        min(core),
+        statistics.median(handed),
+        min(handed),
+        core,
+        handed,
+        [core.model_ms for core, _ in pairs],
+        [handed.model_ms for _, handed in pairs],
+    )
 
 
 def main() -> None:
     """Print a line for each number of rows."""
-    import torch
-
     parser = arguments(__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=positive, nargs="+", default=list(ROWS))
+    parser.add_argument("--rounds", type=positive, default=5)
     options = parser.parse_args()
+    found = [measure(rows, options.rounds) for rows in options.rows]
     publish(
         options.json,
-        {"threads": torch.get_num_threads(), "rounds": options.rounds},
-        [measure(rows, options.rounds) for rows in options.rows],
+        {"rounds": options.rounds},
+        found,
         {
-            "rows": lambda o: f"{o.rows}",
-            "ms a step": lambda o: f"{o.median_ms:.2f}",
-            "least": lambda o: f"{o.least_ms:.2f}",
+            "streams": lambda o: f"{o.rows}",
+            "core, ms a step": lambda o: spread(o.rounds, unit=""),
+            "with hand-over": lambda o: spread(o.handed_rounds, unit=""),
+            "the model, ms": lambda o: spread(o.model_rounds, unit=""),
+            "while read": lambda o: spread(o.handed_model_rounds, unit=""),
         },
     )
 

@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.readings import arguments, publish
+from benchmarks.readings import arguments, at_least, new_folder, positive, publish, share, spread
 from benchmarks.shapes import SHAPES, make_checkpoint
 from helexa.engine.build import build_core
 from helexa.engine.config import EngineConfig
@@ -100,7 +100,7 @@ def least_part(shape: str, tokens: int, cached: int) -> float:
 
 def measure(options: argparse.Namespace) -> Warm:
     """All rounds on one core; the first, which warms up, is not counted."""
-    folder = make_checkpoint(options.shape, Path(options.folder))
+    folder = make_checkpoint(options.shape, options.folder)
     tokens, seen = options.tokens, round(options.tokens * options.seen)
     room = 2 * (tokens + BLOCK_SIZE)
     config = EngineConfig(
@@ -128,11 +128,14 @@ def main() -> None:
     """Print the medians."""
     parser = arguments(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="0.6b-seventh")
-    parser.add_argument("--tokens", type=int, default=8192, help="of the prompt")
-    parser.add_argument("--seen", type=float, default=0.98, help="part of it that was seen")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--tokens", type=at_least(2 * BLOCK_SIZE), default=8192, help="of the prompt"
+    )
+    parser.add_argument("--seen", type=share, default=0.98, help="part of it that was seen")
+    parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--folder", default=str(Path(tempfile.gettempdir()) / "helexa-benchmarks"))
+    folder = Path(tempfile.gettempdir()) / "helexa-benchmarks"
+    parser.add_argument("--folder", type=new_folder, default=folder)
     options = parser.parse_args()
     about = {name: getattr(options, name) for name in ("device", "seen", "rounds")}
     publish(
@@ -144,7 +147,9 @@ def main() -> None:
             "tokens": lambda o: f"{o.tokens}",
             "new, ms": lambda o: f"{o.cold_ms:.0f}",
             "seen, ms": lambda o: f"{o.warm_ms:.0f}",
-            "of a new one": lambda o: f"{o.part:.1%}",
+            "of a new one": lambda o: spread(
+                [100 * t["warm_s"] / t["cold_s"] for t in o.rounds], ".1f", " %"
+            ),
             "tokens not seen": lambda o: f"{o.unseen:.1%}",
             "work to do": lambda o: f"{o.least:.1%}",
         },

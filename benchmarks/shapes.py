@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -145,6 +146,21 @@ def tensor_shapes(shape: str) -> dict[str, tuple[int, ...]]:
     if shape in UNTIED:
         shapes["lm_head.weight"] = (sizes["vocab_size"], hidden)
     return shapes
+
+
+def step_bytes(shape: str, context: float) -> int:
+    """What a decode step behind ``context`` tokens has to read, all of it in 16 bits.
+
+    Each matrix, the output layer among them, keys and values; of the embedding one row, so nothing.
+    """
+    sizes, tensors = SHAPES[shape], tensor_shapes(shape)
+    numbers = sum(
+        math.prod(size)
+        for name, size in tensors.items()
+        if shape not in UNTIED or name != "model.embed_tokens.weight"
+    )
+    pairs = sizes["num_hidden_layers"] * sizes["num_key_value_heads"] * sizes["head_dim"]
+    return round(2 * (numbers + 2 * pairs * context))
 
 
 def _tensors(shape: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:

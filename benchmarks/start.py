@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import socket
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.readings import arguments, publish
+from benchmarks.readings import arguments, positive, publish
 
 HERE = "127.0.0.1"
 ASK = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -108,7 +107,7 @@ def _resident_mb(pid: int) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The least of each of its readings, and the median of the first."""
+    """The least of each of its ``rounds``, and the median of the first."""
 
     what: str
     wall_ms: float
@@ -116,6 +115,7 @@ class Start:
     answer_ms: float | None
     cpu_ms: float
     resident_mb: float | None
+    rounds: list[dict[str, float | None]] = field(default_factory=list)
 
 
 def summary(what: str, readings: list[Reading]) -> Start:
@@ -128,6 +128,7 @@ def summary(what: str, readings: list[Reading]) -> Start:
         min((r.answer_ms for r in readings if r.answer_ms is not None), default=None),
         min(reading.cpu_ms for reading in readings),
         min((r.resident_mb for r in readings if r.resident_mb is not None), default=None),
+        [asdict(reading) for reading in readings],
     )
 
 
@@ -147,7 +148,7 @@ def measure(rounds: int) -> list[Start]:
 def main() -> None:
     """Print the least of each."""
     parser = arguments(__doc__)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=positive, default=20)
     options = parser.parse_args()
 
     def shown(value: float | None) -> str:
@@ -155,7 +156,7 @@ def main() -> None:
 
     publish(
         options.json,
-        {"python": platform.python_version(), "rounds": options.rounds},
+        {"rounds": options.rounds},
         measure(options.rounds),
         {
             "": lambda o: o.what,

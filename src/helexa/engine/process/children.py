@@ -23,10 +23,6 @@ from helexa.engine.process.child_log import level_to_log, relay
 
 WORKER = "helexa.engine.process.worker"
 LOOK_EVERY_S = 0.005
-SPIN_COUNT, SPINS = "GOMP_SPINCOUNT", "10000"
-"""GNU's OpenMP lets threads spin for milliseconds by itself. So few turns are as fast where nobody
-else runs (within 2 % of a step of 14 ms), and 1.5 to 8 times as fast beside a busy loop: a thread
-that spins holds the core that the awaited one needs. To sleep at once takes twice as long."""
 
 log = logging.getLogger(__name__)
 
@@ -221,12 +217,7 @@ class Nursery:
 
 
 def environment() -> dict[str, str]:
-    """The parent's environment, in which the child finds the same helexa.
-
-    How long GNU's OpenMP lets threads spin is chosen where nobody has.
-    """
+    """The parent's environment, in which the child finds the same helexa."""
     here = str(Path(helexa.__file__).parents[1])
     paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
-    said = any(name in os.environ for name in (SPIN_COUNT, "OMP_WAIT_POLICY"))
-    spins = {} if said else {SPIN_COUNT: SPINS}
-    return {**os.environ, **spins, "PYTHONPATH": os.pathsep.join(paths)}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

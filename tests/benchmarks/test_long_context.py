@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -13,7 +14,7 @@ from benchmarks import long_context
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def result(**kinds: dict[str, dict[str, float]]) -> str:
+def result(**kinds: dict[str, Any]) -> str:
     return json.dumps({"size": "small", "threads": 1, "tok_s": kinds})
 
 
@@ -21,7 +22,7 @@ def result(**kinds: dict[str, dict[str, float]]) -> str:
 def results(tmp_path: Path) -> list[str]:
     context = {"context": {"128": 9.0, "1024": 7.0}, "batch": {}, "prompt": {}, "bytes": [1, 2]}
     prompt = {"context": {}, "batch": {}, "prompt": {"128": 90.0, "512": 80.0}}
-    texts = result(dense=context, MoE=context), result(dense=prompt)  # type: ignore[arg-type]  # ends
+    texts = result(dense=context, MoE=context), result(dense=prompt)
     files = [tmp_path / name for name in ("first.json", "second.json")]
     for file, text in zip(files, texts, strict=True):
         file.write_text(text)
@@ -56,8 +57,8 @@ def test_compiled_models_stand_beside_the_others(
     }
     plain = {name: {"context": {"128": 9.0, "1024": 7.0}, "bytes": [1, 2]} for name in "abc"}
     first, second = tmp_path / "compiled.json", tmp_path / "more.json"
-    first.write_text(result(**compiled))  # type: ignore[arg-type]  # its ends
-    second.write_text(result(**plain))  # type: ignore[arg-type]  # its ends
+    first.write_text(result(**compiled))
+    second.write_text(result(**plain))
     whole = long_context.merged([first, *map(Path, results), second])
     names = ["dense", "MoE", "a", "b", "c", "MoE, compiled", "dense, compiled"]
     assert list(whole["tok_s"]) == names
@@ -78,7 +79,7 @@ def test_medians_that_are_replaced_lose_their_rounds(tmp_path: Path) -> None:
     old = {"context": {"128": 9.0}, "batch": {"1": 3.0}}
     both = old | {"rounds": {kind: {x: [y] for x, y in one.items()} for kind, one in old.items()}}
     first, second = tmp_path / "first.json", tmp_path / "second.json"
-    first.write_text(result(dense=both))  # type: ignore[arg-type]  # its rounds
+    first.write_text(result(dense=both))
     second.write_text(result(dense={"context": {"128": 5.0}}))
     dense = long_context.merged([first, second])["tok_s"]["dense"]
     assert dense["context"] == {"128": 5.0}

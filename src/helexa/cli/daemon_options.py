@@ -45,7 +45,7 @@ def engine_section(load: LoadOptions, environ: Mapping[str, str]) -> EngineSecti
         "hf_cache": None if load.cache_dir is None else str(load.cache_dir),
     }
     given = {name: value for name, value in said.items() if value is not None}
-    return replace(engine_of(environ), **given)  # type: ignore[arg-type]  # the fields by name
+    return replace(engine_of(environ), **given)  # type: ignore[arg-type]  # of the types that these fields have
 
 
 def surroundings(load: LoadOptions, environ: Mapping[str, str]) -> dict[str, str]:

@@ -181,7 +181,7 @@ def test_layers_that_cannot_be_compiled(
     """They run as they are, the others as functions; a warning says which and why."""
     model = load_model(reference("qwen3").folder, dtype="float32", device="cpu", disabled=())
     for index in left:
-        down = cast("DecoderLayer", model.layers[index]).mlp.down  # type: ignore[index]  # a list
+        down = cast("DecoderLayer", model.layers[index]).mlp.down  # type: ignore[index]  # a list of modules
         down.weight = DenseWeight(down.weight.matrix())
     model.compile_layers(Compiler())
     assert (getattr(model, "compiled", None) is None) == (len(left) == 4)

@@ -92,4 +92,4 @@ def test_matrices_for_compiled_kernels(wanted: bool) -> None:
     lanes = fast_weight(stored_rows(type, [blocks], COLUMNS), form)
     assert lanes is not None
     assert torch.equal(lanes.matrix(), type.matrix(blocks))
-    assert advised(lanes.lanes.words) == wanted  # type: ignore[attr-defined]  # its own format's
+    assert advised(lanes.lanes.words) == wanted  # type: ignore[attr-defined]  # a LaneWeight's

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from helexa.engine.kernels.compiled import Compiler, Kernel
 
 FEW = 4
-"""Rows that are computed together where there is more than one; missing ones are padded.
+SIZES = (1, FEW)
+"""Rows that a kernel is made for; missing ones are padded.
 
 Four cost 1 (16 bit) to 3 (4 bit) times what one does, on an AMD EPYC.
 """
@@ -24,28 +25,25 @@ MOST = 8
 
 
 class FewRows(NamedTuple):
-    """A kernel for one row, if there is one, and one for `FEW`; and what they get besides rows."""
+    """A function's kernels, by the rows they take, ascending; and what they get besides rows."""
 
-    one: Kernel | None
-    few: Kernel
+    kernels: tuple[tuple[int, Kernel], ...]
     tensors: tuple[Tensor, ...]
 
     def __call__(self, *rows: Tensor) -> tuple[Tensor, ...]:
-        """Arguments [T, …] each, T up to `FEW` at a time → what the function returns, [T, …]."""
-        count = len(rows[0])
-        if count == 1 and self.one is not None:
-            return as_tuple(self.one(*rows, *self.tensors))
-        if count <= FEW:
-            padded = (padded_rows(part, FEW) for part in rows)
-            return tuple(part[:count] for part in as_tuple(self.few(*padded, *self.tensors)))
-        parts = zip(*(torch.split(part, FEW) for part in rows), strict=True)
+        """Arguments [T, …] each, as many at a time as go → what the function returns, [T, …]."""
+        count, (most, _) = len(rows[0]), self.kernels[-1]
+        if count <= most:
+            size, kernel = next(one for one in self.kernels if count <= one[0])
+            found = as_tuple(kernel(*(padded_rows(part, size) for part in rows), *self.tensors))
+            return found if count == size else tuple(part[:count] for part in found)
+        parts = zip(*(torch.split(part, most) for part in rows), strict=True)
         return tuple(torch.cat(same) for same in zip(*(self(*part) for part in parts), strict=True))
 
     def want(self) -> None:
-        """Have both compiled."""
-        for kernel in (self.one, self.few):
-            if kernel is not None:
-                kernel.wanted = True
+        """Have all of them compiled."""
+        for _, kernel in self.kernels:
+            kernel.wanted = True
 
 
 def few_rows(
@@ -54,10 +52,13 @@ def few_rows(
     statics: tuple[Hashable, ...],
     example: Callable[[int], list[Tensor]],
     tensors: tuple[Tensor, ...],
+    sizes: tuple[int, ...] = SIZES,
 ) -> FewRows:
-    """Both kernels of a function; ``example`` makes rows, ``tensors`` follow them."""
-    one, few = (compiler.kernel(function, statics, [*example(rows), *tensors]) for rows in (1, FEW))
-    return FewRows(one, few, tensors)
+    """The kernels of a function; ``example`` makes rows, ``tensors`` follow them."""
+    kernels = (
+        (rows, compiler.kernel(function, statics, [*example(rows), *tensors])) for rows in sizes
+    )
+    return FewRows(tuple(kernels), tensors)
 
 
 def padded_rows(x: Tensor, rows: int) -> Tensor:

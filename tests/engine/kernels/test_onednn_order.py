@@ -1,0 +1,72 @@
+"""That oneDNN's order is what is thought, is looked at, and may be read as long as one likes."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+
+from helexa.engine.kernels import onednn_order
+from helexa.engine.kernels.narrow_product import multiplies_bfloat16, reorder
+from helexa.engine.kernels.onednn_order import in_blocks, is_paired, words_of
+from helexa.engine.kernels.paired import paired_words
+
+pytestmark = pytest.mark.skipif(
+    not multiplies_bfloat16(), reason="this CPU has no instructions for it"
+)
+
+
+def matrix(rows: int, columns: int) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)).bfloat16()
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (192, 320), (1088, 576), (64, 3072), (4096, 64)])
+def test_the_words_of_a_matrix(shape: tuple[int, int]) -> None:
+    if not is_paired(*shape):
+        pytest.skip("oneDNN has another order here")
+    weight = matrix(*shape)
+    assert torch.equal(in_blocks(reorder(weight), shape), paired_words(weight))
+
+
+def test_memory_lives_as_long_as_its_words() -> None:
+    weight = matrix(512, 1024)
+    words = words_of(reorder(weight))  # of which nothing else is left
+    gc.collect()
+    others = [torch.full((512, 1024), 7.0, dtype=torch.bfloat16) for _ in range(20)]
+    expected = paired_words(weight) if is_paired(512, 1024) else in_other_order(weight)
+    assert torch.equal(words.view(expected.shape), expected)
+    assert len(others) == 20
+
+
+def in_other_order(weight: torch.Tensor) -> torch.Tensor:
+    """Whatever it is here."""
+    return words_of(reorder(weight)).clone()
+
+
+@pytest.mark.parametrize("shape", [(100, 64), (64, 100), (96, 128), (128, 96)])
+def test_sizes_that_are_padded_are_left_alone(shape: tuple[int, int]) -> None:
+    assert not is_paired(*shape)
+
+
+def plain(weight: torch.Tensor) -> torch.Tensor:
+    """A "reordered" matrix that is nothing but the matrix."""
+    return weight.clone()
+
+
+def refused(*_: Any) -> None:
+    raise RuntimeError("no such operator")
+
+
+def test_another_order_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_paired.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(onednn_order, "words_of", lambda found: found.view(torch.int32).flatten())
+        patched.setattr(onednn_order, "reorder", plain)
+        assert not is_paired(256, 128)
+        patched.setattr(onednn_order, "reorder", lambda weight: paired_words(weight).contiguous())
+        assert is_paired(128, 256)
+        patched.setattr(onednn_order, "reorder", refused)
+        assert not is_paired(256, 256)
+    is_paired.cache_clear()

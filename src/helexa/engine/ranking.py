@@ -31,23 +31,46 @@ GROWTH: Final = 16
 class Blocks:
     """Rows of logits cut into blocks.
 
-    rows [R, N, 128] float32, the last block filled up with -inf; maxima [R, N]; ``peaks`` and
-    ``best`` are each row's highest logit and the lowest id that has it. A peak is NaN or +inf if
-    and only if the row holds one.
+    rows [R, N, 128] float32, the last block filled up with -inf; maxima [R, N]; ``peaks`` are each
+    row's highest logit, NaN or +inf if and only if the row holds one.
     """
 
     rows: Tensor
     maxima: Tensor
     vocab_size: int
     peaks: list[float]
-    best: list[int]
 
     @classmethod
     def of(cls, logits: Tensor) -> Blocks:
         """Cut logits [R, V] float32: a view where 128 divides V, else a copy."""
         rows, maxima = cut(logits)
         peaks: list[float] = maxima.amax(-1).tolist()
-        return cls(rows, maxima, logits.shape[1], peaks, best_of(rows, maxima).tolist())
+        return cls(rows, maxima, logits.shape[1], peaks)
+
+    @property
+    def best(self) -> list[int]:
+        """The lowest id of each row's highest logits; made when it is asked for."""
+        ids: list[int] = best_of(self.rows, self.maxima).tolist()
+        return ids
+
+    def highest(self, indices: Sequence[int], count: int) -> tuple[Floats, Ints, list[bool]]:
+        """The ``count`` first tokens of some rows, by id: logits and ids [rows, count].
+
+        The last tells for each row whether it is so: not if others equal the last of them, and
+        are possible.
+        """
+        count = min(count, self.vocab_size)
+        if self.rows.device.type != "cpu":
+            return by_id(*self.top(indices, min(count + 1, self.vocab_size)), count)
+        rows: Floats = self.rows.numpy()
+        chosen = slice(None) if len(indices) == len(rows) else list(indices)
+        if 2 * count > rows.shape[1]:
+            return highest_places(rows.reshape(len(rows), -1)[chosen, : self.vocab_size], count)
+        _, where, exact = highest_places(self.maxima.numpy()[chosen], count)
+        near = rows[np.array(indices)[:, None], where].reshape(len(where), -1)
+        values, at, exact_too = highest_places(near, count)
+        ids = np.take_along_axis(where, at // BLOCK, -1) * BLOCK + at % BLOCK
+        return values, ids, [a and b for a, b in zip(exact, exact_too, strict=True)]
 
     def top(self, indices: Sequence[int], count: int) -> tuple[Floats, Ints]:
         """The ``count`` highest logits of some rows and their ids, [rows, count], in order.
@@ -66,11 +89,11 @@ class Blocks:
         if 2 * count > rows.shape[1]:
             flat = rows.reshape(len(rows), -1)[:, : self.vocab_size]
             flat = flat if chosen == list(range(len(rows))) else flat[chosen]
-            ids = highest(flat, count)
+            ids = any_highest(flat, count)
             return np.take_along_axis(flat, ids, -1), ids
-        where = highest(self.maxima.numpy()[chosen], count)  # [I, count]
+        where = any_highest(self.maxima.numpy()[chosen], count)  # [I, count]
         near = rows[np.array(chosen)[:, None], where].reshape(len(chosen), -1)
-        at = highest(near, count)
+        at = any_highest(near, count)
         ids = np.take_along_axis(where, at // BLOCK, -1) * BLOCK + at % BLOCK
         return np.take_along_axis(near, at, -1), ids
 
@@ -139,7 +162,42 @@ def best_of(rows: Tensor, maxima: Tensor) -> Tensor:
     return block * BLOCK + inside
 
 
-def highest(values: Floats, count: int) -> Ints:
+def highest_places(values: Floats, count: int) -> tuple[Floats, Ints, list[bool]]:
+    """The ``count`` highest of each row of values [R, n], and where, in the order of places.
+
+    The last tells for each row whether it is so whatever the order of equal ones: either none is
+    left out that equals the lowest, or that is -inf.
+    """
+    total, size = values.shape
+    if count == size:
+        return values, np.broadcast_to(np.arange(size), values.shape), [True] * total
+    lowest = np.partition(values, size - count, -1)[:, size - count, None]
+    inside = values >= lowest
+    at = inside.ravel().nonzero()[0]
+    if len(at) == total * count:  # no less in any row, so no more
+        return values.ravel()[at].reshape(total, count), at.reshape(total, count) % size, [
+            True
+        ] * total
+    places = any_highest(values, count)
+    places.sort(-1)
+    exact = (inside.sum(-1) == count) | (lowest[:, 0] == -np.inf)
+    return np.take_along_axis(values, places, -1), places, exact.tolist()
+
+
+def by_id(values: Floats, ids: Ints, count: int) -> tuple[Floats, Ints, list[bool]]:
+    """What `Blocks.highest` gives, from tokens in order of which there is one more than asked for.
+
+    Or all there are.
+    """
+    last, exact = values[:, count - 1], np.full(len(values), fill_value=True)
+    if ids.shape[1] > count:
+        exact = (last > values[:, count]) | (last == -np.inf)
+    order = ids[:, :count].argsort(-1)
+    found = (np.take_along_axis(columns, order, -1) for columns in (values, ids))
+    return *found, exact.tolist()
+
+
+def any_highest(values: Floats, count: int) -> Ints:
     """Where each row of values [R, n] has its ``count`` highest, [R, count], in any order."""
     size = values.shape[-1]
     if count == size:

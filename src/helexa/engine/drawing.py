@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helexa.engine.logit_changes import known
-from helexa.engine.ranking import Blocks, Floats, Ints, Ranking, rankings
+from helexa.engine.ranking import Blocks, Ranking, rankings
 
 if TYPE_CHECKING:
     from helexa.engine.params import SamplingParams
@@ -72,7 +72,7 @@ def draw_ranked(
 ) -> list[int]:
     """`draw` for some rows: the params and the number of each → a token id for each.
 
-    Rows with the same top-k are read together; what that leaves open is drawn row by row.
+    Rows with the same top-k are read together; what that leaves open is drawn as `draw` does.
     """
     drawn: list[int | None] = [None] * len(indices)
     alike: dict[int, list[int]] = {}
@@ -80,10 +80,10 @@ def draw_ranked(
         if 0 < known(params.top_k) <= _FEW:
             alike.setdefault(known(params.top_k), []).append(at)
     for top_k, places in alike.items():
-        values, ids, exact = blocks.highest([indices[at] for at in places], top_k)
-        found = draw_few(values, ids, [asked[at] for at in places])
-        for at, token, sure in zip(places, found, exact, strict=True):
-            drawn[at] = token if sure else None
+        found = blocks.highest([indices[at] for at in places], top_k)
+        for at, row in zip(places, found, strict=True):
+            if row is not None:
+                drawn[at] = draw_few(*row, *asked[at])
     left = [at for at, token in enumerate(drawn) if token is None]
     sizes = [first_read(asked[at][0]) for at in left]
     rows = rankings(blocks, [indices[at] for at in left], sizes)
@@ -92,24 +92,15 @@ def draw_ranked(
 
 
 def draw_few(
-    values: Floats, ids: Ints, asked: Sequence[tuple[SamplingParams, float]]
-) -> list[int | None]:
-    """`draw` for rows of which top-k has left values and ids [R, k], by id: the same bit for bit.
-
-    None where top-p ends between equal weights. Arrays of so few numbers take longer than lists:
-    only the weights are made by numpy, as those of `draw` are.
-    """
-    temperatures = np.array([divisor(params) for params, _ in asked])[:, None]
-    scaled = (values - values.max(-1, keepdims=True).astype(np.float64)) / temperatures
-    weights: list[list[float]] = np.exp(scaled).tolist()
-    found = zip(weights, ids.tolist(), asked, strict=True)
-    return [_draw_one(some, tokens, *way) for some, tokens, way in found]
-
-
-def _draw_one(
-    weights: list[float], ids: list[int], params: SamplingParams, number: float
+    values: list[float], ids: list[int], params: SamplingParams, number: float
 ) -> int | None:
-    """Weights of some tokens, by id → the one that is drawn; None between equal ones, as above."""
+    """`draw` from what top-k has left of a row, by id; None if top-p ends between equal weights.
+
+    Lists of so few numbers are faster than arrays, right behind the model above all: each operator
+    of numpy has its own code, none of which is in the processor's cache then.
+    """
+    peak, temperature = max(values), divisor(params)
+    weights = [math.exp((value - peak) / temperature) for value in values]
     top_p, least = known(params.top_p), max(known(params.min_p), _SMALLEST)
     if top_p < 1.0:
         falling = sorted(weights, reverse=True)
@@ -119,7 +110,7 @@ def _draw_one(
             if falling[end] == falling[end - 1] >= least:
                 return None
             least = max(least, falling[end - 1])
-    mass = list(accumulate(weight if weight >= least else 0.0 for weight in weights))
+    mass = list(accumulate([weight if weight >= least else 0.0 for weight in weights]))
     last = bisect_left(mass, mass[-1])
     return ids[min(bisect_right(mass, number * mass[-1]), last)]
 

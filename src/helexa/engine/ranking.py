@@ -25,6 +25,10 @@ Ints = NDArray[np.int64]
 
 BLOCK: Final = 128
 GROWTH: Final = 16
+_MANY: Final = 8  # from so many rows on, numpy selects faster than torch
+
+Few = tuple[list[float], list[int]]
+"""Some logits of a row, and their ids."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,24 +57,26 @@ class Blocks:
         ids: list[int] = best_of(self.rows, self.maxima).tolist()
         return ids
 
-    def highest(self, indices: Sequence[int], count: int) -> tuple[Floats, Ints, list[bool]]:
-        """The ``count`` first tokens of some rows, by id: logits and ids [rows, count].
-
-        The last tells for each row whether it is so: not if others equal the last of them, and
-        are possible.
-        """
+    def highest(self, indices: Sequence[int], count: int) -> list[Few | None]:
+        """The ``count`` first tokens of some rows, by id; None where others equal the last."""
         count = min(count, self.vocab_size)
-        if self.rows.device.type != "cpu":
-            return by_id(*self.top(indices, min(count + 1, self.vocab_size)), count)
+        if self.rows.device.type != "cpu" or len(indices) < _MANY:
+            return [by_id(row, count) for row in self.some(indices, min(count + 1, self.vocab_size))]
         rows: Floats = self.rows.numpy()
         chosen = slice(None) if len(indices) == len(rows) else list(indices)
         if 2 * count > rows.shape[1]:
-            return highest_places(rows.reshape(len(rows), -1)[chosen, : self.vocab_size], count)
+            flat = rows.reshape(len(rows), -1)[chosen, : self.vocab_size]
+            return lists(*highest_places(flat, count))
         _, where, exact = highest_places(self.maxima.numpy()[chosen], count)
         near = rows[np.array(indices)[:, None], where].reshape(len(where), -1)
         values, at, exact_too = highest_places(near, count)
         ids = np.take_along_axis(where, at // BLOCK, -1) * BLOCK + at % BLOCK
-        return values, ids, [a and b for a, b in zip(exact, exact_too, strict=True)]
+        return lists(values, ids, exact & exact_too)
+
+    def some(self, indices: Sequence[int], count: int) -> list[Few]:
+        """The ``count`` highest logits of some rows and their ids, in any order."""
+        values, ids = self.unordered_top(indices, count)
+        return list(zip(values.tolist(), ids.tolist(), strict=True))
 
     def top(self, indices: Sequence[int], count: int) -> tuple[Floats, Ints]:
         """The ``count`` highest logits of some rows and their ids, [rows, count], in order.
@@ -162,39 +168,45 @@ def best_of(rows: Tensor, maxima: Tensor) -> Tensor:
     return block * BLOCK + inside
 
 
-def highest_places(values: Floats, count: int) -> tuple[Floats, Ints, list[bool]]:
-    """The ``count`` highest of each row of values [R, n], and where, in the order of places.
+def highest_places(
+    values: Floats, count: int
+) -> tuple[Floats, Ints, NDArray[np.bool_]]:
+    """The ``count`` highest of each row of values [R, n], and where they are, in this order.
 
-    The last tells for each row whether it is so whatever the order of equal ones: either none is
-    left out that equals the lowest, or that is -inf.
+    The last [R] tells of which rows that is all: none that is left out equals one that is not.
     """
     total, size = values.shape
+    shape = total, count
     if count == size:
-        return values, np.broadcast_to(np.arange(size), values.shape), [True] * total
+        return values, np.broadcast_to(np.arange(size), shape), np.ones(total, bool)
     lowest = np.partition(values, size - count, -1)[:, size - count, None]
     inside = values >= lowest
     at = inside.ravel().nonzero()[0]
-    if len(at) == total * count:  # no less in any row, so no more
-        return values.ravel()[at].reshape(total, count), at.reshape(total, count) % size, [
-            True
-        ] * total
+    if len(at) == total * count:  # in no row there are less, so in none there are more
+        return values.ravel()[at].reshape(shape), at.reshape(shape) % size, np.ones(total, bool)
     places = any_highest(values, count)
     places.sort(-1)
     exact = (inside.sum(-1) == count) | (lowest[:, 0] == -np.inf)
-    return np.take_along_axis(values, places, -1), places, exact.tolist()
+    return np.take_along_axis(values, places, -1), places, exact
 
 
-def by_id(values: Floats, ids: Ints, count: int) -> tuple[Floats, Ints, list[bool]]:
-    """What `Blocks.highest` gives, from tokens in order of which there is one more than asked for.
+def lists(values: Floats, ids: Ints, exact: NDArray[np.bool_]) -> list[Few | None]:
+    """Logits and ids [R, k] row by row, None for those that are not exact."""
+    rows = zip(values.tolist(), ids.tolist(), exact.tolist(), strict=True)
+    return [(some, tokens) if whole else None for some, tokens, whole in rows]
 
-    Or all there are.
+
+def by_id(row: Few, count: int) -> Few | None:
+    """The ``count`` first tokens of ``row``, by id; None if the next, if there is one, equals them.
+
+    Impossible ones may be more: which of them are there makes no difference.
     """
-    last, exact = values[:, count - 1], np.full(len(values), fill_value=True)
-    if ids.shape[1] > count:
-        exact = (last > values[:, count]) | (last == -np.inf)
-    order = ids[:, :count].argsort(-1)
-    found = (np.take_along_axis(columns, order, -1) for columns in (values, ids))
-    return *found, exact.tolist()
+    falling = sorted(row[0], reverse=True)
+    last = falling[count - 1]
+    if len(falling) > count and falling[count] == last > -math.inf:
+        return None
+    ids, values = zip(*sorted((i, v) for v, i in zip(*row, strict=True) if v >= last), strict=True)
+    return list(values), list(ids)
 
 
 def any_highest(values: Floats, count: int) -> Ints:

@@ -18,7 +18,7 @@ from torch import Tensor
 from helexa.engine.drawing import MARGIN, divisor, first_read, needs_ranking
 from helexa.engine.logit_changes import SampleRow, changed_logits, has_changes, known
 from helexa.engine.philox import uniform
-from helexa.engine.ranking import Blocks, Floats, Ints, best_of, by_id, cut, in_order
+from helexa.engine.ranking import Blocks, Few, Floats, Ints, best_of, by_id, cut, in_order
 from helexa.engine.upload import upload
 
 
@@ -40,9 +40,11 @@ class KnownBlocks(Blocks):
     def best(self) -> list[int]:
         return self.firsts
 
-    def highest(self, indices: Sequence[int], count: int) -> tuple[Floats, Ints, list[bool]]:
+    def highest(self, indices: Sequence[int], count: int) -> list[Few | None]:
         count = min(count, self.vocab_size)
-        return by_id(*self.top(indices, min(count + 1, self.vocab_size)), count)
+        values, ids = self.top(indices, min(count + 1, self.vocab_size))
+        found = zip(values.tolist(), ids.tolist(), strict=True)
+        return [by_id(row, count) for row in found]
 
     def top(self, indices: Sequence[int], count: int) -> tuple[Floats, Ints]:
         found = [self.tops[i] for i in indices if i in self.tops]

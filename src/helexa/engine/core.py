@@ -98,15 +98,16 @@ class EngineCore:
         self._intake.prepare(request)
 
     def submit(self, request: Request) -> int:
-        """Queue a request and return its id.
+        """Queue a request and return its id: how many came before it, refused ones among them.
 
         Raises InvalidRequest, PromptTooLong, CapacityError or UnsupportedGrammar if it can never
         run as asked, EngineClosed or EngineLost if the core is at its end.
         """
         if self._ended is not None:
             raise self._ended.with_traceback(None)  # not that of the last one who tried
-        seq = self._intake.sequence(self._next_id, request)
+        request_id = self._next_id
         self._next_id += 1
+        seq = self._intake.sequence(request_id, request)
         seq.submitted_s = self._clock()
         if reason := _finish_reason(seq):
             self._ready.append(self._last(seq, seq.submitted_s, finish_reason=reason))

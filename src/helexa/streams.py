@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -192,26 +193,33 @@ class _Bell:
     """
 
     def __init__(self) -> None:
-        token: Any = anyio.lowlevel.current_token().native_token
-        self._soon = getattr(token, "call_soon_threadsafe", None) or token.run_sync_soon
+        # Whoever keeps the bell of a loop must not keep the loop: see `_BELL`.
+        self._loop = weakref.ref(anyio.lowlevel.current_token().native_token)
         self._lock = threading.Lock()
         self._due: dict[LoopMailbox[Any], None] = {}  # as a set that keeps their order
         self._rung_s = -math.inf
-        self._gone = False
 
     def ring(self, mailbox: LoopMailbox[Any]) -> None:
         """Have the loop look at a mailbox. Raises ConsumerGone if it does not run any more."""
         now_s = time.monotonic()
         with self._lock:
             self._due[mailbox] = None
-            if not self._gone and len(self._due) > 1 and now_s < self._rung_s + RING_AGAIN_S:
+            if len(self._due) > 1 and now_s < self._rung_s + RING_AGAIN_S:
                 return
             self._rung_s = now_s
         try:
-            self._soon(self._answer)
+            self._call()
         except RuntimeError as error:  # the loop is closed (asyncio) or has finished (trio)
-            self._gone = True
+            with self._lock:
+                self._due.clear()  # so that whoever comes next finds out as well
             raise ConsumerGone from error
+
+    def _call(self) -> None:
+        loop: Any = self._loop()
+        if loop is None:
+            raise RuntimeError("the event loop is no more")
+        soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
+        soon(self._answer)
 
     def _answer(self) -> None:
         with self._lock:
@@ -220,7 +228,7 @@ class _Bell:
             mailbox.wake()
 
 
-_BELL: RunVar[_Bell] = RunVar("helexa-bell")  # one for each event loop
+_BELL: RunVar[_Bell] = RunVar("helexa-bell")  # one for each event loop, as long as that lives
 
 
 def _bell() -> _Bell:

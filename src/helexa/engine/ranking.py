@@ -61,7 +61,9 @@ class Blocks:
         """The ``count`` first tokens of some rows, by id; None where others equal the last."""
         count = min(count, self.vocab_size)
         if self.rows.device.type != "cpu" or len(indices) < _MANY:
-            return [by_id(row, count) for row in self.some(indices, min(count + 1, self.vocab_size))]
+            return [
+                by_id(row, count) for row in self.some(indices, min(count + 1, self.vocab_size))
+            ]
         rows: Floats = self.rows.numpy()
         chosen = slice(None) if len(indices) == len(rows) else list(indices)
         if 2 * count > rows.shape[1]:
@@ -168,9 +170,7 @@ def best_of(rows: Tensor, maxima: Tensor) -> Tensor:
     return block * BLOCK + inside
 
 
-def highest_places(
-    values: Floats, count: int
-) -> tuple[Floats, Ints, NDArray[np.bool_]]:
+def highest_places(values: Floats, count: int) -> tuple[Floats, Ints, NDArray[np.bool_]]:
     """The ``count`` highest of each row of values [R, n], and where they are, in this order.
 
     The last [R] tells of which rows that is all: none that is left out equals one that is not.

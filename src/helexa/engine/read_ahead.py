@@ -26,8 +26,8 @@ from helexa.engine.upload import upload
 class KnownBlocks(Blocks):
     """Blocks of which the host knows something already, by row: see `Blocks` for what.
 
-    ``firsts`` are the best tokens, ``tops`` as long as was asked for; ``logits`` are the model's, by
-    token id.
+    ``firsts`` are the best tokens, ``tops`` are as long as was asked for; ``logits`` are the
+    model's, by token id.
     """
 
     firsts: list[int]

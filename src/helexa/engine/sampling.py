@@ -123,7 +123,10 @@ def health_record(logits: Tensor) -> str:
 def _choose(blocks: Blocks, rows: dict[int, SampleRow]) -> dict[int, int]:
     """Token ids of some rows of ``blocks``: the best one if greedy, else a draw."""
     drawn = [i for i, row in rows.items() if known(row.params.temperature) > 0.0]
-    chosen = dict(zip(rows, map(blocks.best.__getitem__, rows))) if len(drawn) < len(rows) else {}
+    chosen: dict[int, int] = {}
+    if len(drawn) < len(rows):
+        best = blocks.best
+        chosen = {i: best[i] for i in rows}
     numbers = uniforms([(known(rows[i].params.seed), len(rows[i].generated)) for i in drawn])
     ranked: list[int] = []
     asked: list[tuple[SamplingParams, float]] = []

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FIRST_READ: Final = 128
 MARGIN: Final = 32  # read past the k-th token, to see where the tokens equal to it end
-_FEW: Final = 256  # the most tokens for which lists are as fast as arrays
+_FEW: Final = 64  # the most tokens for which lists are faster than arrays
 _TEMPERATURES: Final = (1e-30, 1e30)  # what float32 can divide by
 _SMALLEST: Final = math.ulp(0.0)
 

@@ -21,7 +21,8 @@ _KEY_STEPS: Final = (0x9E3779B9, 0xBB67AE85)
 _MASK: Final = 0xFFFFFFFF
 _MOST: Final = 2**64 - 1
 STRETCH: Final = 64
-_KEPT: Final = 1024
+"""Numbers that are made at a time."""
+_KEPT: Final = 1024  # stretches of 2 KiB: one for each sequence of the largest batches
 
 
 def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
@@ -60,13 +61,12 @@ def uniforms(places: Sequence[tuple[int, int]]) -> list[float]:
 
 
 @lru_cache(_KEPT)
-def _stretch(seed: int, number: int) -> list[float]:
+def _stretch(seed: int, number: int) -> tuple[float, ...]:
     """Some numbers of the stream ``seed``, stretch ``number`` of it."""
     first = number * STRETCH - seed % STRETCH
     indices = np.array([(first + i) & _MOST for i in range(STRETCH)], dtype=np.uint64)
     high, low = _first_words(indices, np.full(STRETCH, seed, dtype=np.uint64))
-    found: list[float] = (((high >> 5) * 2**26 + (low >> 6)) * 2.0**-53).tolist()
-    return found
+    return tuple((((high >> 5) * 2**26 + (low >> 6)) * 2.0**-53).tolist())
 
 
 def _first_words(

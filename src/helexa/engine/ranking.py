@@ -58,27 +58,26 @@ class Blocks:
         return ids
 
     def highest(self, indices: Sequence[int], count: int) -> list[Few | None]:
-        """The ``count`` first tokens of some rows, by id; None where others equal the last."""
+        """The ``count`` first tokens of some rows, by id; None where that is not certain.
+
+        That is where others equal the last of them, or where two blocks have the same maximum.
+        """
         count = min(count, self.vocab_size)
         if self.rows.device.type != "cpu" or len(indices) < _MANY:
-            return [
-                by_id(row, count) for row in self.some(indices, min(count + 1, self.vocab_size))
-            ]
+            best, where = self.unordered_top(indices, min(count + 1, self.vocab_size))
+            found = zip(best.tolist(), where.tolist(), strict=True)
+            return [by_id(row, count) for row in found]
         rows: Floats = self.rows.numpy()
-        chosen = slice(None) if len(indices) == len(rows) else list(indices)
+        asked = list(indices)
+        chosen = slice(None) if asked == list(range(len(rows))) else asked
         if 2 * count > rows.shape[1]:
             flat = rows.reshape(len(rows), -1)[chosen, : self.vocab_size]
             return lists(*highest_places(flat, count))
-        _, where, exact = highest_places(self.maxima.numpy()[chosen], count)
-        near = rows[np.array(indices)[:, None], where].reshape(len(where), -1)
+        _, blocks, exact = highest_places(self.maxima.numpy()[chosen], count)
+        near = rows[np.array(asked)[:, None], blocks].reshape(len(blocks), -1)
         values, at, exact_too = highest_places(near, count)
-        ids = np.take_along_axis(where, at // BLOCK, -1) * BLOCK + at % BLOCK
+        ids = np.take_along_axis(blocks, at // BLOCK, -1) * BLOCK + at % BLOCK
         return lists(values, ids, exact & exact_too)
-
-    def some(self, indices: Sequence[int], count: int) -> list[Few]:
-        """The ``count`` highest logits of some rows and their ids, in any order."""
-        values, ids = self.unordered_top(indices, count)
-        return list(zip(values.tolist(), ids.tolist(), strict=True))
 
     def top(self, indices: Sequence[int], count: int) -> tuple[Floats, Ints]:
         """The ``count`` highest logits of some rows and their ids, [rows, count], in order.

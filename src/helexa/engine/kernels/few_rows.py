@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn import functional as F
 
+from helexa.engine.kernels.compiled import MOST_SUMS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
@@ -15,13 +17,22 @@ if TYPE_CHECKING:
     from helexa.engine.kernels.compiled import Compiler, Kernel
 
 FEW = 4
-SIZES = (1, FEW)
-"""Rows that a kernel is made for; missing ones are padded.
-
-Four cost 1 (16 bit) to 3 (4 bit) times what one does, on an AMD EPYC.
-"""
+"""They cost 1.2 (16 bit) to 2 (4 bit) times what one row does, on an AMD EPYC with one thread."""
 MOST = 8
 """Rows up to which this is faster than expanding the matrix once for all of them."""
+
+
+class Plan(NamedTuple):
+    """The ``sizes`` of which kernels are made, in rows: missing ones are padded.
+
+    A loop makes at most ``sums``.
+    """
+
+    sizes: tuple[int, ...] = (1, FEW)
+    sums: int = MOST_SUMS
+
+
+PLAIN = Plan()
 
 
 class FewRows(NamedTuple):
@@ -52,13 +63,15 @@ def few_rows(
     statics: tuple[Hashable, ...],
     example: Callable[[int], list[Tensor]],
     tensors: tuple[Tensor, ...],
-    sizes: tuple[int, ...] = SIZES,
+    plan: Plan = PLAIN,
 ) -> FewRows:
     """The kernels of a function; ``example`` makes rows, ``tensors`` follow them."""
-    kernels = (
-        (rows, compiler.kernel(function, statics, [*example(rows), *tensors])) for rows in sizes
-    )
-    return FewRows(tuple(kernels), tensors)
+
+    def kernel(rows: int) -> Kernel:
+        examples = [*example(rows), *tensors]
+        return compiler.kernel(function, statics, examples, sums=plan.sums)
+
+    return FewRows(tuple((rows, kernel(rows)) for rows in plan.sizes), tensors)
 
 
 def padded_rows(x: Tensor, rows: int) -> Tensor:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from helexa.engine.kernels.few_rows import FEW, MOST, Plan
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,9 +26,8 @@ LANES = 16
 """Rows that are summed side by side, one register of float32 numbers."""
 UPPER = -(2**16)
 """The bits of a word's upper half."""
-SIZES = (1, 4, 8)
-"""Rows for which there are kernels: with two threads four take 1.2 times as long as one, eight 1.6
-times."""
+PLAN = Plan(sizes=(1, FEW, MOST))
+"""With two threads four rows take 1.2 times as long as one, eight 1.6 times."""
 
 
 def paired_words(matrix: Tensor) -> Tensor:

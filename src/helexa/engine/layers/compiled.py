@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from helexa.engine.kernels.few_rows import FewRows, few_rows
+from helexa.engine.kernels.few_rows import FewRows, Plan, few_rows
 from helexa.engine.kernels.layer_steps import (
     Closing,
     Heads,
@@ -194,7 +194,7 @@ def opened(
         x, angles = torch.empty(rows, mixer.qkv.inputs), torch.empty(2, rows, 1, mixer.turned)
         return [x, *angles]
 
-    opening = few_rows(compiler, open_attention, (form,), example, tensors, sizes_of(matrix))
+    opening = few_rows(compiler, open_attention, (form,), example, tensors, plan_of(matrix))
     kv = torch.empty(2, mixer.kv_heads, SLOTS, mixer.head_dim, dtype=cache, device="meta")
     one = [torch.empty(1, mixer.heads * mixer.head_dim), *kv[:, :, :CONTEXT]]
     return CompiledLayer(layer, opening, closing, compiler.kernel(attend, (heads,), one, KEPT))
@@ -212,7 +212,7 @@ def opened_delta(layer: DecoderLayer, compiler: Compiler) -> FewRows | None:
         return [torch.empty(rows, mixer.hidden)]
 
     matrices = inputs[0], gates[0]
-    return few_rows(compiler, open_delta, (matrices,), example, tensors, sizes_of(*matrices))
+    return few_rows(compiler, open_delta, (matrices,), example, tensors, plan_of(*matrices))
 
 
 def closed(layer: DecoderLayer, compiler: Compiler) -> FewRows | None:
@@ -233,12 +233,14 @@ def closed(layer: DecoderLayer, compiler: Compiler) -> FewRows | None:
     def example(rows: int) -> list[Tensor]:
         return [torch.empty(rows, sum(out.outputs)), torch.empty(rows, out.inputs)]
 
-    return few_rows(compiler, close_layer, (form,), example, tensors, sizes_of(*matrices))
+    return few_rows(compiler, close_layer, (form,), example, tensors, plan_of(*matrices))
 
 
-def sizes_of(*matrices: Matrix) -> tuple[int, ...]:
-    """The numbers of rows for which a function with these is worth a kernel."""
-    return min((recipe.sizes for matrix in matrices for recipe in matrix), key=len)
+def plan_of(*matrices: Matrix) -> Plan:
+    """What suits the products with each of these: the fewest kernels, the shortest loops."""
+    plans = [recipe.plan for matrix in matrices for recipe in matrix]
+    fewest = min((plan.sizes for plan in plans), key=len)
+    return Plan(fewest, min(plan.sums for plan in plans))
 
 
 def traced(linear: Linear) -> tuple[Matrix, tuple[Tensor, ...]] | None:

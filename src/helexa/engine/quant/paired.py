@@ -13,7 +13,7 @@ from helexa.engine.kernels.narrow_product import in_order, reordered_product
 from helexa.engine.kernels.onednn_order import in_blocks
 from helexa.engine.kernels.paired import (
     BLOCK,
-    SIZES,
+    PLAN,
     paired_matrix,
     paired_product,
     paired_words,
@@ -57,7 +57,7 @@ class OrderedWeight:
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
-        if len(x) <= SIZES[-1]:
+        if len(x) <= PLAN.sizes[-1]:
             return self.few(x.contiguous())[0]
         return reordered_product(padded(x, torch.bfloat16), self.reordered)[: len(x)].float()
 
@@ -67,7 +67,7 @@ class OrderedWeight:
 
     def traced(self) -> Traced:
         """For a compiler (see `quant.weight`)."""
-        recipe = Recipe(paired_product, (), 1, self.shape[0], sizes=SIZES)
+        recipe = Recipe(paired_product, (), 1, self.shape[0], PLAN)
         return Traced(recipe, self.few.tensors)
 
 
@@ -130,4 +130,4 @@ def kernels(compiler: Compiler, words: Tensor) -> FewRows:
     def example(rows: int) -> list[Tensor]:
         return [torch.empty(rows, 2 * words.shape[1])]
 
-    return few_rows(compiler, paired_product, (), example, (words,), SIZES)
+    return few_rows(compiler, paired_product, (), example, (words,), PLAN)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
-from helexa.engine.kernels.few_rows import SIZES
+from helexa.engine.kernels.few_rows import PLAIN, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -43,15 +43,15 @@ class Recipe(NamedTuple):
     """How few rows are multiplied with a matrix, for a compiler to take into a larger function.
 
     ``function(*statics, x, *tensors)``, x [T, K] float32 and ``taken`` tensors, is x @ Wᵀ
-    [T, ≥ rows], of which the first ``rows`` columns are wanted. ``sizes``: for so
-    many rows it is worth a kernel.
+    [T, ≥ rows], of which the first ``rows`` columns are wanted. ``plan``:
+    how that is compiled best.
     """
 
     function: Callable[..., Tensor]
     statics: tuple[Hashable, ...]
     taken: int
     rows: int
-    sizes: tuple[int, ...] = SIZES
+    plan: Plan = PLAIN
 
 
 class Traced(NamedTuple):

@@ -10,6 +10,7 @@ import torch
 from helexa.engine.kernels.few_rows import MOST, FewRows, few_rows
 from helexa.engine.kernels.lanes import (
     LANES,
+    PLAN,
     Factors,
     Form,
     Lanes,
@@ -79,7 +80,7 @@ class LaneWeight:
     def traced(self) -> Traced:
         """For a compiler (see `quant.weight`)."""
         tensors = self.lanes.tensors()
-        return Traced(Recipe(row_product, (self.form,), len(tensors), self.shape[0]), tensors)
+        return Traced(Recipe(row_product, (self.form,), len(tensors), self.shape[0], PLAN), tensors)
 
     def many(self, x: Tensor) -> Tensor:
         """The product by expanding a few blocks at a time."""
@@ -178,6 +179,6 @@ class LaneSink:
             shape=self.shape,
             dtype=dtype,
             tile_blocks=count,
-            few=few_rows(compiler, row_product, (form,), example, tensors),
+            few=few_rows(compiler, row_product, (form,), example, tensors, PLAN),
             tile=expanding,
         )

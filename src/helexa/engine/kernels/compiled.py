@@ -117,10 +117,14 @@ class Compiler:
         they must in the examples, from all others and from 0 and 1. Examples are not read.
         """
         layouts = tuple((tuple(e.shape), tuple(e.stride()), e.dtype) for e in example)
+        made = partial(Kernel, partial(function, *statics), layouts, free)
+        return self.shared((function, statics, layouts, free), made)
+
+    def shared(self, key: Hashable, make: Callable[[], Kernel]) -> Kernel:
+        """The kernel of this name, made unless there is one."""
         with self._lock:  # layers are loaded side by side
-            key = (function, statics, layouts, free)
             if key not in self._kernels:
-                self._kernels[key] = Kernel(partial(function, *statics), layouts, free)
+                self._kernels[key] = make()
             return self._kernels[key]
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 """Tiles of matrices of small integers, expanded where oneDNN multiplies with them.
 
 oneDNN's kernels for bfloat16 read a matrix [N, K] in blocks of 64 rows, in each of which pairs of
-columns are neighbours: [N / 64, K / 2, 64, 2], with zeros up to a multiple of 64. A tile that is
+columns are neighbours: [N / 64, K / 2, 64, 2], with zeros up to whole blocks. A tile that is
 written in this order need not be reordered at every product, which saves a twentieth of one with
 128 rows. Its words are two columns of 64 rows, `kernels.lanes` has words of 16 rows.
 
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from helexa.engine.kernels.compiled import Compiler
 
 BLOCK_ROWS = 64
-"""Rows of a block in oneDNN's order; columns are padded to a multiple of it, too."""
+"""Rows of a block in oneDNN's order."""
+COLUMN_STEP = 32
+"""What columns are padded to a multiple of."""
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLOATS = "cpp.enable_floating_point_contract_flag"
 
@@ -48,9 +50,15 @@ class Room(NamedTuple):
     words: Tensor
 
 
+def padded_shape(matrix: Tensor) -> tuple[int, int]:
+    """Rows and columns that a matrix [N, K] takes room for."""
+    rows, columns = matrix.shape
+    return -(-rows // BLOCK_ROWS) * BLOCK_ROWS, -(-columns // COLUMN_STEP) * COLUMN_STEP
+
+
 def in_words(matrix: Tensor) -> Tensor:
     """The `Room.words` of a matrix [N, K] bfloat16, by the formula."""
-    rows, columns = (-(-size // BLOCK_ROWS) * BLOCK_ROWS for size in matrix.shape)
+    rows, columns = padded_shape(matrix)
     padded = matrix.new_zeros(rows, columns)
     padded[: matrix.shape[0], : matrix.shape[1]] = matrix
     pairs = padded.view(-1, BLOCK_ROWS, columns // 2, 2).transpose(1, 2).contiguous()
@@ -65,7 +73,7 @@ def make_room(matrix: Tensor) -> Room:
     """
     made = reorder(matrix)
     size, start = torch.ops.mkldnn._nbytes(made), torch.ops.mkldnn.data_ptr(made)
-    rows, columns = (-(-size // BLOCK_ROWS) * BLOCK_ROWS for size in matrix.shape)
+    rows, columns = padded_shape(matrix)
     if size != rows * columns * matrix.element_size():
         raise ValueError(f"{size} bytes of a matrix of {rows} × {columns} numbers")
     memory = (ctypes.c_char * size).from_address(start)

@@ -6,18 +6,22 @@ A reader that goes away, however it does, has its requests aborted.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+from anyio.lowlevel import RunVar
 
 from helexa.answers import Answer, Generation, gather
 from helexa.engine.host import ConsumerGone
@@ -26,6 +30,9 @@ from helexa.loaded import Job, LoadedModel
 from helexa.text.events import Event, Finish
 
 Item = TypeVar("Item")
+
+RING_AGAIN_S: Final = 1.0
+"""How long a loop may leave a call unanswered before it is called again."""
 
 
 class _Running:
@@ -176,41 +183,89 @@ def _with_choices(choices: list[Generation]) -> Generation:
     return replace(first, alternatives=tuple(others)) if others else first
 
 
+class _Bell:
+    """Wakes an event loop from other threads, once for all that it has to do by then.
+
+    A step leaves something for each of its readers. A call of the loop for each would be a write to
+    its socket for each, and at every one of them the loop, awake since the first, would take the
+    interpreter from the engine's thread. What nobody answers is rung again: a loop that ended in
+    between has forgotten the first call, and tells so at the second.
+    """
+
+    def __init__(self) -> None:
+        # Whoever keeps the bell of a loop must not keep the loop: see `_BELL`.
+        self._loop = weakref.ref(anyio.lowlevel.current_token().native_token)
+        self._lock = threading.Lock()
+        self._due: dict[LoopMailbox[Any], None] = {}  # as a set that keeps their order
+        self._rung_s = -math.inf
+
+    def ring(self, mailbox: LoopMailbox[Any]) -> None:
+        """Have the loop look at a mailbox. Raises ConsumerGone if it does not run any more."""
+        now_s = time.monotonic()
+        with self._lock:
+            self._due[mailbox] = None
+            if len(self._due) > 1 and now_s < self._rung_s + RING_AGAIN_S:
+                return
+            self._rung_s = now_s
+        try:
+            self._call()
+        except RuntimeError as error:  # the loop is closed (asyncio) or has finished (trio)
+            with self._lock:
+                self._due.clear()  # so that whoever comes next finds out as well
+            raise ConsumerGone from error
+
+    def _call(self) -> None:
+        loop: Any = self._loop()
+        if loop is None:
+            raise RuntimeError("the event loop is no more")
+        soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
+        soon(self._answer)
+
+    def _answer(self) -> None:
+        with self._lock:
+            due, self._due = self._due, {}
+        for mailbox in due:
+            mailbox.wake()
+
+
+_BELL: RunVar[_Bell] = RunVar("helexa-bell")  # one for each event loop, as long as that lives
+
+
+def _bell() -> _Bell:
+    """That of the event loop which runs here."""
+    try:
+        return _BELL.get()
+    except LookupError:
+        bell = _Bell()
+        _BELL.set(bell)
+        return bell
+
+
 class LoopMailbox(Generic[Item]):
     """What other threads leave for one task of an asyncio or trio event loop."""
 
     def __init__(self) -> None:
-        token: Any = anyio.lowlevel.current_token().native_token
-        self._wake_soon = getattr(token, "call_soon_threadsafe", None) or token.run_sync_soon
-        self._lock = threading.Lock()
+        self._bell = _bell()
         self._items: deque[Item] = deque()
         self._arrived = anyio.Event()
-        self._notified = False
 
     def put(self, item: Item) -> None:
-        """Called on any thread, mostly the engine's; never blocks it."""
-        with self._lock:
-            self._items.append(item)
-            if self._notified:
-                return
-            self._notified = True
-        try:
-            self._wake_soon(self._wake)
-        except RuntimeError as error:  # the loop is closed (asyncio) or has finished (trio)
-            raise ConsumerGone from error
+        """Called on any thread, mostly the engine's; never blocks it.
 
-    def _wake(self) -> None:
-        with self._lock:
-            self._notified = False
+        Raises ConsumerGone if the loop does not run any more.
+        """
+        self._items.append(item)
+        self._bell.ring(self)
+
+    def wake(self) -> None:
+        """Called by the loop when something has arrived."""
         self._arrived.set()
 
     async def get(self) -> Item:
-        while True:
-            with self._lock:
-                if self._items:
-                    return self._items.popleft()
-                self._arrived = anyio.Event()
+        while not self._items:
+            self._arrived = anyio.Event()  # nobody wakes before the wait: only the loop does
             await self._arrived.wait()
+        return self._items.popleft()
 
 
 class AsyncEventStream:

@@ -282,6 +282,7 @@ def test_ids_outside_the_vocabulary_are_refused(
         bench.submit(prompt, **params)
     assert refusal.value.param == param
     assert bench.core.idle
+    assert bench.submit([1]) == 1  # a host numbers requests in the same way, and before it knows
 
 
 def test_images_are_refused_by_a_model_without_a_tower() -> None:

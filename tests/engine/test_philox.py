@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helexa.engine.philox import Words, philox4x32, uniform, uniforms
+from helexa.engine.philox import STRETCH, Words, philox4x32, uniform, uniforms
 
 # Source: Random123, examples/kat_vectors, philox4x32 with 10 rounds.
 VECTORS = [
@@ -43,3 +43,10 @@ def test_many_numbers_are_those_of_each(count: int) -> None:
     seeds = (0, 1, 2**32 - 1, 2**32, 2**63, 2**64 - 1)
     places = [(seeds[i % 6], (i * 2**59 + i) % 2**64) for i in range(count)]
     assert uniforms(places) == [uniform(seed, index) for seed, index in places]
+
+
+@pytest.mark.parametrize("seed", [0, 5, STRETCH - 1, 2**32 + 7, 2**64 - 1])
+@pytest.mark.parametrize("first", [0, 3 * STRETCH - 5, 2**32 - 9, 2**64 - STRETCH - 20])
+def test_numbers_made_ahead_are_those_of_each(seed: int, first: int) -> None:
+    places = [(seed, first + i) for i in range(STRETCH + 20)]
+    assert uniforms(places) == [uniform(*place) for place in places]

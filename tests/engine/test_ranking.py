@@ -52,6 +52,33 @@ def test_a_ranking_is_an_exact_prefix(
         assert all(row[i] == -math.inf for i in truth[len(ranking) :])
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    chosen=st.lists(st.integers(0, 11), unique=True, min_size=1),
+    vocab_size=st.sampled_from([1, 5, 129, 1000, BLOCK * 70 + 1]),
+    levels=st.sampled_from([1, 30, 10**6]),
+    count=st.integers(1, 30),
+    banned=st.floats(0, 1),
+)
+def test_the_highest_are_the_first_of_the_order_or_unknown(
+    seed: int, chosen: list[int], vocab_size: int, levels: int, count: int, banned: float
+) -> None:
+    rows = logits(seed, 12, vocab_size, levels)
+    rows[:, : int(banned * (vocab_size - 1))] = -math.inf
+    for index, found in zip(chosen, Blocks.of(rows).highest(chosen, count), strict=True):
+        row, order = rows[index].tolist(), ordered(rows[index])
+        if found is None:
+            some = [value for value in row if value > -math.inf]
+            assert len(set(some)) < len(some)  # which of them come first is then by id
+        else:
+            values, ids = found
+            assert values == [row[i] for i in ids]
+            assert ids == sorted(ids)
+            possible = [i for i in order[:count] if row[i] > -math.inf]
+            assert [i for i in ids if row[i] > -math.inf] == sorted(possible)
+
+
 FLOATS = st.floats(width=32, allow_nan=False)
 
 

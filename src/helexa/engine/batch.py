@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
 from helexa.engine.upload import moved
@@ -42,8 +43,7 @@ class Computed(NamedTuple):
     logits: Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Span:
+class Span(NamedTuple):
     """One sequence's share of a forward pass.
 
     Its new tokens are the rows ``start`` to ``start + length`` of the batch and follow ``context``
@@ -103,28 +103,36 @@ def build_batch(
     slots: list[int] = []
     spans: list[Span] = []
     wanted: list[int] = []
-    for tokens, context, blocks, want_logits, state in (Part(*part) for part in parts):
-        total = context + len(tokens)
+    for part in parts:
+        tokens, context, blocks, want_logits, state = Part(*part)
+        length, total = len(tokens), context + len(tokens)
         table = block_table(tokens, total, blocks, block_size)
-        new = range(context, total)
         where = cache_slots(table, total, block_size, device)
-        spans.append(Span(len(ids), len(tokens), context, table, where, state))
-        ids.extend(tokens)
-        positions.extend(new)
-        slots.extend(table[i // block_size] * block_size + i % block_size for i in new)
-        wanted.extend(range(len(ids) - want_logits, len(ids)))
-    flat = torch.tensor([ids, positions], dtype=torch.int64).to(device)
-    rows = torch.tensor(wanted, dtype=torch.int64).to(device)
+        spans.append(Span(len(ids), length, context, table, where, state))
+        ids += tokens
+        if length == 1:  # the rule, and so faster
+            positions.append(context)
+            slots.append(table[-1] * block_size + context % block_size)
+        else:
+            new = range(context, total)
+            positions += new
+            slots += [table[i // block_size] * block_size + i % block_size for i in new]
+        wanted += range(len(ids) - want_logits, len(ids))
     return Batch(
-        flat[0],
-        flat[1],
+        index(ids, device),
+        index(positions, device),
         neighbours_or_index(slots, device),
         tuple(spans),
-        rows,
+        index(wanted, device),
         steps=single_steps(spans, device),
         prompts=several_tokens(spans, device) if len(spans) < len(ids) else None,
         fresh_states=tuple(span.state for span in spans if not span.context),
     )
+
+
+def index(numbers: list[int], device: torch.device) -> Tensor:
+    """Numbers as an int64 tensor; by way of numpy, which takes lists apart twice as fast."""
+    return torch.from_numpy(np.array(numbers, np.int64)).to(device)
 
 
 def block_table(
@@ -165,7 +173,7 @@ def neighbours_or_index(slots: list[int], device: torch.device) -> slice | Tenso
     first = slots[0] if slots else 0
     if slots == list(range(first, first + len(slots))):
         return slice(first, first + len(slots))
-    return torch.tensor(slots, dtype=torch.int64).to(device)
+    return index(slots, device)
 
 
 def cache_slots(

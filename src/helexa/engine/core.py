@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import torch
 
@@ -98,15 +98,16 @@ class EngineCore:
         self._intake.prepare(request)
 
     def submit(self, request: Request) -> int:
-        """Queue a request and return its id.
+        """Queue a request and return its id: how many came before it, refused ones among them.
 
         Raises InvalidRequest, PromptTooLong, CapacityError or UnsupportedGrammar if it can never
         run as asked, EngineClosed or EngineLost if the core is at its end.
         """
         if self._ended is not None:
             raise self._ended.with_traceback(None)  # not that of the last one who tried
-        seq = self._intake.sequence(self._next_id, request)
+        request_id = self._next_id
         self._next_id += 1
+        seq = self._intake.sequence(request_id, request)
         seq.submitted_s = self._clock()
         if reason := _finish_reason(seq):
             self._ready.append(self._last(seq, seq.submitted_s, finish_reason=reason))
@@ -188,11 +189,10 @@ class EngineCore:
         if drawn[0].error is not None:
             self._drop(seq, forget=True)
             return self._last(seq, now, error=drawn[0].error)
-        new: dict[str, Any] = {}
-        if seq.first_token_s is None:
-            new["cache"] = self._prefilled(seq, now)
+        cache = self._prefilled(seq, now) if seq.first_token_s is None else None
         taken = 0
         reason: FinishReason | None = None
+        fault: HelexaError | None = None
         for index, sampled in enumerate(drawn):
             if index and counted.length:
                 self._scheduler.commit_drafted(seq)
@@ -202,17 +202,26 @@ class EngineCore:
             try:
                 seq.append(sampled.token_id)
             except BaseException as error:  # whatever a library makes of it: no other row's
-                self._drop(seq)
-                return self._last(seq, now, error=own_error(error), **new)
+                fault = own_error(error)
+                break
             taken += 1
             if reason := _finish_reason(seq):
                 break
-        new["token_ids"] = tuple(sampled.token_id for sampled in drawn[:taken])
-        new["logprobs"] = tuple(s.logprob for s in drawn[:taken] if s.logprob is not None)
+        if fault is not None:
+            self._drop(seq)
+            return self._last(seq, now, error=fault, cache=cache)
         if reason is not None:
             self._end(seq, now)
-            return self._last(seq, now, finish_reason=reason, **new)
-        return self._output(seq, now, **new)
+        return StepOutput(
+            seq.id,
+            tuple([sampled.token_id for sampled in drawn[:taken]]),
+            tuple([s.logprob for s in drawn[:taken] if s.logprob is not None]),
+            reason,
+            cache=cache,
+            timing=seq.timing(now),
+            completion_tokens=len(seq.generated),
+            drafts=seq.drafts,
+        )
 
     def _prefilled(self, seq: Row, now: float) -> CacheReport:
         """A sequence has its first token: count its speed, say what the cache did for it."""
@@ -243,19 +252,17 @@ class EngineCore:
         *,
         finish_reason: FinishReason | None = None,
         error: HelexaError | None = None,
-        **new: Any,
+        cache: CacheReport | None = None,
     ) -> StepOutput:
-        """A sequence's last output."""
-        return self._output(seq, now, finish_reason=finish_reason, error=error, **new)
-
-    def _output(self, seq: Row, now: float, **new: Any) -> StepOutput:
-        """What is told of a sequence whatever has happened to it, and what is new."""
+        """The last output of a sequence that ends without another token."""
         return StepOutput(
             seq.id,
+            finish_reason=finish_reason,
+            error=error,
+            cache=cache,
             timing=seq.timing(now),
             completion_tokens=len(seq.generated),
             drafts=seq.drafts,
-            **new,
         )
 
     def _failed(self, parts: list[Part], cause: BaseException) -> list[StepOutput]:

@@ -175,7 +175,8 @@ class CoreLoop:
             host_id, deliver = sink
             if output.finished:
                 del self._open[output.id], self._core_ids[host_id]
-            if not hand_to(deliver, replace(output, id=host_id)):
+            told = output if output.id == host_id else replace(output, id=host_id)
+            if not hand_to(deliver, told):
                 self._abort(host_id)
         self._flush()
 

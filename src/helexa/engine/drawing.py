@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from helexa.engine.logit_changes import known
-from helexa.engine.ranking import Blocks, Ranking
+from helexa.engine.ranking import Blocks, Ranking, rankings
 
 if TYPE_CHECKING:
     from helexa.engine.params import SamplingParams
 
 FIRST_READ: Final = 128
 MARGIN: Final = 32  # read past the k-th token, to see where the tokens equal to it end
-_MANY: Final = 4  # from so many rows on, they are drawn together
+_FEW: Final = 64  # the most tokens for which lists are faster than arrays
 _TEMPERATURES: Final = (1e-30, 1e30)  # what float32 can divide by
 _SMALLEST: Final = math.ulp(0.0)
 
@@ -70,61 +72,47 @@ def draw_ranked(
 ) -> list[int]:
     """`draw` for some rows: the params and the number of each → a token id for each.
 
-    Rows with top-k that are many are drawn together; what they have read may not suffice for some.
+    Rows with the same top-k are read together; what that leaves open is drawn as `draw` does.
     """
-    sizes = [min(first_read(params), blocks.vocab_size) for params, _ in asked]
-    values, ids = blocks.top(indices, max(sizes))
-    drawn = [-1] * len(indices)
-    limited = [at for at, (params, _) in enumerate(asked) if known(params.top_k)]
-    if len(limited) >= _MANY:
-        some, where = [asked[at] for at in limited], np.array([sizes[at] for at in limited])
-        found = draw_many(values[limited], ids[limited], some, where, blocks.vocab_size)
-        for at, token in zip(limited, found, strict=True):
-            drawn[at] = token
-    for at, (params, number) in enumerate(asked):
-        if drawn[at] < 0:
-            size = sizes[at]
-            ranking = Ranking(blocks, indices[at], values[at, :size], ids[at, :size])
-            drawn[at] = draw(ranking, params, number)
-    return drawn
+    drawn: list[int | None] = [None] * len(indices)
+    alike: dict[int, list[int]] = {}
+    for at, (params, _) in enumerate(asked):
+        if 0 < known(params.top_k) <= _FEW:
+            alike.setdefault(known(params.top_k), []).append(at)
+    for top_k, places in alike.items():
+        found = blocks.highest([indices[at] for at in places], top_k)
+        for at, row in zip(places, found, strict=True):
+            if row is not None:
+                drawn[at] = draw_few(*row, *asked[at])
+    left = [at for at, token in enumerate(drawn) if token is None]
+    sizes = [first_read(asked[at][0]) for at in left]
+    rows = rankings(blocks, [indices[at] for at in left], sizes)
+    again = {at: draw(ranking, *asked[at]) for at, ranking in zip(left, rows, strict=True)}
+    return [again[at] if token is None else token for at, token in enumerate(drawn)]
 
 
-def draw_many(
-    values: NDArray[np.float32],
-    ids: NDArray[np.int64],
-    asked: Sequence[tuple[SamplingParams, float]],
-    sizes: NDArray[np.int64],
-    vocab_size: int,
-) -> list[int]:
-    """`draw` for rows with top-k, bit for bit; -1 where more must be read.
+def draw_few(
+    values: list[float], ids: list[int], params: SamplingParams, number: float
+) -> int | None:
+    """`draw` from what top-k has left of a row, by id; None if top-p ends between equal weights.
 
-    values and ids [R, n] as `Blocks.top` gives them, of which each row counts only ``sizes``.
+    Lists of so few numbers are faster than arrays, right behind the model above all: each operator
+    of numpy has its own code, none of which is in the processor's cache then.
     """
-    columns = [
-        (known(p.top_k), known(p.top_p), max(known(p.min_p), _SMALLEST), divisor(p), number)
-        for p, number in asked
-    ]
-    top_k, top_p, least, temperature, number = np.array(columns).T[:, :, None]  # [R, 1] each
-    last = np.take_along_axis(values, sizes[:, None] - 1, -1)
-    whole = sizes[:, None] == vocab_size
-    count = np.where(whole, sizes[:, None], (values > last).sum(-1, keepdims=True))
-    enough = (count >= top_k) | (whole | (last == -np.inf)) & (count > 0)
-    values = values[:, : int(top_k.max())]
-    column = np.arange(values.shape[1])
-    weights = np.exp((values.astype(np.float64) - values[:, :1]) / temperature)
-    weights[column >= np.minimum(count, top_k)] = 0.0
-    mass = weights.cumsum(-1)
-    kept = (weights >= least).sum(-1, keepdims=True)
-    nucleus = (mass < top_p * mass[:, -1:]).sum(-1, keepdims=True) + 1
-    kept = np.where(top_p < 1.0, np.minimum(kept, nucleus), kept)
-    inside = column < kept
-    order = np.where(inside, ids[:, : len(column)], vocab_size).argsort(-1)
-    mass = np.take_along_axis(np.where(inside, weights, 0.0), order, -1).cumsum(-1)
-    at = np.minimum((mass <= number * mass[:, -1:]).sum(-1, keepdims=True), kept - 1)
-    place = np.take_along_axis(order, np.maximum(at, 0), -1)
-    found = np.where(enough, np.take_along_axis(ids, place, -1), -1)
-    tokens: list[int] = found[:, 0].tolist()
-    return tokens
+    peak, temperature = max(values), divisor(params)
+    weights = [math.exp((value - peak) / temperature) for value in values]
+    top_p, least = known(params.top_p), max(known(params.min_p), _SMALLEST)
+    if top_p < 1.0:
+        falling = sorted(weights, reverse=True)
+        mass = list(accumulate(falling))
+        end = bisect_left(mass, top_p * mass[-1]) + 1
+        if end < len(falling):
+            if falling[end] == falling[end - 1] >= least:
+                return None
+            least = max(least, falling[end - 1])
+    mass = list(accumulate([weight if weight >= least else 0.0 for weight in weights]))
+    last = bisect_left(mass, mass[-1])
+    return ids[min(bisect_right(mass, number * mass[-1]), last)]
 
 
 def count_kept(

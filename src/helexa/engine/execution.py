@@ -71,27 +71,35 @@ class Execution:
         """
         if copies:
             self.runner.copy(copies)
-        sampling = [part for part in parts if part.samples]
-        rows = [row for part in sampling for row in self._sample_rows(part)]
-        logits = self.runner.run([_work(part) for part in parts])
-        refused = self._constrain(sampling, rows)  # while an accelerator computes the logits
+        wanted = [1 + len(part.draft) if part.samples else 0 for part in parts]
+        rows = self._sample_rows(parts, wanted)
+        logits = self.runner.run(list(map(_work, parts, wanted)))
+        refused = self._constrain(parts, wanted, rows)  # while an accelerator computes the logits
         with refusals_as_memory_errors():
             sampled = self.sampler.sample(logits, rows) if rows else []
         for at, error in refused.items():
             sampled[at] = Sampled(NO_TOKEN, error=error)
         self.model_s = self.runner.model_s
         drawn = iter(sampled)
-        return [list(islice(drawn, _wanted(part))) for part in parts]
+        return [list(islice(drawn, count)) for count in wanted]
 
     def drop(self, seq: Row) -> None:
         """A sequence is over."""
         self._rows.pop(seq.id, None)
 
-    def _sample_rows(self, part: Part) -> Iterator[SampleRow]:
-        """What the sampler needs at each position of a part that it samples."""
+    def _sample_rows(self, parts: Sequence[Part], wanted: Sequence[int]) -> list[SampleRow]:
+        """What the sampler needs at each position that it samples, ``wanted`` of each part."""
+        rows = []
+        for part, count in zip(parts, wanted, strict=True):
+            if count:
+                rows.append(self._first_row(part.sequence))
+            if count > 1:
+                rows += self._drafted_rows(part, rows[-1])
+        return rows
+
+    def _drafted_rows(self, part: Part, row: SampleRow) -> Iterator[SampleRow]:
+        """What it needs behind each token of a draft; ``row`` is what it needs before."""
         seq = part.sequence
-        row = self._first_row(seq)
-        yield row
         said = seq.generated
         for token_id in part.draft:
             said = [*said, token_id]
@@ -102,39 +110,36 @@ class Execution:
         """The row of a sequence's next token; made anew only when end tokens become allowed."""
         row = self._rows.get(seq.id)
         early = len(seq.generated) < seq.params.min_tokens
-        if row is None or bool(row.blocked) != (early and bool(seq.ends)):
+        if row is None or bool(row.blocked) is not (early and bool(seq.ends)):
             row = SampleRow(seq.params, seq.generated, seq.ends if early else ())
             self._rows[seq.id] = row
         return row
 
-    def _constrain(self, sampling: list[Part], rows: list[SampleRow]) -> dict[int, HelexaError]:
+    def _constrain(
+        self, parts: Sequence[Part], wanted: Sequence[int], rows: list[SampleRow]
+    ) -> dict[int, HelexaError]:
         """Give each row that has a mask its allowed tokens, in place; errors by row.
 
         Sequences with a mask have no drafts: they are masked at one position.
         """
         refused: dict[int, HelexaError] = {}
         at = 0
-        for part in sampling:
-            if part.sequence.mask is not None:
+        for part, count in zip(parts, wanted, strict=True):
+            if count and part.sequence.mask is not None:
                 try:
                     allowed = part.sequence.mask.fill()
                     rows[at] = allowing(rows[at], allowed, self._vocab_size)
                 except BaseException as error:  # whatever a library makes of it: no other row's
                     refused[at] = own_error(error)
-            at += 1 + len(part.draft)
+            at += count
         return refused
 
 
-def _work(part: Part) -> Work:
-    """What the runner needs to know of a part."""
+def _work(part: Part, wanted: int) -> Work:
+    """What the runner needs to know of a part that is sampled at so many positions."""
     seq = part.sequence
     tokens = seq.tokens[seq.computed : seq.computed + part.length]
     if part.draft:
         tokens = tokens + array(TOKEN_TYPE, part.draft)
     state = seq.state if seq.fork is None else seq.fork
-    return Work(tokens, seq.computed, seq.blocks, _wanted(part), state)
-
-
-def _wanted(part: Part) -> int:
-    """At how many positions a part is sampled."""
-    return 1 + len(part.draft) if part.samples else 0
+    return Work(tokens, seq.computed, seq.blocks, wanted, state)

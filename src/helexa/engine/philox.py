@@ -7,6 +7,7 @@ Plain integers: the same on every device, and nothing to save when a sequence is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -18,7 +19,10 @@ _ROUNDS: Final = 10
 _MULTIPLIERS: Final = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS: Final = (0x9E3779B9, 0xBB67AE85)
 _MASK: Final = 0xFFFFFFFF
-_MANY: Final = 16  # from so many numbers on, one array operation is faster than all of them
+_MOST: Final = 2**64 - 1
+STRETCH: Final = 64
+"""Numbers that are made at a time."""
+_KEPT: Final = 1024  # stretches of 2 KiB: one for each sequence of the largest batches
 
 
 def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
@@ -43,13 +47,26 @@ def uniform(seed: int, index: int) -> float:
 
 
 def uniforms(places: Sequence[tuple[int, int]]) -> list[float]:
-    """`uniform` of each pair of a seed and an index, for large numbers of them at once."""
-    if len(places) < _MANY:
-        return [uniform(seed, index) for seed, index in places]
-    seeds, indices = np.array(places, dtype=np.uint64).T
-    high, low = _first_words(indices, seeds)
-    found: list[float] = (((high >> 5) * 2**26 + (low >> 6)) * 2.0**-53).tolist()
+    """`uniform` of each pair of a seed and an index.
+
+    A sequence asks for one number after the other, and many take hardly longer than one: they are
+    made a stretch at a time. Stretches of different seeds end at different indices, so that rows
+    which began together do not all need theirs in the same step.
+    """
+    found = []
+    for seed, index in places:
+        number, at = divmod(index + seed % STRETCH, STRETCH)
+        found.append(_stretch(seed, number)[at])
     return found
+
+
+@lru_cache(_KEPT)
+def _stretch(seed: int, number: int) -> tuple[float, ...]:
+    """Some numbers of the stream ``seed``, stretch ``number`` of it."""
+    first = number * STRETCH - seed % STRETCH
+    indices = np.array([(first + i) & _MOST for i in range(STRETCH)], dtype=np.uint64)
+    high, low = _first_words(indices, np.full(STRETCH, seed, dtype=np.uint64))
+    return tuple((((high >> 5) * 2**26 + (low >> 6)) * 2.0**-53).tolist())
 
 
 def _first_words(

@@ -25,29 +25,59 @@ Ints = NDArray[np.int64]
 
 BLOCK: Final = 128
 GROWTH: Final = 16
+_MANY: Final = 8  # from so many rows on, numpy selects faster than torch
+
+Few = tuple[list[float], list[int]]
+"""Some logits of a row, and their ids."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Blocks:
     """Rows of logits cut into blocks.
 
-    rows [R, N, 128] float32, the last block filled up with -inf; maxima [R, N]; ``peaks`` and
-    ``best`` are each row's highest logit and the lowest id that has it. A peak is NaN or +inf if
-    and only if the row holds one.
+    rows [R, N, 128] float32, the last block filled up with -inf; maxima [R, N]; ``peaks`` are each
+    row's highest logit, NaN or +inf if and only if the row holds one.
     """
 
     rows: Tensor
     maxima: Tensor
     vocab_size: int
     peaks: list[float]
-    best: list[int]
 
     @classmethod
     def of(cls, logits: Tensor) -> Blocks:
         """Cut logits [R, V] float32: a view where 128 divides V, else a copy."""
         rows, maxima = cut(logits)
         peaks: list[float] = maxima.amax(-1).tolist()
-        return cls(rows, maxima, logits.shape[1], peaks, best_of(rows, maxima).tolist())
+        return cls(rows, maxima, logits.shape[1], peaks)
+
+    @property
+    def best(self) -> list[int]:
+        """The lowest id of each row's highest logits; made when it is asked for."""
+        ids: list[int] = best_of(self.rows, self.maxima).tolist()
+        return ids
+
+    def highest(self, indices: Sequence[int], count: int) -> list[Few | None]:
+        """The ``count`` first tokens of some rows, by id; None where that is not certain.
+
+        That is where others equal the last of them, or where two blocks have the same maximum.
+        """
+        count = min(count, self.vocab_size)
+        if self.rows.device.type != "cpu" or len(indices) < _MANY:
+            best, where = self.unordered_top(indices, min(count + 1, self.vocab_size))
+            found = zip(best.tolist(), where.tolist(), strict=True)
+            return [by_id(row, count) for row in found]
+        rows: Floats = self.rows.numpy()
+        asked = list(indices)
+        chosen = slice(None) if asked == list(range(len(rows))) else asked
+        if 2 * count > rows.shape[1]:
+            flat = rows.reshape(len(rows), -1)[chosen, : self.vocab_size]
+            return lists(*highest_places(flat, count))
+        _, blocks, exact = highest_places(self.maxima.numpy()[chosen], count)
+        near = rows[np.array(asked)[:, None], blocks].reshape(len(blocks), -1)
+        values, at, exact_too = highest_places(near, count)
+        ids = np.take_along_axis(blocks, at // BLOCK, -1) * BLOCK + at % BLOCK
+        return lists(values, ids, exact & exact_too)
 
     def top(self, indices: Sequence[int], count: int) -> tuple[Floats, Ints]:
         """The ``count`` highest logits of some rows and their ids, [rows, count], in order.
@@ -66,11 +96,11 @@ class Blocks:
         if 2 * count > rows.shape[1]:
             flat = rows.reshape(len(rows), -1)[:, : self.vocab_size]
             flat = flat if chosen == list(range(len(rows))) else flat[chosen]
-            ids = highest(flat, count)
+            ids = any_highest(flat, count)
             return np.take_along_axis(flat, ids, -1), ids
-        where = highest(self.maxima.numpy()[chosen], count)  # [I, count]
+        where = any_highest(self.maxima.numpy()[chosen], count)  # [I, count]
         near = rows[np.array(chosen)[:, None], where].reshape(len(chosen), -1)
-        at = highest(near, count)
+        at = any_highest(near, count)
         ids = np.take_along_axis(where, at // BLOCK, -1) * BLOCK + at % BLOCK
         return np.take_along_axis(near, at, -1), ids
 
@@ -139,7 +169,46 @@ def best_of(rows: Tensor, maxima: Tensor) -> Tensor:
     return block * BLOCK + inside
 
 
-def highest(values: Floats, count: int) -> Ints:
+def highest_places(values: Floats, count: int) -> tuple[Floats, Ints, NDArray[np.bool_]]:
+    """The ``count`` highest of each row of values [R, n], and where they are, in this order.
+
+    The last [R] tells of which rows that is all: none that is left out equals one that is not.
+    """
+    total, size = values.shape
+    shape = total, count
+    if count == size:
+        return values, np.broadcast_to(np.arange(size), shape), np.ones(total, bool)
+    lowest = np.partition(values, size - count, -1)[:, size - count, None]
+    inside = values >= lowest
+    at = inside.ravel().nonzero()[0]
+    if len(at) == total * count:  # in no row there are less, so in none there are more
+        return values.ravel()[at].reshape(shape), at.reshape(shape) % size, np.ones(total, bool)
+    places = any_highest(values, count)
+    places.sort(-1)
+    exact = (inside.sum(-1) == count) | (lowest[:, 0] == -np.inf)
+    return np.take_along_axis(values, places, -1), places, exact
+
+
+def lists(values: Floats, ids: Ints, exact: NDArray[np.bool_]) -> list[Few | None]:
+    """Logits and ids [R, k] row by row, None for those that are not exact."""
+    rows = zip(values.tolist(), ids.tolist(), exact.tolist(), strict=True)
+    return [(some, tokens) if whole else None for some, tokens, whole in rows]
+
+
+def by_id(row: Few, count: int) -> Few | None:
+    """The ``count`` first tokens of ``row``, by id; None if the next, if there is one, equals them.
+
+    Impossible ones may be more: which of them are there makes no difference.
+    """
+    falling = sorted(row[0], reverse=True)
+    last = falling[count - 1]
+    if len(falling) > count and falling[count] == last > -math.inf:
+        return None
+    ids, values = zip(*sorted((i, v) for v, i in zip(*row, strict=True) if v >= last), strict=True)
+    return list(values), list(ids)
+
+
+def any_highest(values: Floats, count: int) -> Ints:
     """Where each row of values [R, n] has its ``count`` highest, [R, count], in any order."""
     size = values.shape[-1]
     if count == size:

@@ -18,7 +18,7 @@ from torch import Tensor
 from helexa.engine.drawing import MARGIN, divisor, first_read, needs_ranking
 from helexa.engine.logit_changes import SampleRow, changed_logits, has_changes, known
 from helexa.engine.philox import uniform
-from helexa.engine.ranking import Blocks, Floats, Ints, best_of, cut, in_order
+from helexa.engine.ranking import Blocks, Few, Floats, Ints, best_of, by_id, cut, in_order
 from helexa.engine.upload import upload
 
 
@@ -26,13 +26,25 @@ from helexa.engine.upload import upload
 class KnownBlocks(Blocks):
     """Blocks of which the host knows something already, by row: see `Blocks` for what.
 
-    ``tops`` are as long as was asked for; ``logits`` are the model's, by token id.
+    ``firsts`` are the best tokens, ``tops`` are as long as was asked for; ``logits`` are the
+    model's, by token id.
     """
 
+    firsts: list[int]
     tops: dict[int, tuple[Floats, Ints]]
     masses: dict[tuple[int, float], float]
     draws: dict[int, int]
     logits: dict[int, dict[int, float]]
+
+    @property
+    def best(self) -> list[int]:
+        return self.firsts
+
+    def highest(self, indices: Sequence[int], count: int) -> list[Few | None]:
+        count = min(count, self.vocab_size)
+        values, ids = self.top(indices, min(count + 1, self.vocab_size))
+        found = zip(values.tolist(), ids.tolist(), strict=True)
+        return [by_id(row, count) for row in found]
 
     def top(self, indices: Sequence[int], count: int) -> tuple[Floats, Ints]:
         found = [self.tops[i] for i in indices if i in self.tops]
@@ -97,7 +109,7 @@ class Asked:
         """Peaks and best, values and ids of ``tops``, masses, drawn ids: still on the device."""
         found = [self.summary]
         if self.tops:
-            plain = Blocks(self.rows, self.maxima, self.vocab_size, [], [])
+            plain = Blocks(self.rows, self.maxima, self.vocab_size, [])
             count = min(max(self.tops.values()), self.vocab_size)
             values, self.top_ids = plain.unordered_top(sorted(self.tops), count)
             found += [values, self.top_ids]

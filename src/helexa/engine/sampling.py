@@ -16,6 +16,7 @@ from torch import Tensor
 from helexa.engine.drawing import MARGIN, draw_open, draw_ranked, needs_ranking
 from helexa.engine.logit_changes import SampleRow, changed_logits, has_changes, known
 from helexa.engine.outputs import TokenLogprobs
+from helexa.engine.params import SamplingParams
 from helexa.engine.philox import uniforms
 from helexa.engine.ranking import Blocks, Ranking, rankings
 from helexa.engine.read_ahead import read_ahead
@@ -121,17 +122,23 @@ def health_record(logits: Tensor) -> str:
 
 def _choose(blocks: Blocks, rows: dict[int, SampleRow]) -> dict[int, int]:
     """Token ids of some rows of ``blocks``: the best one if greedy, else a draw."""
-    chosen = {i: blocks.best[i] for i in rows}
     drawn = [i for i, row in rows.items() if known(row.params.temperature) > 0.0]
-    places = [(known(rows[i].params.seed), len(rows[i].generated)) for i in drawn]
-    numbers = dict(zip(drawn, uniforms(places), strict=True))
-    ranked = [i for i in drawn if needs_ranking(rows[i].params)]
+    chosen: dict[int, int] = {}
+    if len(drawn) < len(rows):
+        best = blocks.best
+        chosen = {i: best[i] for i in rows}
+    numbers = uniforms([(known(rows[i].params.seed), len(rows[i].generated)) for i in drawn])
+    ranked: list[int] = []
+    asked: list[tuple[SamplingParams, float]] = []
+    for i, number in zip(drawn, numbers, strict=True):
+        params = rows[i].params
+        if needs_ranking(params):
+            ranked.append(i)
+            asked.append((params, number))
+        else:
+            chosen[i] = draw_open(blocks, i, params, number)
     if ranked:
-        asked = [(rows[i].params, numbers[i]) for i in ranked]
         chosen |= zip(ranked, draw_ranked(blocks, ranked, asked), strict=True)
-    for i in drawn:
-        if not needs_ranking(rows[i].params):
-            chosen[i] = draw_open(blocks, i, rows[i].params, numbers[i])
     return chosen
 
 
@@ -140,6 +147,8 @@ def _logprobs(
 ) -> dict[int, TokenLogprobs]:
     """What the model itself gave the chosen token and the best ones: log-softmax of the raw row."""
     wanted = {i: n for i in chosen if (n := rows[i].params.logprobs) is not None}
+    if not wanted:
+        return {}
     ranked = rankings(raw, list(wanted), [n + MARGIN for n in wanted.values()])
     return {
         i: _token_logprobs(ranking, chosen[i], n)

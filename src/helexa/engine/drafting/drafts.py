@@ -80,6 +80,8 @@ class Drafts:
     def learn(self, parts: Items[Part], seconds: float) -> None:
         """Note how long a step has taken, if only rows with a token or a draft were in it."""
         self._cost = None
+        if not self._most or len(parts) > MOST_ROWS:  # of which none has a draft
+            return
         if any(part.sequence.prefilling or part.length != 1 for part in parts):
             return
         drafted = sum(len(part.draft) for part in parts)
@@ -105,6 +107,8 @@ class Drafts:
         ``each``, None if that was not to be seen.
         """
         seq = part.sequence
+        if not self._allowed(seq):
+            return part, drawn
         seq.pace = seq.pace.stepped()
         if not part.draft:
             if (guess := self._guesses.get(seq.id)) is not None:

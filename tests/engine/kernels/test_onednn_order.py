@@ -10,8 +10,8 @@ import torch
 
 from helexa.engine.kernels import onednn_order
 from helexa.engine.kernels.narrow_product import multiplies_bfloat16, reorder
-from helexa.engine.kernels.onednn_order import in_blocks, is_paired, words_of
-from helexa.engine.kernels.paired import paired_words
+from helexa.engine.kernels.onednn_order import in_blocks, is_paired, padded_shape, words_of
+from helexa.engine.kernels.paired import paired_matrix, paired_words
 
 pytestmark = pytest.mark.skipif(
     not multiplies_bfloat16(), reason="this CPU has no instructions for it"
@@ -22,12 +22,19 @@ def matrix(rows: int, columns: int) -> torch.Tensor:
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)).bfloat16()
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (192, 320), (1088, 576), (64, 3072), (4096, 64)])
+@pytest.mark.parametrize(
+    "shape", [(64, 64), (192, 320), (1088, 576), (64, 3072), (4096, 64), (100, 64), (64, 1000)]
+)
 def test_the_words_of_a_matrix(shape: tuple[int, int]) -> None:
+    """Whole blocks or not: there are zeros behind."""
     if not is_paired(*shape):
         pytest.skip("oneDNN has another order here")
     weight = matrix(*shape)
-    assert torch.equal(in_blocks(reorder(weight), shape), paired_words(weight))
+    words = in_blocks(reorder(weight), shape)
+    laid_out = paired_matrix(words)
+    assert laid_out.shape == padded_shape(*shape)
+    assert torch.equal(laid_out[: shape[0], : shape[1]], weight)
+    assert laid_out[shape[0] :].count_nonzero() == laid_out[:, shape[1] :].count_nonzero() == 0
 
 
 def test_memory_lives_as_long_as_its_words() -> None:
@@ -43,11 +50,6 @@ def test_memory_lives_as_long_as_its_words() -> None:
 def in_other_order(weight: torch.Tensor) -> torch.Tensor:
     """Whatever it is here."""
     return words_of(reorder(weight)).clone()
-
-
-@pytest.mark.parametrize("shape", [(100, 64), (64, 100), (96, 128), (128, 96)])
-def test_sizes_that_are_padded_are_left_alone(shape: tuple[int, int]) -> None:
-    assert not is_paired(*shape)
 
 
 def plain(weight: torch.Tensor) -> torch.Tensor:

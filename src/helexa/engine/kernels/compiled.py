@@ -72,8 +72,8 @@ class Kernel:
         self,
         definition: Callable[..., Any],
         layouts: tuple[Layout, ...],
-        free: tuple[int, ...],
-        sums: int,
+        free: tuple[int, ...] = (),
+        sums: int = MOST_SUMS,
     ) -> None:
         self.run = definition
         self.definition = definition
@@ -126,10 +126,14 @@ class Compiler:
         loop makes no more than ``sums``, so that they stay in registers.
         """
         layouts = tuple((tuple(e.shape), tuple(e.stride()), e.dtype) for e in example)
+        made = partial(Kernel, partial(function, *statics), layouts, free, sums)
+        return self.shared((function, statics, layouts, free, sums), made)
+
+    def shared(self, key: Hashable, make: Callable[[], Kernel]) -> Kernel:
+        """The kernel of this name, made unless there is one."""
         with self._lock:  # layers are loaded side by side
-            key = (function, statics, layouts, free, sums)
             if key not in self._kernels:
-                self._kernels[key] = Kernel(partial(function, *statics), layouts, free, sums)
+                self._kernels[key] = make()
             return self._kernels[key]
 
     def __len__(self) -> int:

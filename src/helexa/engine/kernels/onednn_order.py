@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional as F
 
 from helexa.engine.kernels.narrow_product import multiplies_bfloat16, reorder
 from helexa.engine.kernels.paired import BLOCK, paired_words
@@ -22,12 +23,25 @@ if TYPE_CHECKING:
 
     from helexa.engine.kernels.narrow_product import Reordered
 
+COLUMN_STEP = 32
+"""What columns are padded to a multiple of; rows are to whole blocks."""
 FINITE = 2**14
 """Below this, all bits of 16 stand for numbers."""
 
 
+def padded_shape(rows: int, columns: int) -> tuple[int, int]:
+    """What a matrix [rows, columns] takes room for: the rest is zeros."""
+    return -(-rows // BLOCK) * BLOCK, -(-columns // COLUMN_STEP) * COLUMN_STEP
+
+
+def whole_blocks(matrix: Tensor) -> Tensor:
+    """A matrix [N, K], with zeros to its `padded_shape`."""
+    rows, columns = padded_shape(*matrix.shape)
+    return F.pad(matrix, (0, columns - matrix.shape[1], 0, rows - len(matrix)))
+
+
 def words_of(matrix: Reordered) -> Tensor:
-    """The memory that a matrix [N, K] lies in: int32, flat, alive as long as anything reads it.
+    """The memory that a matrix lies in: int32, flat, alive as long as anything reads it.
 
     Raises what torch raises where it does not tell.
     """
@@ -39,23 +53,23 @@ def words_of(matrix: Reordered) -> Tensor:
 
 
 def in_blocks(matrix: Reordered, shape: tuple[int, int]) -> Tensor:
-    """The words [N / 64, K / 2, 64] of a matrix ``shape`` = [N, K] whose order `is_paired`."""
-    rows, columns = shape
-    return words_of(matrix).view(rows // BLOCK, columns // 2, BLOCK)
+    """The words [N / 64, K / 2, 64] of a matrix ``shape`` whose order `is_paired`, padded."""
+    _, columns = padded_shape(*shape)
+    return words_of(matrix).view(-1, columns // 2, BLOCK)
 
 
 @cache
 def is_paired(rows: int, columns: int) -> bool:
-    """Whether oneDNN puts matrices [rows, columns] into the order of `paired`.
+    """Whether oneDNN puts matrices [rows, columns] into the order of `paired`, padded.
 
-    That is never so for sizes that would have to be padded, and CPUs without the instructions.
+    It is never asked on CPUs without instructions for bfloat16.
     """
-    if not multiplies_bfloat16() or rows % BLOCK or columns % BLOCK:
+    if not multiplies_bfloat16():
         return False
     bits = torch.randint(0, FINITE, (rows, columns), dtype=torch.int16).view(torch.bfloat16)
-    expected = paired_words(bits)
+    expected = paired_words(whole_blocks(bits))
     try:
         found = words_of(reorder(bits))
     except (RuntimeError, AttributeError, TypeError):
         return False
-    return found.nbytes == bits.nbytes and torch.equal(found.view(expected.shape), expected)
+    return found.numel() == expected.numel() and torch.equal(found.view(expected.shape), expected)

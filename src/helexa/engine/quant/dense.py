@@ -16,7 +16,7 @@ from helexa.engine.kernels.narrow_product import (
     reorder,
     reordered_product,
 )
-from helexa.engine.kernels.onednn_order import is_paired
+from helexa.engine.kernels.onednn_order import is_paired, padded_shape
 from helexa.engine.kernels.packed import can_pack, pack, packed_product, unpack
 from helexa.engine.kernels.streamed import streamed_product
 from helexa.engine.kernels.wide_product import padded, wide_product
@@ -275,7 +275,7 @@ class DenseFormat:
     ) -> OrderedWeight | PairedWeight | StreamedWeight:
         """The matrices [N_i, K] for compiled products; ``narrow``: many rows may be rounded."""
         shape = (sum(map(len, parts)), parts[0].shape[1])
-        if narrow and is_paired(*shape):
+        if narrow and padded_shape(*shape) == shape and is_paired(*shape):
             return ordered(self.in_onednn_order(parts), shape, compiler)
         if self.output and shape[1] % 2 == 0 and all(map(fits_bfloat16, parts)):
             return paired(parts, compiler, on_large_pages=self.large_pages)

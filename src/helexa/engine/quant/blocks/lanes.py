@@ -21,6 +21,7 @@ from helexa.engine.kernels.lanes import (
     row_product,
     tile,
 )
+from helexa.engine.kernels.onednn_tiles import OrderedTiles, ordered_tiles
 from helexa.engine.kernels.wide_product import onednn_product, padded, wide_product
 from helexa.engine.quant.large_pages import large_pages
 from helexa.engine.quant.weight import Recipe, Traced
@@ -39,7 +40,8 @@ TILE_BYTES = 2**20
 class LaneWeight:
     """A matrix ``shape`` = [N, K] in the layout of `kernels.lanes`.
 
-    A ``few`` rows are multiplied with the integers, many in ``dtype``, ``tile_blocks`` at a time.
+    A ``few`` rows are multiplied with the integers, many in ``dtype``, ``tile_blocks`` at a time:
+    as an ``ordered`` tile where there can be such, else as a ``tile``.
     """
 
     form: Form
@@ -49,6 +51,7 @@ class LaneWeight:
     tile_blocks: int
     few: FewRows
     tile: Kernel
+    ordered: OrderedTiles | None = None
 
     @property
     def nbytes(self) -> int:
@@ -87,13 +90,20 @@ class LaneWeight:
         size, blocks = self.form.rows, len(self.lanes.words)
         rounded = padded(x, self.dtype)
         out = x.new_empty(len(rounded), blocks * size)
-        product = wide_product if self.dtype == torch.float32 else onednn_product
         for start in range(0, blocks, self.tile_blocks):
-            first = min(start, blocks - self.tile_blocks)  # the last one may repeat a little
-            last = first + self.tile_blocks
-            part = self.tile(*self.lanes.blocks(first, last).tensors())
-            out[:, first * size : last * size] = product(rounded, part.T)
+            last = min(start + self.tile_blocks, blocks)
+            # a tile is compiled for its size: the last one may repeat a little
+            first = start if self.ordered is not None else last - self.tile_blocks
+            part = self.lanes.blocks(first, last)
+            out[:, first * size : last * size] = self.product(rounded, part)
         return out[: len(x), : self.shape[0]]
+
+    def product(self, x: Tensor, lanes: Lanes) -> Tensor:
+        """x @ Wᵀ of a few blocks: x [T, K] in ``dtype`` → [T, b · R]."""
+        if self.ordered is not None:
+            return self.ordered.product(x, lanes)
+        product = wide_product if self.dtype == torch.float32 else onednn_product
+        return product(x, self.tile(*lanes.tensors()).T)
 
 
 class LaneSink:
@@ -164,7 +174,8 @@ class LaneSink:
         columns, factors = self.shape[1], [part for part in self.lanes[1:] if part is not None]
         form = self.form = replace(self.form, lifted=lifted(factors))
         blocks = len(self.lanes.words)
-        count = max(1, min(blocks, TILE_BYTES // (form.rows * columns * dtype.itemsize)))
+        most = max(1, min(blocks, TILE_BYTES // (form.rows * columns * dtype.itemsize)))
+        count = -(-blocks // -(-blocks // most))  # tiles of one size, nearly
         part = self.lanes.blocks(0, count).tensors()
 
         def example(rows: int) -> list[Tensor]:
@@ -172,7 +183,11 @@ class LaneSink:
 
         tensors = self.lanes.tensors()
         expanding = compiler.kernel(tile, (form, dtype), part)
-        expanding.wanted = True
+        ordered = None
+        if dtype == torch.bfloat16:
+            sizes = {size * form.rows for size in (count, blocks % count) if size}
+            ordered = ordered_tiles(compiler, form, sizes, columns)
+        (expanding if ordered is None else ordered).wanted = True
         return LaneWeight(
             form=form,
             lanes=self.lanes,
@@ -181,4 +196,5 @@ class LaneSink:
             tile_blocks=count,
             few=few_rows(compiler, row_product, (form,), example, tensors, PLAN),
             tile=expanding,
+            ordered=ordered,
         )

@@ -11,8 +11,8 @@ from torch import Tensor
 from helexa.engine.kernels.compiled import Compiler
 from helexa.engine.kernels.few_rows import few_rows
 from helexa.engine.kernels.paired import (
+    ALONE,
     BLOCK,
-    PLAN,
     paired_matrix,
     paired_product,
     paired_words,
@@ -69,10 +69,10 @@ def test_compiled_for_every_size() -> None:
     def example(rows: int) -> list[Tensor]:
         return [torch.empty(rows, 70)]
 
-    few = few_rows(compiler, paired_product, (), example, (words,), PLAN)
+    few = few_rows(compiler, paired_product, (), example, (words,), ALONE)
     few.want()
     assert list(compiler.compile()) == [1, 2, 3]
-    for rows in range(1, 2 * PLAN.sizes[-1] + 2):
+    for rows in range(1, 2 * ALONE.sizes[-1] + 2):
         x = drawn(rows, 70)
         check(few(x)[0], x, matrix)
 

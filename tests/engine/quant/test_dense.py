@@ -158,7 +158,7 @@ def test_few_rows_keep_float32_where_many_are_rounded() -> None:
     weight = compiled(bfloat16=True).make(LARGE)
     assert isinstance(weight, OrderedWeight)
     assert torch.equal(weight.matrix(), torch.cat(LARGE))
-    for rows, exact in ((1, True), (8, True), (9, False), (40, False)):
+    for rows, exact in ((1, True), (4, True), (5, False), (40, False)):
         x = torch.randn(rows, 512)
         y = weight.matmul(x)
         error = (y - x @ torch.cat(LARGE).float().T).norm() / y.norm()

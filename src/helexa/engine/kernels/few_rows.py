@@ -18,28 +18,31 @@ if TYPE_CHECKING:
 
 FEW = 4
 """They cost 1.2 (16 bit) to 2 (4 bit) times what one row does, on an AMD EPYC with one thread."""
-MOST = 8
-"""Rows up to which this is faster than expanding the matrix once for all of them."""
 
 
 class Plan(NamedTuple):
     """The ``sizes`` of which kernels are made, in rows: missing ones are padded.
 
-    A loop makes at most ``sums``.
+    A loop makes at most ``sums``. Up to ``most`` rows this is faster than what is done with many.
     """
 
     sizes: tuple[int, ...] = (1, FEW)
     sums: int = MOST_SUMS
+    most: int = 4 * FEW
 
 
 PLAIN = Plan()
 
 
 class FewRows(NamedTuple):
-    """A function's kernels, by the rows they take, ascending; and what they get besides rows."""
+    """A function's kernels, by the rows they take, ascending; and what they get besides rows.
+
+    They take any number of them, and are the fastest way for up to ``most``.
+    """
 
     kernels: tuple[tuple[int, Kernel], ...]
     tensors: tuple[Tensor, ...]
+    most: int
 
     def __call__(self, *rows: Tensor) -> tuple[Tensor, ...]:
         """Arguments [T, …] each, as many at a time as go → what the function returns, [T, …]."""
@@ -71,7 +74,7 @@ def few_rows(
         examples = [*example(rows), *tensors]
         return compiler.kernel(function, statics, examples, sums=plan.sums)
 
-    return FewRows(tuple((rows, kernel(rows)) for rows in plan.sizes), tensors)
+    return FewRows(tuple((rows, kernel(rows)) for rows in plan.sizes), tensors, plan.most)
 
 
 def padded_rows(x: Tensor, rows: int) -> Tensor:

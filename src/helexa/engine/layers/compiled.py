@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 
@@ -69,6 +69,11 @@ class CompiledLayer:
         x, *hidden = self.closing(x, mixed)
         return x + self.layer.mlp(*hidden) if hidden else x
 
+    @property
+    def most(self) -> int:
+        """Rows up to which this is faster than the layer as it is."""
+        return min(self.opening.most, self.closing.most)
+
     def compiled_modules(self) -> set[nn.Module]:
         """Whose weights need no kernels of their own."""
         mixer, mlp = self.layer.mixer, self.layer.mlp
@@ -106,13 +111,19 @@ class CompiledLayer:
         return mixer.mixed(made, batch, cache).reshape(len(x), -1)
 
 
-FewRowLayers = tuple["CompiledLayer | DecoderLayer", ...]
-"""The layers of a model, those that cannot be compiled as they are."""
+class FewRowLayers(NamedTuple):
+    """The layers of a model, those that cannot be compiled as they are.
+
+    It is what is fastest for up to ``most`` rows.
+    """
+
+    layers: tuple[CompiledLayer | DecoderLayer, ...]
+    most: int
 
 
-def run_compiled(layers: FewRowLayers, x: Tensor, step: Step, cache: KVCache) -> Tensor:
-    """All layers one after the other: x [T, hidden] → the same shape, T up to `MOST`."""
-    for layer, kept in zip(layers, cache.layers, strict=True):
+def run_compiled(few: FewRowLayers, x: Tensor, step: Step, cache: KVCache) -> Tensor:
+    """All layers one after the other: x [T, hidden] → the same shape."""
+    for layer, kept in zip(few.layers, cache.layers, strict=True):
         if isinstance(layer, CompiledLayer):
             x = layer(x, step, kept)
         else:
@@ -147,7 +158,9 @@ def compile_layers(
         )
     if not found:
         return None
-    return tuple(few or layer for few, layer in zip(made, plain, strict=True))
+    both = zip(made, plain, strict=True)
+    most = min(layer.most for layer in found)
+    return FewRowLayers(tuple(few or layer for few, layer in both), most)
 
 
 def untraceable(layer: DecoderLayer) -> tuple[str, str]:
@@ -240,7 +253,8 @@ def plan_of(*matrices: Matrix) -> Plan:
     """What suits the products with each of these: the fewest kernels, the shortest loops."""
     plans = [recipe.plan for matrix in matrices for recipe in matrix]
     fewest = min((plan.sizes for plan in plans), key=len)
-    return Plan(fewest, min(plan.sums for plan in plans))
+    sums, most = (min(values) for values in zip(*(plan[1:] for plan in plans), strict=True))
+    return Plan(fewest, sums, most)
 
 
 def traced(linear: Linear) -> tuple[Matrix, tuple[Tensor, ...]] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from helexa.engine.kernels.few_rows import MOST, FewRows, few_rows
+from helexa.engine.kernels.few_rows import FewRows, few_rows
 from helexa.engine.kernels.matvec import Scratch, expanded_product, one_row_product
 from helexa.engine.kernels.narrow_product import (
     in_order,
@@ -114,7 +114,7 @@ class StreamedWeight(DenseWeight):
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
-        if len(x) <= MOST:
+        if len(x) <= self.few.most:
             return self.few(x.contiguous())[0]
         if self.bfloat16:
             return many_rows_product(x, self.tensor)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from helexa.engine.kernels.few_rows import FewRows, few_rows
+from helexa.engine.kernels.few_rows import FewRows, Plan, few_rows
 from helexa.engine.kernels.narrow_product import in_order, reordered_product
 from helexa.engine.kernels.onednn_order import in_blocks
 from helexa.engine.kernels.paired import (
+    ALONE,
     BLOCK,
-    PLAN,
+    IN_LAYERS,
     paired_matrix,
     paired_product,
     paired_words,
@@ -57,7 +58,7 @@ class OrderedWeight:
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
-        if len(x) <= PLAN.sizes[-1]:
+        if len(x) <= self.few.most:
             return self.few(x.contiguous())[0]
         return reordered_product(padded(x, torch.bfloat16), self.reordered)[: len(x)].float()
 
@@ -67,7 +68,7 @@ class OrderedWeight:
 
     def traced(self) -> Traced:
         """For a compiler (see `quant.weight`)."""
-        recipe = Recipe(paired_product, (), 1, self.shape[0], PLAN)
+        recipe = Recipe(paired_product, (), 1, self.shape[0], IN_LAYERS)
         return Traced(recipe, self.few.tensors)
 
 
@@ -108,7 +109,7 @@ class PairedWeight:
 
 def ordered(matrix: Reordered, shape: tuple[int, int], compiler: Compiler) -> OrderedWeight:
     """The weight of a matrix whose order `is_paired`, with kernels that are yet to be compiled."""
-    return OrderedWeight(matrix, shape, kernels(compiler, in_blocks(matrix, shape)))
+    return OrderedWeight(matrix, shape, kernels(compiler, in_blocks(matrix, shape), IN_LAYERS))
 
 
 def paired(parts: Sequence[Tensor], compiler: Compiler, *, on_large_pages: bool) -> PairedWeight:
@@ -121,13 +122,13 @@ def paired(parts: Sequence[Tensor], compiler: Compiler, *, on_large_pages: bool)
         piece = matrix[start * BLOCK : (start + PIECE_BLOCKS) * BLOCK].bfloat16()
         piece = F.pad(piece, (0, 0, 0, -len(piece) % BLOCK))
         words[start : start + len(piece) // BLOCK] = paired_words(piece)
-    return PairedWeight(words, (count, columns), kernels(compiler, words))
+    return PairedWeight(words, (count, columns), kernels(compiler, words, ALONE))
 
 
-def kernels(compiler: Compiler, words: Tensor) -> FewRows:
+def kernels(compiler: Compiler, words: Tensor, plan: Plan) -> FewRows:
     """Those of a product with a matrix."""
 
     def example(rows: int) -> list[Tensor]:
         return [torch.empty(rows, 2 * words.shape[1])]
 
-    return few_rows(compiler, paired_product, (), example, (words,), PLAN)
+    return few_rows(compiler, paired_product, (), example, (words,), plan)

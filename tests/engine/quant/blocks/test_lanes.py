@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helexa.engine.kernels.compiled import Compiler
-from helexa.engine.kernels.few_rows import MOST
+from helexa.engine.kernels.few_rows import PLAIN
 from helexa.engine.quant.blocks import lanes, weight
 from helexa.engine.quant.blocks.lanes import LaneSink, LaneWeight
 from helexa.engine.quant.blocks.rows import stored_rows
@@ -88,7 +88,7 @@ def test_each_tile_has_the_size_it_is_compiled_for(
         return found
 
     weight.tile.run = noted
-    x = torch.randn(MOST + 1, 512, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(PLAIN.most + 1, 512, generator=torch.Generator().manual_seed(1))
     assert relative(weight.matmul(x), x @ matrix.T) < 3e-6
     assert seen == [[shape for shape, *_ in weight.tile.layouts]] * tiles
 
@@ -178,7 +178,7 @@ def test_ordered_tiles_change_nothing(
     """Several tiles, the last one shorter; rounded to bfloat16 either way."""
     monkeypatch.setattr(lanes, "TILE_BYTES", 200 * 512 * 2)
     weight, _, compiler = laid_out(name, rows, torch.bfloat16)
-    x = torch.randn(MOST + 8, 512, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(PLAIN.most + 8, 512, generator=torch.Generator().manual_seed(2))
     assert weight.ordered is None or compiler.wanted() == [weight.ordered]
     assert torch.equal(weight.matmul(x), bfloat16_product(weight, x))
 
@@ -187,5 +187,5 @@ def test_without_an_order_tiles_are_plain(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(lanes, "ordered_tiles", lambda *args: None)
     weight, matrix, compiler = laid_out("Q6_K", 500, torch.bfloat16)
     assert weight.ordered is None and compiler.wanted() == [weight.tile]
-    x = torch.randn(MOST + 1, 512, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(PLAIN.most + 1, 512, generator=torch.Generator().manual_seed(2))
     assert relative(weight.matmul(x), x @ matrix.T) < 4e-3

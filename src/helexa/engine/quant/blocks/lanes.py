@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from helexa.engine.kernels.few_rows import MOST, FewRows, few_rows
+from helexa.engine.kernels.few_rows import FewRows, few_rows
 from helexa.engine.kernels.lanes import (
     LANES,
     PLAN,
@@ -72,7 +72,7 @@ class LaneWeight:
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
-        if len(x) > MOST:
+        if len(x) > self.few.most:
             return self.many(x)
         return self.few(x.contiguous())[0][:, : self.shape[0]]
 

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from helexa.quantising import quantise_to_file
 GGUF = ("f16", "q8_0", "q6_k", "q5_k", "q4_k", "q4_0")
 TINY = Path(helexa.__file__).parent / "builtin" / "tiny"
 MIB = 2**20
+Option = str | bool | Sequence[str]
 LOAD = """
 import json, sys, time
 from helexa.engine.loading import load_model
@@ -40,7 +41,8 @@ def mib(field):
     return int(line.split()[1]) / 1024
 
 options = json.loads(sys.argv[2])
-tiny = load_model("tiny", device="cpu", compile=options.get("compile", False))
+same = {name: options[name] for name in ("compile", "disabled") if name in options}
+tiny = load_model("tiny", device="cpu", **same)
 tiny.compute_logits([1, 2])  # whatever is imported late
 before = mib("VmRSS")
 began = time.perf_counter()
@@ -80,7 +82,7 @@ class Occupied:
     load_s: float
 
 
-def load_apart(path: Path, **options: str | bool) -> Loaded:
+def load_apart(path: Path, **options: Option) -> Loaded:
     """Load a model in a process of its own; Linux only. ``options`` are those of `load_model`."""
     run = subprocess.run(
         [sys.executable, "-c", LOAD, str(path), json.dumps(options)],
@@ -94,7 +96,7 @@ def load_apart(path: Path, **options: str | bool) -> Loaded:
 
 
 def occupied(
-    format: str, path: Path, quantise_s: float | None = None, **options: str | bool
+    format: str, path: Path, quantise_s: float | None = None, **options: Option
 ) -> Occupied:
     """A checkpoint in a format, loaded."""
     files = [path] if path.is_file() else path.glob("*.safetensors")

@@ -6,9 +6,9 @@
 
 All engines load the same random weights and take turns, several rounds; the table gives medians
 and the ratio of helexa to each peer, pair by pair in the same round, with its least and most. In
-each round the speed of reading memory is measured, too. What part of it decoding with 16-bit
-weights reached is told: a step reads all weights (of an untied embedding nothing) and the keys and
-values of what it has behind it, counted in 16 bits whatever an engine keeps them in.
+front of and behind each turn the speed of reading memory is measured, too. What part of it decoding
+with 16-bit weights reached is told: a step reads all weights (of an untied embedding nothing) and
+the keys and values of what it has behind it, counted in 16 bits whatever an engine keeps them in.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +46,13 @@ from benchmarks.overhead import overhead_per_step
 from benchmarks.shapes import SHAPES, make_checkpoint, step_bytes
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from helexa.engine.core import EngineCore
     from helexa.engine.outputs import StepOutput
 
 KINDS = ("prefill", "decode")
+SUMS = 7
 
 
 def main() -> None:
@@ -67,7 +71,7 @@ def main() -> None:
             rows += measured(format, folder, engines, args, status.update)
         status.update("the overhead of a step")
         overhead = {str(count): overhead_per_step(count) for count in (1, 32)}
-    read = [speed for row in rows for speed in row["read_gb_s"]]
+    read = [speed for row in rows for each in row["read_gb_s"].values() for speed in each]
     result = {**about(args), "absent": absent, "rows": rows, "overhead_ms": overhead}
     readings.say(args.json, f"Qwen3 {args.shape} shape, tokens per second\n", table(rows, engines))
     if absent:
@@ -128,12 +132,23 @@ def measured(
     for index in range(args.rounds):
         for work in works:
             tell(f"{format}: round {index + 1} of {args.rounds}, prompt {work.prompt}")
-            read = read_bandwidth(args.threads)
-            times = {worker.name: worker.measure(work) for worker in workers}
-            rounds.append({"prompt": work.prompt, "times": times, "read_gb_s": read})
+            turns = [*workers[index % len(workers) :], *workers[: index % len(workers)]]
+            rounds.append({"prompt": work.prompt, **one_round(turns, work, args.threads)})
     for worker in workers:
         worker.close()
     return [row(kind, format, p, rounds, args) for p in args.prompts for kind in KINDS]
+
+
+def one_round(workers: Sequence[Worker], work: Work, threads: int) -> dict[str, Any]:
+    """Times by engine, and the bandwidth just before and after each of them, their mean."""
+    times, read = {}, {}
+    before = read_bandwidth(threads)
+    for worker in workers:
+        times[worker.name] = worker.measure(work)
+        after = read_bandwidth(threads)
+        read[worker.name] = (before + after) / 2
+        before = after
+    return {"times": times, "read_gb_s": read}
 
 
 def arguments() -> argparse.Namespace:
@@ -184,8 +199,8 @@ def row(
 ) -> dict[str, Any]:
     """Medians in tokens per second, helexa's ratios to the others, and all that they are of.
 
-    Where weights have 16 bits and are decoded with, also the part of the read bandwidth of the same
-    round that each engine reached.
+    Where weights have 16 bits and are decoded with, also the part of the read bandwidth around its
+    turn that each engine reached.
     """
     mine = [one for one in rounds if one["prompt"] == prompt]
     speeds = {
@@ -198,7 +213,7 @@ def row(
         for name, theirs in speeds.items()
         if subject in speeds and name != subject
     }
-    read = [one["read_gb_s"] for one in mine]
+    read = {name: [one["read_gb_s"][name] for one in mine] for name in speeds}
     found: dict[str, Any] = {
         **{"format": format, "work": f"{kind} @{prompt}"},
         "tok_s": {name: statistics.median(values) for name, values in speeds.items()},
@@ -210,7 +225,7 @@ def row(
         each = step_bytes(args.shape, prompt + args.decode / 2)
         found["step_bytes"] = each
         found["of_bandwidth"] = {
-            name: [each * s / 1e9 / most for s, most in zip(values, read, strict=True)]
+            name: [each * s / 1e9 / most for s, most in zip(values, read[name], strict=True)]
             for name, values in speeds.items()
         }
     return found
@@ -221,17 +236,28 @@ def speed(kind: str, times: Times, prompt: int, decode: int) -> float:
 
 
 def read_bandwidth(threads: int) -> float:
-    """GB/s at which this machine reads memory, by summing a tensor far larger than its caches."""
+    """GB/s at which this machine reads memory, by summing a tensor far larger than its caches.
+
+    The median of several sums, as what is held to it is no fastest moment either.
+    """
     import torch
 
     torch.set_num_threads(threads)
-    data = torch.ones(2**27)
-    best = float("inf")
-    for _ in range(5):
+    data = far_too_large()
+    seconds = []
+    for _ in range(SUMS):
         begin = time.perf_counter()
         data.sum()
-        best = min(best, time.perf_counter() - begin)
-    return data.nbytes / best / 1e9
+        seconds.append(time.perf_counter() - begin)
+    return data.nbytes / statistics.median(seconds) / 1e9
+
+
+@cache
+def far_too_large() -> Tensor:
+    """512 MiB, written, so that they are there."""
+    import torch
+
+    return torch.ones(2**27)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a model occupies in each format, beside its file: written, loaded, asked for a token.
 
     python -m benchmarks.format_memory                       # Qwen3 0.6B shape, some minutes
+    python -m benchmarks.format_memory --compile             # plain and in blocks, compiled, too
     python -m benchmarks.format_memory --shape small --json -
 
 Each is loaded by a process of its own; what that held before is left out. What is resident counts
@@ -38,11 +39,12 @@ def mib(field):
         (line,) = (line for line in status if line.startswith(field))
     return int(line.split()[1]) / 1024
 
-tiny = load_model("tiny", device="cpu")
+options = json.loads(sys.argv[2])
+tiny = load_model("tiny", device="cpu", compile=options.get("compile", False))
 tiny.compute_logits([1, 2])  # whatever is imported late
 before = mib("VmRSS")
 began = time.perf_counter()
-model = load_model(sys.argv[1], device="cpu", **json.loads(sys.argv[2]))
+model = load_model(sys.argv[1], device="cpu", **options)
 took, loaded, peak = time.perf_counter() - began, mib("VmRSS"), mib("VmHWM")
 model.compute_logits([1, 2, 3])
 resident = mib("VmRSS") - before
@@ -78,20 +80,22 @@ class Occupied:
     load_s: float
 
 
-def load_apart(path: Path, **options: str) -> Loaded:
+def load_apart(path: Path, **options: str | bool) -> Loaded:
     """Load a model in a process of its own; Linux only. ``options`` are those of `load_model`."""
     run = subprocess.run(
         [sys.executable, "-c", LOAD, str(path), json.dumps(options)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=True,
     )
     return Loaded(*json.loads(run.stdout))
 
 
-def occupied(format: str, path: Path, quantise_s: float | None = None, **options: str) -> Occupied:
+def occupied(
+    format: str, path: Path, quantise_s: float | None = None, **options: str | bool
+) -> Occupied:
     """A checkpoint in a format, loaded."""
     files = [path] if path.is_file() else path.glob("*.safetensors")
     size = sum(file.stat().st_size for file in files) / MIB
@@ -100,13 +104,17 @@ def occupied(format: str, path: Path, quantise_s: float | None = None, **options
     return Occupied(format, size, weights, resident, peak, quantise_s, found.load_s)
 
 
-def measure(folder: Path, work: Path) -> Iterator[Occupied]:
-    """All formats of a checkpoint."""
+def measure(folder: Path, work: Path, *, compiled: bool) -> Iterator[Occupied]:
+    """All formats of a checkpoint; those that can be ``compiled``, both ways."""
     yield occupied("bf16, safetensors", folder)
+    if compiled:
+        yield occupied("bf16, safetensors, compiled", folder, compile=True)
     yield occupied("q4_k, as it is loaded", folder, quant="q4_k")
     for format in GGUF:
         written = quantise_to_file(folder, work / f"{format}.gguf", format)
         yield occupied(f"{format}, GGUF", written.path, written.seconds)
+        if compiled:
+            yield occupied(f"{format}, GGUF, compiled", written.path, compile=True)
         written.path.unlink()
     for format in SAFETENSORS:
         path = write_stored(folder, format, work, noise=True)
@@ -117,15 +125,16 @@ def measure(folder: Path, work: Path) -> Iterator[Occupied]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="0.6b")
+    parser.add_argument("--compile", action="store_true", help="load with compiled kernels, too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         folder = make_checkpoint(options.shape, work)
         shutil.copy(TINY / "tokenizer.json", folder)
-        found = list(measure(folder, work))
+        found = list(measure(folder, work, compiled=options.compile))
     publish(
         options.json,
-        {"shape": options.shape},
+        {"shape": options.shape, "compiled": options.compile},
         found,
         {
             "format": lambda o: o.format,

@@ -22,6 +22,7 @@ settings.load_profile("suite")
 
 # Before torch is imported: the workers share the cores, and one thread makes sums repeatable.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "0")  # what asks for large pages itself is tested
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -157,9 +157,11 @@ def test_a_fault_ends_every_request_and_the_host(
     running: Host, controls: Controls, fault: str, told: type[HelexaError]
 ) -> None:
     queue: Queue[StepOutput] = Queue()
-    controls.fail(fault)
+    controls.hold()
     running.submit(REQUEST, queue.put)
     running.submit(LONG, queue.put)
+    controls.fail(fault)
+    controls.release()
     for _ in range(2):
         assert isinstance(read_all(queue)[1].error, told)
 

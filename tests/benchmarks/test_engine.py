@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import engine
 from benchmarks.engine_table import table
-from benchmarks.engines import Times
+from benchmarks.engines import Times, Work
 from benchmarks.shapes import SHAPES, make_checkpoint, step_bytes
 from helexa.engine.loading import load_model
 
-ROUNDS = [
-    {"prompt": 8, "read_gb_s": 10.0, "times": {"helexa": Times(1, 2.0), "llama.cpp": Times(1, 1)}},
-    {"prompt": 8, "read_gb_s": 20.0, "times": {"helexa": Times(1, 1.0), "llama.cpp": Times(1, 2)}},
-    {"prompt": 8, "read_gb_s": 10.0, "times": {"helexa": Times(1, 1.0), "llama.cpp": Times(1, 1)}},
-]
+
+def one(speed: float, helexa: float, peer: float) -> dict[str, Any]:
+    """A round: GB/s, and seconds of decoding."""
+    times = {"helexa": Times(1, helexa), "llama.cpp": Times(1, peer)}
+    return {"prompt": 8, "read_gb_s": {"helexa": speed, "llama.cpp": 30.0}, "times": times}
+
+
+ROUNDS = [one(10.0, 2.0, 1), one(20.0, 1.0, 2), one(10.0, 1.0, 1)]
 
 
 def test_every_round_counts() -> None:
@@ -33,6 +37,16 @@ def test_every_round_counts() -> None:
     assert lines[0] == "| format | work | helexa | llama.cpp | helexa / llama.cpp |"
     assert lines[2] == "| 16 bit | decode @8 | 2.0 | 2.0 | 1.00 × (0.50–2.00) |"
     assert "of the read bandwidth" in lines[3]
+
+
+def test_bandwidth_is_that_around_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reading serves the engine before it and the one behind it."""
+    readings = iter([10.0, 20.0, 40.0])
+    monkeypatch.setattr(engine, "read_bandwidth", lambda threads: next(readings))
+    workers: list[Any] = [Quick("first"), Quick("second")]
+    found = engine.one_round(workers, Work(8, 3, 1), 1)
+    assert found["read_gb_s"] == {"first": 15.0, "second": 30.0}
+    assert list(found["times"]) == ["first", "second"]
 
 
 def test_only_decoding_16_bits_is_held_to_the_bandwidth() -> None:
@@ -68,7 +82,7 @@ def test_the_result_is_all_of_stdout(
     out, err = capsys.readouterr()
     document = json.loads(out)
     assert [row["work"] for row in document["rows"]] == ["prefill @8", "decode @8"]
-    assert document["rows"][1]["read_gb_s"] == [30.0, 30.0]
+    assert document["rows"][1]["read_gb_s"]["helexa"] == [30.0, 30.0]
     assert {"date", "command", "machine", "torch", "shape", "threads"} <= document.keys()
     assert "| format | work | helexa |" in err
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from helexa.engine.kernels.compiled import Compiler
 from helexa.engine.kernels.narrow_product import multiplies_bfloat16
+from helexa.engine.kernels.onednn_order import is_paired
 from helexa.engine.kernels.packed import can_pack
 from helexa.engine.quant import dense
 from helexa.engine.quant.dense import (
@@ -24,10 +25,14 @@ from helexa.engine.quant.dense import (
     fits_float16,
     in_pieces,
 )
+from helexa.engine.quant.paired import OrderedWeight, PairedWeight
 
 CPU = torch.device("cpu")
 needs_bfloat16 = pytest.mark.skipif(
     not multiplies_bfloat16(), reason="this CPU has no instructions for it"
+)
+needs_pairs = pytest.mark.skipif(
+    not is_paired(1536, 512), reason="oneDNN has another order for this CPU"
 )
 
 
@@ -39,9 +44,9 @@ def half(*, packed: bool = False, kernels: bool = True, bfloat16: bool = False) 
     return DenseFormat(torch.bfloat16, CPU, packed=packed, kernels=kernels, bfloat16=bfloat16)
 
 
-def compiled(*, bfloat16: bool = False) -> DenseFormat:
+def compiled(*, bfloat16: bool = False, output: bool = False) -> DenseFormat:
     """With a compiler that has not compiled anything yet."""
-    return DenseFormat(torch.bfloat16, CPU, compiler=Compiler(), bfloat16=bfloat16)
+    return DenseFormat(torch.bfloat16, CPU, compiler=Compiler(), bfloat16=bfloat16, output=output)
 
 
 LARGE = [matrix(1030, 512).bfloat16(), matrix(506, 512).bfloat16()]
@@ -72,6 +77,10 @@ WIDE = [part * 2.0**20 for part in LARGE]
         pytest.param(half(kernels=False), LARGE, DenseWeight, 2, id="plain"),
         pytest.param(compiled(), LARGE, StreamedWeight, 2, id="compiled"),
         pytest.param(compiled(), WIDE, StreamedWeight, 2, id="compiled, wide"),
+        pytest.param(
+            compiled(bfloat16=True), WIDE, OrderedWeight, 2, id="ordered", marks=needs_pairs
+        ),
+        pytest.param(compiled(output=True), WIDE, PairedWeight, 2, id="paired"),
         pytest.param(half(packed=True), WIDE, HalfWeight, 2, id="bf16"),
         pytest.param(DenseFormat(torch.float32, CPU), LARGE, FloatWeight, 4, id="f32"),
         pytest.param(
@@ -118,11 +127,48 @@ def test_compiled_products_read_what_is_stored(dtype: torch.dtype) -> None:
     x = torch.randn(3, 512)
     exact = x.double() @ torch.cat(parts).double().T
     assert torch.allclose(weight.matmul(x).double(), exact, atol=1e-4)
-    function, statics, taken, rows = weight.traced().recipe
-    assert (taken, rows) == (1, 1536)
-    assert torch.allclose(
-        function(*statics, x, *weight.traced().tensors).double(), exact, atol=1e-4
-    )
+    recipe, tensors = weight.traced()
+    assert (recipe.taken, recipe.rows) == (1, 1536)
+    found = recipe.function(*recipe.statics, x, *tensors)
+    assert torch.allclose(found.double(), exact, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("count", [1536, 1500])
+def test_an_output_layer_for_compiled_products(dtype: torch.dtype, count: int) -> None:
+    """Any number of rows in float32, whole blocks or not; what bfloat16 does not hold streams."""
+    matrix = torch.cat(LARGE)[:count].to(dtype)
+    weight = compiled(output=True, bfloat16=False).make([matrix])
+    assert isinstance(weight, PairedWeight)
+    assert weight.shape == (count, 512)
+    assert torch.equal(weight.matrix().to(dtype), matrix)
+    assert torch.equal(weight.rows(70, 200).to(dtype), matrix[70:200])
+    for rows in (1, 9, 40):
+        x = torch.randn(rows, 512)
+        y = weight.matmul(x)
+        assert (y - x @ matrix.float().T).norm() / y.norm() < 1e-6
+    finer = matrix.float().add(2**-12).half()
+    assert isinstance(compiled(output=True).make([finer]), StreamedWeight)
+    assert isinstance(compiled(output=True).make([matrix[:, :511]]), StreamedWeight)
+
+
+@needs_pairs
+def test_few_rows_keep_float32_where_many_are_rounded() -> None:
+    """One copy serves both; what a compiler takes in is the same product."""
+    weight = compiled(bfloat16=True).make(LARGE)
+    assert isinstance(weight, OrderedWeight)
+    assert torch.equal(weight.matrix(), torch.cat(LARGE))
+    for rows, exact in ((1, True), (4, True), (5, False), (40, False)):
+        x = torch.randn(rows, 512)
+        y = weight.matmul(x)
+        error = (y - x @ torch.cat(LARGE).float().T).norm() / y.norm()
+        assert (error < 1e-6) == exact
+        assert error < 2**-7
+    recipe, tensors = weight.traced()
+    x = torch.randn(3, 512)
+    y = recipe.function(*recipe.statics, x, *tensors)
+    assert (recipe.taken, recipe.rows) == (1, 1536)
+    assert torch.allclose(y, x @ torch.cat(LARGE).float().T, atol=1e-4)
 
 
 @needs_bfloat16

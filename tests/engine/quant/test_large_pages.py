@@ -48,6 +48,21 @@ def test_large_tensors_begin_a_page() -> None:
     assert advised(tensor)
 
 
+@needs_large_pages
+def test_no_page_is_taken_for_a_rest() -> None:
+    """A little more than one page is that much, and not two."""
+    nbytes, count = LARGE_PAGE + 2**16, 32
+    before = resident()
+    held = [large_pages((nbytes,), torch.uint8).fill_(1) for _ in range(count)]
+    assert resident() - before < 1.1 * count * nbytes
+    assert len(held) == count
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
 def test_what_was_written_stays() -> None:
     tensors = [large_pages((3, 2**20 + 1), torch.int16) for _ in range(4)]
     for value, tensor in enumerate(tensors):
@@ -70,8 +85,11 @@ def test_systems_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
         def madvise(self, *_: int) -> None:
             raise OSError("not by this kernel")
 
-    if sys.platform == "linux":
-        monkeypatch.setattr(mmap, "mmap", Refused)
+    def limited(*_: object, **__: object) -> mmap.mmap:
+        raise OSError("as much as a limit allows")
+
+    for mapping in (Refused, limited) if sys.platform == "linux" else ():
+        monkeypatch.setattr(mmap, "mmap", mapping)
         assert large_pages((LARGE_PAGE,), torch.uint8).shape == (LARGE_PAGE,)
     monkeypatch.delattr(mmap, "MADV_HUGEPAGE", raising=False)
     assert large_pages((LARGE_PAGE,), torch.uint8).shape == (LARGE_PAGE,)

@@ -45,6 +45,8 @@ OPTIONS = {
     "realize_reads_threshold": 64,  # what is to be kept says so itself, see `realised`
     "realize_opcount_threshold": 1000,
 }
+MOST_SUMS = 64
+"""Of one loop, unless something else is said."""
 FAILURES = (RuntimeError, OSError, ImportError)
 """What torch raises where compiling fails, or loading what was compiled."""
 TRACING = threading.Lock()
@@ -59,17 +61,22 @@ Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 class Kernel:
     """A function of tensors that becomes faster once it is compiled.
 
-    For tensors of these ``layouts``; of those in ``free`` only the number of axes is fixed. Unless
-    it is ``wanted``, a compiler leaves it as it is.
+    For tensors of these ``layouts``; of those in ``free`` only the number of axes is fixed. A loop
+    makes at most ``sums``. Unless it is ``wanted``, a compiler leaves it as it is.
     """
 
     def __init__(
-        self, definition: Callable[..., Any], layouts: tuple[Layout, ...], free: tuple[int, ...]
+        self,
+        definition: Callable[..., Any],
+        layouts: tuple[Layout, ...],
+        free: tuple[int, ...] = (),
+        sums: int = MOST_SUMS,
     ) -> None:
         self.run = definition
         self.definition = definition
         self.layouts = layouts
         self.free = free
+        self.sums = sums
         self.wanted = False
 
     def __call__(self, *tensors: Tensor) -> Any:
@@ -80,7 +87,7 @@ class Kernel:
         if self.run is self.definition:
             example = [torch.empty_strided(*at, dtype=dtype) for *at, dtype in self.layouts]
             definition = self.pinned if self.free else self.definition
-            self.run = compiled(definition, example, dynamic=bool(self.free))
+            self.run = compiled(definition, example, dynamic=bool(self.free), sums=self.sums)
 
     def pinned(self, *tensors: Tensor) -> Any:
         """The definition, of tensors whose sizes are numbers where they are not free."""
@@ -107,17 +114,23 @@ class Compiler:
         statics: tuple[Hashable, ...],
         example: Sequence[Tensor],
         free: tuple[int, ...] = (),
+        sums: int = MOST_SUMS,
     ) -> Kernel:
         """The kernel ``function(*statics, *tensors)`` for tensors laid out like the examples.
 
         Those at the places in ``free`` may have other sizes and strides: where these may differ,
-        they must in the examples, from all others and from 0 and 1. Examples are not read.
+        they must in the examples, from all others and from 0 and 1. Examples are not read. One
+        loop makes no more than ``sums``, so that they stay in registers.
         """
         layouts = tuple((tuple(e.shape), tuple(e.stride()), e.dtype) for e in example)
+        made = partial(Kernel, partial(function, *statics), layouts, free, sums)
+        return self.shared((function, statics, layouts, free, sums), made)
+
+    def shared(self, key: Hashable, make: Callable[[], Kernel]) -> Kernel:
+        """The kernel of this name, made unless there is one."""
         with self._lock:  # layers are loaded side by side
-            key = (function, statics, layouts, free)
             if key not in self._kernels:
-                self._kernels[key] = Kernel(partial(function, *statics), layouts, free)
+                self._kernels[key] = make()
             return self._kernels[key]
 
     def __len__(self) -> int:
@@ -180,11 +193,16 @@ def realised(x: Tensor) -> Tensor:
 
 
 def compiled(
-    definition: Callable[..., Any], example: Sequence[Tensor], *, dynamic: bool = False
+    definition: Callable[..., Any],
+    example: Sequence[Tensor],
+    *,
+    dynamic: bool = False,
+    sums: int = MOST_SUMS,
 ) -> Callable[..., Any]:
     """The function as torch compiles it for tensors like the examples, and only for such.
 
-    With ``dynamic``, for any sizes and strides (see `Compiler.kernel`).
+    With ``dynamic``, for any sizes and strides; of many ``sums`` over the same numbers, some are
+    made in another loop (see `Compiler.kernel`).
 
     Not `torch.compile`: that looks at each call's arguments, which takes longer than many a kernel.
     """
@@ -194,7 +212,7 @@ def compiled(
         from torch.fx.experimental.proxy_tensor import make_fx
 
         graph = make_fx(definition, tracing_mode="symbolic" if dynamic else "fake")(*example)
-        options: dict[str, Any] = {"config_patches": OPTIONS}
+        options: dict[str, Any] = {"config_patches": {**OPTIONS, "max_fusion_size": sums}}
         shapes: Any = "from_graph" if dynamic else "from_example_inputs"
         found = standalone_compile(graph, list(example), dynamic_shapes=shapes, options=options)
     return cast("Callable[..., Any]", found)

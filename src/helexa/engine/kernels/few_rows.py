@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn import functional as F
 
+from helexa.engine.kernels.compiled import MOST_SUMS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
@@ -15,37 +17,47 @@ if TYPE_CHECKING:
     from helexa.engine.kernels.compiled import Compiler, Kernel
 
 FEW = 4
-"""Rows that are computed together where there is more than one; missing ones are padded.
+"""They cost 1.2 (16 bit) to 2 (4 bit) times what one row does, on an AMD EPYC with one thread."""
 
-Four cost 1 (16 bit) to 3 (4 bit) times what one does, on an AMD EPYC.
-"""
-MOST = 8
-"""Rows up to which this is faster than expanding the matrix once for all of them."""
+
+class Plan(NamedTuple):
+    """The ``sizes`` of which kernels are made, in rows: missing ones are padded.
+
+    A loop makes at most ``sums``. Up to ``most`` rows this is faster than what is done with many.
+    """
+
+    sizes: tuple[int, ...] = (1, FEW)
+    sums: int = MOST_SUMS
+    most: int = 4 * FEW
+
+
+PLAIN = Plan()
 
 
 class FewRows(NamedTuple):
-    """A kernel for one row, if there is one, and one for `FEW`; and what they get besides rows."""
+    """A function's kernels, by the rows they take, ascending; and what they get besides rows.
 
-    one: Kernel | None
-    few: Kernel
+    They take any number of them, and are the fastest way for up to ``most``.
+    """
+
+    kernels: tuple[tuple[int, Kernel], ...]
     tensors: tuple[Tensor, ...]
+    most: int
 
     def __call__(self, *rows: Tensor) -> tuple[Tensor, ...]:
-        """Arguments [T, …] each, T up to `FEW` at a time → what the function returns, [T, …]."""
-        count = len(rows[0])
-        if count == 1 and self.one is not None:
-            return as_tuple(self.one(*rows, *self.tensors))
-        if count <= FEW:
-            padded = (padded_rows(part, FEW) for part in rows)
-            return tuple(part[:count] for part in as_tuple(self.few(*padded, *self.tensors)))
-        parts = zip(*(torch.split(part, FEW) for part in rows), strict=True)
+        """Arguments [T, …] each, as many at a time as go → what the function returns, [T, …]."""
+        count, (most, _) = len(rows[0]), self.kernels[-1]
+        if count <= most:
+            size, kernel = next(one for one in self.kernels if count <= one[0])
+            found = as_tuple(kernel(*(padded_rows(part, size) for part in rows), *self.tensors))
+            return found if count == size else tuple(part[:count] for part in found)
+        parts = zip(*(torch.split(part, most) for part in rows), strict=True)
         return tuple(torch.cat(same) for same in zip(*(self(*part) for part in parts), strict=True))
 
     def want(self) -> None:
-        """Have both compiled."""
-        for kernel in (self.one, self.few):
-            if kernel is not None:
-                kernel.wanted = True
+        """Have all of them compiled."""
+        for _, kernel in self.kernels:
+            kernel.wanted = True
 
 
 def few_rows(
@@ -54,10 +66,15 @@ def few_rows(
     statics: tuple[Hashable, ...],
     example: Callable[[int], list[Tensor]],
     tensors: tuple[Tensor, ...],
+    plan: Plan = PLAIN,
 ) -> FewRows:
-    """Both kernels of a function; ``example`` makes rows, ``tensors`` follow them."""
-    one, few = (compiler.kernel(function, statics, [*example(rows), *tensors]) for rows in (1, FEW))
-    return FewRows(one, few, tensors)
+    """The kernels of a function; ``example`` makes rows, ``tensors`` follow them."""
+
+    def kernel(rows: int) -> Kernel:
+        examples = [*example(rows), *tensors]
+        return compiler.kernel(function, statics, examples, sums=plan.sums)
+
+    return FewRows(tuple((rows, kernel(rows)) for rows in plan.sizes), tensors, plan.most)
 
 
 def padded_rows(x: Tensor, rows: int) -> Tensor:

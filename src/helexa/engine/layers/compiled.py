@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 
-from helexa.engine.kernels.few_rows import FewRows, few_rows
+from helexa.engine.kernels.few_rows import FewRows, Plan, few_rows
 from helexa.engine.kernels.layer_steps import (
     Closing,
     Heads,
@@ -69,6 +69,11 @@ class CompiledLayer:
         x, *hidden = self.closing(x, mixed)
         return x + self.layer.mlp(*hidden) if hidden else x
 
+    @property
+    def most(self) -> int:
+        """Rows up to which this is faster than the layer as it is."""
+        return min(self.opening.most, self.closing.most)
+
     def compiled_modules(self) -> set[nn.Module]:
         """Whose weights need no kernels of their own."""
         mixer, mlp = self.layer.mixer, self.layer.mlp
@@ -106,13 +111,19 @@ class CompiledLayer:
         return mixer.mixed(made, batch, cache).reshape(len(x), -1)
 
 
-FewRowLayers = tuple["CompiledLayer | DecoderLayer", ...]
-"""The layers of a model, those that cannot be compiled as they are."""
+class FewRowLayers(NamedTuple):
+    """The layers of a model, those that cannot be compiled as they are.
+
+    It is what is fastest for up to ``most`` rows.
+    """
+
+    layers: tuple[CompiledLayer | DecoderLayer, ...]
+    most: int
 
 
-def run_compiled(layers: FewRowLayers, x: Tensor, step: Step, cache: KVCache) -> Tensor:
-    """All layers one after the other: x [T, hidden] → the same shape, T up to `MOST`."""
-    for layer, kept in zip(layers, cache.layers, strict=True):
+def run_compiled(few: FewRowLayers, x: Tensor, step: Step, cache: KVCache) -> Tensor:
+    """All layers one after the other: x [T, hidden] → the same shape."""
+    for layer, kept in zip(few.layers, cache.layers, strict=True):
         if isinstance(layer, CompiledLayer):
             x = layer(x, step, kept)
         else:
@@ -147,7 +158,9 @@ def compile_layers(
         )
     if not found:
         return None
-    return tuple(few or layer for few, layer in zip(made, plain, strict=True))
+    both = zip(made, plain, strict=True)
+    most = min(layer.most for layer in found)
+    return FewRowLayers(tuple(few or layer for few, layer in both), most)
 
 
 def untraceable(layer: DecoderLayer) -> tuple[str, str]:
@@ -194,7 +207,7 @@ def opened(
         x, angles = torch.empty(rows, mixer.qkv.inputs), torch.empty(2, rows, 1, mixer.turned)
         return [x, *angles]
 
-    opening = few_rows(compiler, open_attention, (form,), example, tensors)
+    opening = few_rows(compiler, open_attention, (form,), example, tensors, plan_of(matrix))
     kv = torch.empty(2, mixer.kv_heads, SLOTS, mixer.head_dim, dtype=cache, device="meta")
     one = [torch.empty(1, mixer.heads * mixer.head_dim), *kv[:, :, :CONTEXT]]
     return CompiledLayer(layer, opening, closing, compiler.kernel(attend, (heads,), one, KEPT))
@@ -211,7 +224,8 @@ def opened_delta(layer: DecoderLayer, compiler: Compiler) -> FewRows | None:
     def example(rows: int) -> list[Tensor]:
         return [torch.empty(rows, mixer.hidden)]
 
-    return few_rows(compiler, open_delta, ((inputs[0], gates[0]),), example, tensors)
+    matrices = inputs[0], gates[0]
+    return few_rows(compiler, open_delta, (matrices,), example, tensors, plan_of(*matrices))
 
 
 def closed(layer: DecoderLayer, compiler: Compiler) -> FewRows | None:
@@ -232,7 +246,15 @@ def closed(layer: DecoderLayer, compiler: Compiler) -> FewRows | None:
     def example(rows: int) -> list[Tensor]:
         return [torch.empty(rows, sum(out.outputs)), torch.empty(rows, out.inputs)]
 
-    return few_rows(compiler, close_layer, (form,), example, tensors)
+    return few_rows(compiler, close_layer, (form,), example, tensors, plan_of(*matrices))
+
+
+def plan_of(*matrices: Matrix) -> Plan:
+    """What suits the products with each of these: the fewest kernels, the shortest loops."""
+    plans = [recipe.plan for matrix in matrices for recipe in matrix]
+    fewest = min((plan.sizes for plan in plans), key=len)
+    sums, most = (min(values) for values in zip(*(plan[1:] for plan in plans), strict=True))
+    return Plan(fewest, sums, most)
 
 
 def traced(linear: Linear) -> tuple[Matrix, tuple[Tensor, ...]] | None:

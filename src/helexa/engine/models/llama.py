@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from helexa.engine.kernels.few_rows import MOST
 from helexa.engine.kernels.stored_matrix import device_of
 from helexa.engine.layers.compiled import (
     CompiledLayer,
@@ -79,7 +78,7 @@ class Llama(Model):
                 step = Step.of(batch, self.rotary)
                 return run_fused(self.layers, self.norm, x, step, cache)
             angles = self.rotary(batch.positions)
-            if self.compiled is not None and len(x) <= MOST:
+            if self.compiled is not None and len(x) <= self.compiled.most:
                 few = Step(batch, angles)
                 return self.normed(run_compiled(self.compiled, x, few, cache))
             for layer, kv in zip(self.layers, cache.layers, strict=True):
@@ -95,7 +94,7 @@ class Llama(Model):
         """Have kernels made for steps of few rows, where weights are in formats that allow it."""
         self.compiled = compile_layers(self.layers, compiler, self.numerics.cache)
         replaced = set()
-        for layer in self.compiled or ():
+        for layer in self.compiled.layers if self.compiled is not None else ():
             if isinstance(layer, CompiledLayer):
                 replaced |= layer.compiled_modules()
         want_kernels(module for module in self.modules() if module not in replaced)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from helexa.engine.kernels.few_rows import MOST, FewRows, few_rows
+from helexa.engine.kernels.few_rows import FewRows, few_rows
 from helexa.engine.kernels.matvec import Scratch, expanded_product, one_row_product
 from helexa.engine.kernels.narrow_product import (
     in_order,
@@ -16,11 +16,13 @@ from helexa.engine.kernels.narrow_product import (
     reorder,
     reordered_product,
 )
+from helexa.engine.kernels.onednn_order import is_paired, padded_shape
 from helexa.engine.kernels.packed import can_pack, pack, packed_product, unpack
 from helexa.engine.kernels.streamed import streamed_product
 from helexa.engine.kernels.wide_product import padded, wide_product
 from helexa.engine.memory import SMALL_MATRIX
 from helexa.engine.quant.large_pages import large_pages
+from helexa.engine.quant.paired import OrderedWeight, PairedWeight, ordered, paired
 from helexa.engine.quant.weight import Recipe, Traced
 from helexa.engine.quant.workspace import Workspace
 
@@ -38,7 +40,10 @@ FLOAT16_MAX = 65504.0
 FLOAT16_MIN_SCALE = 2.0**-10
 """Below this largest value, what float16 rounds away (at most 2⁻²⁵) would begin to count."""
 PIECE_ELEMENTS = 2**23
-"""A matrix is packed in pieces of at most so many numbers, each by way of a copy."""
+"""A matrix is packed in pieces of at most so many numbers, each by way of a copy.
+
+FBGEMM takes twice as long for each number of pieces that are four times as large.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +114,7 @@ class StreamedWeight(DenseWeight):
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
-        if len(x) <= MOST:
+        if len(x) <= self.few.most:
             return self.few(x.contiguous())[0]
         if self.bfloat16:
             return many_rows_product(x, self.tensor)
@@ -189,10 +194,10 @@ class DenseFormat:
     many rows of activations with quantised ones. ``kernels`` False leaves every product to torch's
     plain operator, in the weights' own format. ``narrow`` keeps large 16-bit matrices as they are
     stored where ``dtype`` is float32 and this a CPU: their products are the same, and take longer.
-    With a ``compiler``, quantised ones that want it get kernels of their own, and what they read
-    lies on ``large_pages``. ``rounded`` gives
-    them exactly the numbers of ``dtype`` before all that; matrices that float16 cannot hold keep
-    theirs.
+    With a ``compiler``, large ones and quantised ones that want it get kernels of their own, and
+    what they read lies on ``large_pages``. ``rounded`` gives them exactly the numbers of ``dtype``
+    before all that; matrices that float16 cannot hold keep theirs. ``output``: this is for an
+    output layer, of which all rows of activations keep float32.
     """
 
     dtype: torch.dtype
@@ -206,6 +211,7 @@ class DenseFormat:
     rounded: bool = False
     bfloat16: bool = False
     large_pages: bool = True
+    output: bool = False
 
     @property
     def in_bfloat16(self) -> bool:
@@ -223,10 +229,12 @@ class DenseFormat:
         if self.rounded:
             parts = [in_dtype(part, self.dtype) for part in parts]
         large = sum(part.numel() for part in parts) >= SMALL_MATRIX
-        if large and self.kernels and self.compiler is not None:
-            return self.streamed(parts, self.compiler)
-        if large and self.kernels and self.bfloat16 and all(map(fits_bfloat16, parts)):
-            return self.reordered(parts)
+        if large and self.kernels:
+            narrow = self.bfloat16 and all(map(fits_bfloat16, parts))
+            if self.compiler is not None:
+                return self.compilable(parts, self.compiler, narrow=narrow)
+            if narrow:
+                return self.reordered(parts)
         held = all(fits_float16(part) for part in parts)
         dtype = torch.float16 if held else torch.bfloat16
         if not self.kernels:
@@ -248,17 +256,30 @@ class DenseFormat:
         """The matrices [N_i, K], which bfloat16 holds, as one in oneDNN's order."""
         pieces, first = [], 0
         for group in in_pieces(parts):
-            rows, columns = sum(map(len, group)), parts[0].shape[1]
-            if len(group) == 1 and group[0].dtype == torch.bfloat16:
-                pieces.append((first, reorder(group[0])))
-            else:
-                with self.workspace.matrix(rows, -(-columns // 2)) as room:
-                    whole = room.view(torch.bfloat16).flatten()[: rows * columns]
-                    whole = whole.view(rows, columns)
-                    fill(whole, group)
-                    pieces.append((first, reorder(whole)))
-            first += rows
+            pieces.append((first, self.in_onednn_order(group)))
+            first += sum(map(len, group))
         return ReorderedWeight(tuple(pieces), (first, parts[0].shape[1]))
+
+    def in_onednn_order(self, parts: Sequence[Tensor]) -> Reordered:
+        """The same in one piece."""
+        if len(parts) == 1 and parts[0].dtype == torch.bfloat16:
+            return reorder(parts[0])
+        rows, columns = sum(map(len, parts)), parts[0].shape[1]
+        with self.workspace.matrix(rows, -(-columns // 2)) as room:
+            whole = room.view(torch.bfloat16).flatten()[: rows * columns].view(rows, columns)
+            fill(whole, parts)
+            return reorder(whole)
+
+    def compilable(
+        self, parts: Sequence[Tensor], compiler: Compiler, *, narrow: bool
+    ) -> OrderedWeight | PairedWeight | StreamedWeight:
+        """The matrices [N_i, K] for compiled products; ``narrow``: many rows may be rounded."""
+        shape = (sum(map(len, parts)), parts[0].shape[1])
+        if narrow and padded_shape(*shape) == shape and is_paired(*shape):
+            return ordered(self.in_onednn_order(parts), shape, compiler)
+        if self.output and shape[1] % 2 == 0 and all(map(fits_bfloat16, parts)):
+            return paired(parts, compiler, on_large_pages=self.large_pages)
+        return self.streamed(parts, compiler)
 
     def streamed(self, parts: Sequence[Tensor], compiler: Compiler) -> StreamedWeight:
         """The matrices [N_i, K] for compiled products: as they are stored, if that is in 16 bits.

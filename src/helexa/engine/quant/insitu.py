@@ -123,9 +123,14 @@ def for_logits(numerics: Numerics) -> Numerics:
 
     Rounded to bfloat16, many a best token and its runner-up would be the same.
     """
-    plain, linear = replace(numerics.plain, bfloat16=False), numerics.linear
+    plain, linear = of_output(numerics.plain), numerics.linear
     if isinstance(linear, DenseFormat):
-        linear = replace(linear, bfloat16=False)
+        linear = of_output(linear)
     elif isinstance(linear, BlockFormat):
-        linear = replace(linear, plain=replace(linear.plain, bfloat16=False))
+        linear = replace(linear, plain=of_output(linear.plain))
     return replace(numerics, plain=plain, linear=linear)
+
+
+def of_output(plain: DenseFormat) -> DenseFormat:
+    """A plain format for an output layer."""
+    return replace(plain, bfloat16=False, output=True)

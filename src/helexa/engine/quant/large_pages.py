@@ -22,12 +22,11 @@ def large_pages(shape: tuple[int, ...], dtype: torch.dtype, *, wanted: bool = Tr
     nbytes = math.prod(shape) * dtype.itemsize
     if not wanted or nbytes < LARGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape, dtype=dtype)
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    room = mmap.mmap(-1, nbytes + LARGE_PAGE, flags=flags)  # to begin at the start of a page
-    try:
-        room.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:  # a kernel without them
+    try:  # what is behind the last whole page would take a whole one, too
+        room = mmap.mmap(-1, nbytes + LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        whole = torch.frombuffer(room, dtype=torch.uint8)
+        start = -whole.data_ptr() % LARGE_PAGE
+        room.madvise(mmap.MADV_HUGEPAGE, start, nbytes // LARGE_PAGE * LARGE_PAGE)
+    except OSError:  # a kernel without them, or a limit to how much may be mapped
         return torch.empty(shape, dtype=dtype)
-    whole = torch.frombuffer(room, dtype=torch.uint8)
-    start = -whole.data_ptr() % LARGE_PAGE
     return whole[start : start + nbytes].view(dtype).view(shape)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
+from helexa.engine.kernels.few_rows import PLAIN, Plan
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
@@ -41,13 +43,15 @@ class Recipe(NamedTuple):
     """How few rows are multiplied with a matrix, for a compiler to take into a larger function.
 
     ``function(*statics, x, *tensors)``, x [T, K] float32 and ``taken`` tensors, is x @ Wᵀ
-    [T, ≥ rows], of which the first ``rows`` columns are wanted.
+    [T, ≥ rows], of which the first ``rows`` columns are wanted. ``plan``:
+    how that is compiled best.
     """
 
     function: Callable[..., Tensor]
     statics: tuple[Hashable, ...]
     taken: int
     rows: int
+    plan: Plan = PLAIN
 
 
 class Traced(NamedTuple):
@@ -77,7 +81,7 @@ def multiplied(recipes: Sequence[Recipe], x: Tensor, tensors: Sequence[Tensor]) 
     """x @ Wᵀ for matrices one below the other, and the tensors of all of them: → [T, ΣN]."""
     left = list(tensors)
     parts = []
-    for function, statics, taken, rows in recipes:
-        mine, left = left[:taken], left[taken:]
-        parts.append(function(*statics, x, *mine)[:, :rows])
+    for recipe in recipes:
+        mine, left = left[: recipe.taken], left[recipe.taken :]
+        parts.append(recipe.function(*recipe.statics, x, *mine)[:, : recipe.rows])
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from helexa.engine.kernels.compiled import Compiler
-from helexa.engine.kernels.few_rows import MOST
+from helexa.engine.kernels.few_rows import PLAIN
 from helexa.engine.quant.blocks import lanes, weight
 from helexa.engine.quant.blocks.lanes import LaneSink, LaneWeight
 from helexa.engine.quant.blocks.rows import stored_rows
@@ -15,6 +17,7 @@ from helexa.engine.quant.blocks.weight import fast_weight
 from helexa.engine.quant.dense import DenseFormat
 from helexa.engine.quant.weight import multiplied
 from tests.engine.compilers import needs_compiler
+from tests.engine.kernels.test_narrow_product import needs_bfloat16
 from tests.engine.quant.blocks.test_block_weight import check, made, relative
 
 CPU = torch.device("cpu")
@@ -85,7 +88,7 @@ def test_each_tile_has_the_size_it_is_compiled_for(
         return found
 
     weight.tile.run = noted
-    x = torch.randn(MOST + 1, 512, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(PLAIN.most + 1, 512, generator=torch.Generator().manual_seed(1))
     assert relative(weight.matmul(x), x @ matrix.T) < 3e-6
     assert seen == [[shape for shape, *_ in weight.tile.layouts]] * tiles
 
@@ -159,3 +162,30 @@ def test_large_scales_are_left_as_they_are() -> None:
     assert not weight.form.lifted
     assert weight.matrix().isfinite().all()
     assert torch.equal(weight.matrix(), type.matrix(blocks))
+
+
+def bfloat16_product(weight: LaneWeight, x: torch.Tensor) -> torch.Tensor:
+    """Many rows by plain tiles, not reordered ones."""
+    return replace(weight, ordered=None, tile_blocks=len(weight.lanes.words)).matmul(x)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("name", ["Q6_K", "Q4_K", "Q8_0", "Q3_K", "Q5_K"])
+@pytest.mark.parametrize("rows", [80, 500])
+def test_ordered_tiles_change_nothing(
+    name: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several tiles, the last one shorter; rounded to bfloat16 either way."""
+    monkeypatch.setattr(lanes, "TILE_BYTES", 200 * 512 * 2)
+    weight, _, compiler = laid_out(name, rows, torch.bfloat16)
+    x = torch.randn(PLAIN.most + 8, 512, generator=torch.Generator().manual_seed(2))
+    assert weight.ordered is None or compiler.wanted() == [weight.ordered]
+    assert torch.equal(weight.matmul(x), bfloat16_product(weight, x))
+
+
+def test_without_an_order_tiles_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "ordered_tiles", lambda *args: None)
+    weight, matrix, compiler = laid_out("Q6_K", 500, torch.bfloat16)
+    assert weight.ordered is None and compiler.wanted() == [weight.tile]
+    x = torch.randn(PLAIN.most + 1, 512, generator=torch.Generator().manual_seed(2))
+    assert relative(weight.matmul(x), x @ matrix.T) < 4e-3

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from helexa.engine.kernels.few_rows import MOST, FewRows, few_rows
+from helexa.engine.kernels.few_rows import FewRows, few_rows
 from helexa.engine.kernels.lanes import (
     LANES,
+    PLAN,
     Factors,
     Form,
     Lanes,
@@ -20,6 +21,7 @@ from helexa.engine.kernels.lanes import (
     row_product,
     tile,
 )
+from helexa.engine.kernels.onednn_tiles import OrderedTiles, ordered_tiles
 from helexa.engine.kernels.wide_product import onednn_product, padded, wide_product
 from helexa.engine.quant.large_pages import large_pages
 from helexa.engine.quant.weight import Recipe, Traced
@@ -38,7 +40,8 @@ TILE_BYTES = 2**20
 class LaneWeight:
     """A matrix ``shape`` = [N, K] in the layout of `kernels.lanes`.
 
-    A ``few`` rows are multiplied with the integers, many in ``dtype``, ``tile_blocks`` at a time.
+    A ``few`` rows are multiplied with the integers, many in ``dtype``, ``tile_blocks`` at a time:
+    as an ``ordered`` tile where there can be such, else as a ``tile``.
     """
 
     form: Form
@@ -48,6 +51,7 @@ class LaneWeight:
     tile_blocks: int
     few: FewRows
     tile: Kernel
+    ordered: OrderedTiles | None = None
 
     @property
     def nbytes(self) -> int:
@@ -68,7 +72,7 @@ class LaneWeight:
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
-        if len(x) > MOST:
+        if len(x) > self.few.most:
             return self.many(x)
         return self.few(x.contiguous())[0][:, : self.shape[0]]
 
@@ -79,20 +83,27 @@ class LaneWeight:
     def traced(self) -> Traced:
         """For a compiler (see `quant.weight`)."""
         tensors = self.lanes.tensors()
-        return Traced(Recipe(row_product, (self.form,), len(tensors), self.shape[0]), tensors)
+        return Traced(Recipe(row_product, (self.form,), len(tensors), self.shape[0], PLAN), tensors)
 
     def many(self, x: Tensor) -> Tensor:
         """The product by expanding a few blocks at a time."""
         size, blocks = self.form.rows, len(self.lanes.words)
         rounded = padded(x, self.dtype)
         out = x.new_empty(len(rounded), blocks * size)
-        product = wide_product if self.dtype == torch.float32 else onednn_product
         for start in range(0, blocks, self.tile_blocks):
-            first = min(start, blocks - self.tile_blocks)  # the last one may repeat a little
-            last = first + self.tile_blocks
-            part = self.tile(*self.lanes.blocks(first, last).tensors())
-            out[:, first * size : last * size] = product(rounded, part.T)
+            last = min(start + self.tile_blocks, blocks)
+            # a tile is compiled for its size: the last one may repeat a little
+            first = start if self.ordered is not None else last - self.tile_blocks
+            part = self.lanes.blocks(first, last)
+            out[:, first * size : last * size] = self.product(rounded, part)
         return out[: len(x), : self.shape[0]]
+
+    def product(self, x: Tensor, lanes: Lanes) -> Tensor:
+        """x @ Wᵀ of a few blocks: x [T, K] in ``dtype`` → [T, b · R]."""
+        if self.ordered is not None:
+            return self.ordered.product(x, lanes)
+        product = wide_product if self.dtype == torch.float32 else onednn_product
+        return product(x, self.tile(*lanes.tensors()).T)
 
 
 class LaneSink:
@@ -163,7 +174,8 @@ class LaneSink:
         columns, factors = self.shape[1], [part for part in self.lanes[1:] if part is not None]
         form = self.form = replace(self.form, lifted=lifted(factors))
         blocks = len(self.lanes.words)
-        count = max(1, min(blocks, TILE_BYTES // (form.rows * columns * dtype.itemsize)))
+        most = max(1, min(blocks, TILE_BYTES // (form.rows * columns * dtype.itemsize)))
+        count = -(-blocks // -(-blocks // most))  # tiles of one size, nearly
         part = self.lanes.blocks(0, count).tensors()
 
         def example(rows: int) -> list[Tensor]:
@@ -171,13 +183,18 @@ class LaneSink:
 
         tensors = self.lanes.tensors()
         expanding = compiler.kernel(tile, (form, dtype), part)
-        expanding.wanted = True
+        ordered = None
+        if dtype == torch.bfloat16:
+            sizes = {size * form.rows for size in (count, blocks % count) if size}
+            ordered = ordered_tiles(compiler, form, sizes, columns)
+        (expanding if ordered is None else ordered).wanted = True
         return LaneWeight(
             form=form,
             lanes=self.lanes,
             shape=self.shape,
             dtype=dtype,
             tile_blocks=count,
-            few=few_rows(compiler, row_product, (form,), example, tensors),
+            few=few_rows(compiler, row_product, (form,), example, tensors, PLAN),
             tile=expanding,
+            ordered=ordered,
         )

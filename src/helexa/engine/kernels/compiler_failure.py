@@ -32,7 +32,7 @@ def failure(error: Exception) -> InvalidRequest:
     return InvalidRequest(
         f"`compile` failed: {reason(error)}",
         param="compile",
-        hint=folder_hint() if is_of_a_folder(error) else HINT,
+        hint=folder_hint(error) if is_of_a_folder(error) else HINT,
     )
 
 
@@ -40,7 +40,11 @@ def reason(error: Exception) -> str:
     """What went wrong, in a line: of a compiler's output that which says so."""
     inner = getattr(error, "inner_exception", error)  # torch wraps what its parts raise
     output = getattr(inner, "output", None)  # a compiler's
-    lines = [line.strip() for line in str(output or inner).splitlines() if line.strip()]
+    lines = [
+        line.strip().partition(".  ")[0]
+        for line in str(output or inner).splitlines()
+        if line.strip()
+    ]
     disk = [os.strerror(number) for number in DISK]
     for line in lines:
         if any(text in line for text in disk):
@@ -62,9 +66,10 @@ def is_of_a_folder(error: Exception) -> bool:
     return temporary_folder() in text and any(os.strerror(number) in text for number in PATH)
 
 
-def folder_hint() -> str:
+def folder_hint(error: Exception) -> str:
     """What to do about the folder for temporary files."""
-    return f"make room in {temporary_folder()}, or name another folder by {VARIABLE}"
+    mend = "allow programs" if NOT_EXECUTABLE in reason(error) else "make room"
+    return f"{mend} in {temporary_folder()}, or name another folder by {VARIABLE}"
 
 
 def temporary_folder() -> str:

@@ -261,9 +261,15 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--bandwidth", type=readings.above_zero, default=4.0, help="TB/s, an assumption"
     )
-    parser.add_argument("--launch-us", type=float, default=1.0, help="in a recorded step, assumed")
-    parser.add_argument("--own-us", type=float, default=2.0, help="of other launches, assumed")
-    parser.add_argument("--host-us", type=float, default=100.0, help="between steps, assumed")
+    parser.add_argument(
+        "--launch-us", type=readings.not_negative, default=1.0, help="in a recorded step, assumed"
+    )
+    parser.add_argument(
+        "--own-us", type=readings.not_negative, default=2.0, help="of other launches, assumed"
+    )
+    parser.add_argument(
+        "--host-us", type=readings.not_negative, default=100.0, help="between steps, assumed"
+    )
     parser.add_argument(
         "--processors", type=readings.positive, default=132, help="of the GPU: an H200 has 132"
     )

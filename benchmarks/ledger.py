@@ -24,7 +24,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 
-from benchmarks.readings import arguments, positive, publish
+from benchmarks.readings import arguments, not_negative, positive, publish
 from helexa.gateway.entitlements.book import Book
 from helexa.gateway.entitlements.budget import Budget
 from helexa.gateway.entitlements.ledger import Ledger
@@ -152,7 +152,9 @@ def main() -> None:
     """Print a line for each store and number of tasks."""
     parser = arguments(__doc__)
     parser.add_argument("stores", type=store, nargs="*", default=["memory", "sqlite"])
-    parser.add_argument("--work", type=float, default=200.0, help="µs per pair beside the ledger")
+    parser.add_argument(
+        "--work", type=not_negative, default=200.0, help="µs per pair beside the ledger"
+    )
     parser.add_argument("--pairs", type=positive, default=4000)
     parser.add_argument("--rounds", type=positive, default=5)
     args = parser.parse_args()

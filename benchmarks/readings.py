@@ -60,6 +60,14 @@ def above_zero(given: str) -> float:
     raise argparse.ArgumentTypeError(f"{given!r} is no number above 0")
 
 
+def not_negative(given: str) -> float:
+    """A type of options: what something costs, which may be nothing."""
+    with suppress(ValueError):
+        if 0 <= (number := float(given)) < float("inf"):
+            return number
+    raise argparse.ArgumentTypeError(f"{given!r} is no number from 0 on")
+
+
 def share(given: str) -> float:
     """A type of options: a part of a whole, which neither is nothing nor all."""
     with suppress(ValueError):

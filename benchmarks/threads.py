@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.readings import arguments, new_folder, positive, publish
+from benchmarks.readings import arguments, new_folder, positive, publish, spread
 from benchmarks.shapes import SHAPES, make_checkpoint
 
 SETTINGS: Mapping[str, Mapping[str, str]] = {
@@ -192,8 +192,8 @@ def main() -> None:
         {
             "threads": lambda o: f"{o.threads}",
             "setting": lambda o: o.setting,
-            "tokens/s": lambda o: f"{o.free_tok_s:.1f}",
-            "beside a busy loop": lambda o: f"{o.shared_tok_s:.1f}",
+            "tokens/s": lambda o: spread([speed for speed, _ in o.free], ".1f", ""),
+            "beside a busy loop": lambda o: spread([speed for speed, _ in o.shared], ".1f", ""),
             "CPU ms a token": lambda o: f"{o.free_cpu_ms:.1f}",
             "beside a loop": lambda o: f"{o.shared_cpu_ms:.1f}",
         },

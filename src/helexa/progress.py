@@ -5,15 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from helexa.engine.checkpoint.files import Progress
+from helexa.engine.checkpoint.files import KERNELS, Progress
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress as Bars
-
-KERNELS: Final = "kernels"
-"""What loading calls compiling, which is no number of bytes."""
 
 
 @contextmanager
@@ -26,7 +24,9 @@ def loading_bars(given: Progress | None, stream: TextIO | None = None) -> Iterat
     if not stream.isatty():
         yield lambda name, done, total: None
         return
-    with _byte_bars(stream) as bars:
+    from rich.console import Console
+
+    with byte_bars(Console(file=stream)) as bars:
         tasks: dict[str, object] = {}
 
         def show(name: str, done: int, total: int | None) -> None:
@@ -69,8 +69,8 @@ def counting_bar(
         yield advance
 
 
-def _byte_bars(stream: TextIO) -> Bars:
-    from rich.console import Console
+def byte_bars(console: Console, *, transient: bool = True) -> Bars:
+    """Bars for files that are read, with bytes, speed and time left, and for kernels, counted."""
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -97,11 +97,11 @@ def _byte_bars(stream: TextIO) -> Bars:
             return Text() if task.description == KERNELS else super().render(task)
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        Amount(),
+        Amount(binary_units=True),
         Speed(),
         TimeRemainingColumn(),
-        console=Console(file=stream),
-        transient=True,
+        console=console,
+        transient=transient,
     )

@@ -89,6 +89,11 @@ def test_nothing_is_not_measured(
         ("long_context", ["--contexts", "--batches", "--prompts"], "nothing is to be measured"),
         ("prefix", ["--seen", "1"], "argument --seen"),
         ("ledger", ["slqite"], "is not memory, sqlite or"),
+        ("ledger", ["--work", "-1"], "argument --work: '-1' is no number from 0 on"),
+        *(
+            ("gpu_bytes", [f"--{cost}-us", given], f"'{given}' is no number from 0 on")
+            for cost, given in (("launch", "-1"), ("own", "nan"), ("host", "inf"))
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(

@@ -16,12 +16,15 @@ def test_a_setting_is_measured(
 ) -> None:
     settings = {"other": {"GOMP_SPINCOUNT": "0"}}
     monkeypatch.setattr(threads, "SETTINGS", settings)
-    sizes = ["--shape", "small", "--threads", "2", "--rounds", "1", "--tokens", "2"]
+    sizes = ["--shape", "small", "--threads", "2", "--rounds", "2", "--tokens", "2"]
     words = ["threads", *sizes, "--json", "-", "--folder", str(tmp_path)]
     monkeypatch.setattr("sys.argv", words)
     threads.main()
-    rows = json.loads(capsys.readouterr().out)["rows"]
+    out, err = capsys.readouterr()
+    rows = json.loads(out)["rows"]
     assert [(row["threads"], row["setting"]) for row in rows] == [(2, "other")]
+    speeds = [f"{row[kind]:.1f} (" for row in rows for kind in ("free_tok_s", "shared_tok_s")]
+    assert all(speed in err for speed in speeds)  # what differs by less than its range does not
     assert all(row["free_tok_s"] > 0 and row["shared_cpu_ms"] > 0 for row in rows)
 
 

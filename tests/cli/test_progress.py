@@ -6,6 +6,7 @@ import io
 import re
 
 from helexa.cli.progress import Bars, download_progress, load_progress
+from helexa.engine.checkpoint.files import KERNELS
 
 MIB = 2**20
 CODES = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
@@ -40,7 +41,7 @@ def test_a_length_that_is_not_known_is_no_error() -> None:
     with download_progress(screen) as report:
         report("config.json", 700, None)
         report("config.json", 800, None)
-    assert "config.json" in last_lines(screen)
+    assert "800/? bytes" in last_lines(screen)
 
 
 def test_merged_bars_add_up_and_are_gone_at_the_end() -> None:
@@ -52,6 +53,23 @@ def test_merged_bars_add_up_and_are_gone_at_the_end() -> None:
     bars.close()
     assert "3.0/4.0 MiB" in last_lines(screen)
     assert screen.getvalue().endswith(("\x1b[2K", "\x1b[2K\n", "\x1b[?25h\r\x1b[1A\x1b[2K"))
+
+
+def test_kernels_are_counted_apart_from_bytes() -> None:
+    """As loading tells of both: they are compiled after all is read, for a minute or two."""
+    screen = Screen()
+    with load_progress(screen) as report:
+        assert report is not None
+        report("weights", 4 * MIB, 4 * MIB)
+        read = len(screen.getvalue())
+        for done in (1, 2, 3):
+            report(KERNELS, done, 12)
+    shown = CODES.sub("", screen.getvalue()[read:])
+    lines = {line.split()[0]: line for line in shown.splitlines() if line.strip()}
+    assert "4.0/4.0 MiB" in lines["weights"]
+    assert "3/12" in lines[KERNELS]
+    assert "B" not in lines[KERNELS]
+    assert "bytes" not in lines[KERNELS]
 
 
 def test_nothing_is_drawn_when_nothing_is_loaded() -> None:

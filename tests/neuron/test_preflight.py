@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from helexa.engine.config import ModelConfig
+from helexa.engine.quant.names import SHOWN
 from helexa.errors import CheckpointError, PreflightError, UnsupportedModel
 from helexa.neuron.preflight import (
-    QUANTISE_AT_LOAD,
     RepoFormat,
     classify,
     cold_capabilities,
@@ -132,8 +132,8 @@ def test_n044_feasible(
             {
                 "kind": "quant_not_found",
                 "requested": "nope",
-                "available": list(QUANTISE_AT_LOAD),
-                "nearest": nearest("nope", QUANTISE_AT_LOAD),
+                "available": list(SHOWN),
+                "nearest": nearest("nope", SHOWN),
             },
         ),
     ],

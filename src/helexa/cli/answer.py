@@ -209,7 +209,7 @@ def stats_line(answer: Answer) -> str:
         parts.append(f"first token {answer.first_ms:.0f} ms")
     parts.append(f"{usage.cached_tokens} of {usage.prompt_tokens} prompt tokens cached")
     if usage.drafts is not None:
-        parts.append(f"drafts {usage.drafts.accepted} of {usage.drafts.drafted}")
+        parts.append(f"drafts {usage.drafts.told}")
     if answer.finish_reason == "length":
         parts.append("cut off at the token limit")
     return " · ".join(parts)

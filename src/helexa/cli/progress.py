@@ -10,6 +10,8 @@ from typing import IO, TYPE_CHECKING, Protocol
 import click
 
 from helexa.cli.terminal import console, is_terminal, size
+from helexa.engine.checkpoint.files import KERNELS
+from helexa.progress import byte_bars
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -25,7 +27,8 @@ class Reporter(Protocol):
 class Bars:
     """Bars with bytes, speed and time left; nothing is drawn before the first byte.
 
-    One per name, or ``merged`` into a single one that is gone at the end.
+    One per name, or ``merged`` into a single one that is gone at the end: but for kernels that are
+    compiled, which are no bytes.
     """
 
     def __init__(self, stream: IO[str], *, merged: bool = False) -> None:
@@ -39,11 +42,14 @@ class Bars:
     def __call__(self, file: str, done_bytes: int, total_bytes: int | None) -> None:
         with self._lock:
             bars = self._started()
-            self._parts[file] = done_bytes, total_bytes
-            key = "" if self._merged else file
+            merged = self._merged and file != KERNELS
+            key = "" if merged else file
+            done, total = done_bytes, total_bytes
+            if merged:
+                self._parts[file] = done, total
+                done, total = self._sum()
             if key not in self._tasks:
-                self._tasks[key] = bars.add_task(file)
-            done, total = self._sum() if self._merged else (done_bytes, total_bytes)
+                self._tasks[key] = bars.add_task(file, total=total)
             bars.update(self._tasks[key], description=file, completed=done, total=total)
 
     def close(self) -> None:
@@ -61,17 +67,7 @@ class Bars:
 
     def _started(self) -> RichProgress:
         if self._bars is None:
-            from rich import progress as rich
-
-            self._bars = rich.Progress(
-                rich.TextColumn("{task.description}", markup=False),
-                rich.BarColumn(),
-                rich.DownloadColumn(binary_units=True),
-                rich.TransferSpeedColumn(),
-                rich.TimeRemainingColumn(),
-                console=console(self._stream),
-                transient=self._merged,
-            )
+            self._bars = byte_bars(console(self._stream), transient=self._merged)
             self._bars.start()
         return self._bars
 

@@ -12,6 +12,7 @@ import torch
 
 from helexa.engine.checkpoint.checkpoint import open_checkpoint
 from helexa.engine.checkpoint.counting import numbers
+from helexa.engine.checkpoint.files import KERNELS
 from helexa.engine.checkpoint.reference import Variant
 from helexa.engine.checkpoint.weights import Weights
 from helexa.engine.config import DTYPES, EngineConfig, switches
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KERNELS = "kernels"
-"""What progress calls compiling; it counts them."""
 NEEDED = frozenset({"compile", "quant_kernels"})
 """The switches without which nothing is compiled."""
 EMBEDDING = "embed_tokens.weight"

@@ -89,6 +89,11 @@ class DraftCounts:
         """The share that was right; 0.0 where nothing was guessed."""
         return self.accepted / self.drafted if self.drafted else 0.0
 
+    @property
+    def told(self) -> str:
+        """As people read it: ``12 of 20``, the right ones first."""
+        return f"{self.accepted} of {self.drafted}"
+
     def plus(self, drafted: int, accepted: int) -> DraftCounts:
         """With one more draft."""
         return DraftCounts(self.drafted + drafted, self.accepted + accepted)

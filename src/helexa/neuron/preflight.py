@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from helexa.engine.quant.names import FORMATS
+from helexa.engine.quant.names import FORMATS, SHOWN, plain_name
 from helexa.errors import PreflightError
 
 FormatKind = Literal["diffusers", "mixed", "dense_safetensors", "gguf", "empty"]
 
 PIPELINE = "model_index.json"
 INDEX = "model.safetensors.index.json"
-QUANTISE_AT_LOAD = tuple(FORMATS)
-"""Formats that dense weights can be turned into; case, `_` and `-` do not matter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +113,6 @@ def nearest(requested: str, available: Sequence[str]) -> str | None:
     return min(tags, key=lambda tag: distance(requested.lower(), tag), default=None)
 
 
-def plain(quant: str) -> str:
-    return quant.lower().replace("_", "").replace("-", "")
-
-
 def make_plan(
     model_id: str,
     files: Sequence[str],
@@ -142,11 +136,14 @@ def make_plan(
         picked = pick_gguf(files, quant)
         if picked is None:
             raise no_such_quant(model_id, quant or "", format.quants)
-    elif quant and format.kind != "diffusers":
-        known = (*QUANTISE_AT_LOAD, *more_quants)
-        if plain(quant) not in map(plain, known):
-            raise no_such_quant(model_id, quant, known)
+    elif quant and format.kind != "diffusers" and not is_known(quant, more_quants):
+        raise no_such_quant(model_id, quant, (*SHOWN, *more_quants))
     return Plan(model_id, format, tp_size, picked)
+
+
+def is_known(quant: str, more: Collection[str]) -> bool:
+    """Whether dense weights can be turned into this format; case, `_` and `-` do not matter."""
+    return plain_name(quant) in {*FORMATS, *map(plain_name, more)}
 
 
 def needs_safetensors(model_id: str, tp_size: int, quants: Sequence[str]) -> PreflightError:

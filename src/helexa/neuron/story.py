@@ -150,7 +150,7 @@ class Story:
 def drafts_text(usage: Usage | None) -> str:
     """Of how many guessed tokens how many were right, as ``12 of 20``; "" where none were."""
     drafts = None if usage is None else usage.drafts
-    return "" if drafts is None else f"{drafts.accepted} of {drafts.drafted}"
+    return "" if drafts is None else drafts.told
 
 
 def story_of(request: Request) -> Story:

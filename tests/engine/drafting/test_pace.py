@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helexa.engine.drafting.costs import FADING, GUESS, GUESS_EACH, SURPRISE, StepCosts
@@ -132,6 +132,8 @@ def test_no_text_loses_more(
 
 @given(TABLES, st.integers(SHORTEST_ANSWER, 300))
 @settings(max_examples=40)
+@example((0.0, 1.0, 1.0, 2.0, 2.0), 32)
+@example((0.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0), 64)
 def test_a_new_machine_is_known_soon(true: Sequence[float], tokens: int) -> None:
     """Nobody knows at first what drafts cost; in the worst case, where they never help, that is
     lost twice for each length, as one reading is not believed. From time to time it is asked
@@ -302,3 +304,35 @@ def test_what_was_dear_is_tried_again_some_time() -> None:
         costs.add(1, 0, 0.1)
         plain += 1
     assert 500 < plain < 3000
+
+
+@pytest.mark.parametrize("true", [(1.0, 1.0, 2.0, 2.0), (1.2,) * 6, (2.0,) * 6, (3.0,) * 6])
+@pytest.mark.parametrize("tokens", [SHORTEST_ANSWER, 64, 300])
+def test_asking_again_costs_no_more_than_is_allowed(true: tuple[float, ...], tokens: int) -> None:
+    """Answers for ever, each with the worst text, once all costs were learned."""
+    costs = measured((0.0, *true))
+    answers = 6400 // tokens
+    lost = 0.0
+    for _ in range(answers):
+        answer = Answer((0.0, *true), lambda drafted: not drafted, costs)
+        lost += answer.run(tokens, known=False).spent
+    assert lost <= LOSS * tokens * answers
+
+
+def test_one_that_is_as_dear_as_ever_speaks_for_all() -> None:
+    costs = measured((0.0, 1.0, 2.0))
+    before = costs.of_drafts(1, 2)
+    for _ in range(3 * FADING):
+        costs.add(1, 0, 1.0)
+    assert costs.of_drafts(1, 2)[2] < 0.9 * before[2]
+    costs.add(1, 1, 1 + before[1])
+    assert costs.of_drafts(1, 2) == pytest.approx(before)
+
+
+def test_one_that_has_become_cheap_leaves_the_others_faded() -> None:
+    costs = measured((0.0, 1.0, 2.0))
+    for _ in range(3 * FADING):
+        costs.add(1, 0, 1.0)
+    before = costs.of_drafts(1, 2)[2]
+    costs.add(1, 1, 1.2)
+    assert costs.of_drafts(1, 2)[2] == before

@@ -6,16 +6,28 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor.cpu_vec_isa import VecISA, valid_vec_isa_list
 from torch._inductor.utils import clear_caches
 
-from helexa.engine.kernels import compiled, compiler_cache
+from helexa.engine.kernels import compiled
 from helexa.engine.kernels.compiled import Compiler
-from helexa.engine.kernels.compiler_cache import VARIABLE, drop_damaged, is_whole
+from helexa.engine.kernels.compiler_cache import (
+    VARIABLE,
+    can_be_made,
+    drop_damaged,
+    empty_cache,
+    forget_instructions,
+    is_whole,
+)
 from helexa.errors import InvalidRequest
 from tests.engine.compilers import needs_compiler
 
@@ -34,13 +46,6 @@ def library(tmp_path: Path) -> Path:
     return file
 
 
-def aged(file: Path) -> Path:
-    """As if nobody had written to it for a while."""
-    long_ago = time.time() - 60
-    os.utime(file, (long_ago, long_ago))
-    return file
-
-
 @needs_elf
 def test_whole_libraries_stay(library: Path, tmp_path: Path) -> None:
     assert is_whole(library)
@@ -54,20 +59,72 @@ def test_whole_libraries_stay(library: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5])
 def test_parts_of_libraries_go(library: Path, tmp_path: Path, share: float) -> None:
     os.truncate(library, int(library.stat().st_size * share))
-    assert drop_damaged(aged(library).parents[1]) == [library]
+    assert drop_damaged(tmp_path) == [library]
     assert not library.exists()
 
 
+BUILDER = """
+import shutil, sys, time
+from filelock import FileLock
+whole, library, lock = sys.argv[1:]
+with FileLock(lock):
+    print("locked", flush=True)
+    if sys.stdin.readline():
+        shutil.copy(whole, library)
+"""
+
+
+@contextmanager
+def builder(library: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has begun to build it, holds torch's lock, and goes on when it is told to."""
+    os.truncate(library, 100)
+    lock = library.parents[1] / "locks" / "cab.lock"
+    lock.parent.mkdir()
+    command = [sys.executable, "-c", BUILDER, str(LIBRARY), str(library), str(lock)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
 @needs_elf
-def test_one_that_is_being_written_is_waited_for(library: Path, tmp_path: Path) -> None:
-    whole = library.read_bytes()
-    library.write_bytes(bytes(len(whole)))
-    script = f"import time, pathlib; time.sleep(0.5); pathlib.Path({str(library)!r}).write_bytes("
-    source = f"pathlib.Path({str(LIBRARY)!r}).read_bytes())"
-    with subprocess.Popen([sys.executable, "-c", script + source]) as writer:
-        assert drop_damaged(tmp_path) == []
-        assert writer.wait() == 0
-    assert library.read_bytes() == whole
+@pytest.mark.parametrize("written_s_ago", [60, 0, -3600], ids=["stalled", "now", "other clock"])
+def test_one_that_is_being_built_is_waited_for(
+    library: Path, tmp_path: Path, written_s_ago: float
+) -> None:
+    """However long nothing was written, and whatever the clock of a file server says."""
+    assert LIBRARY is not None
+    with builder(library) as process, ThreadPoolExecutor(1) as pool:
+        at = time.time() - written_s_ago
+        os.utime(library, (at, at))
+        dropped = pool.submit(drop_damaged, tmp_path)
+        with pytest.raises(TimeoutError):
+            dropped.result(0.2)
+        process.communicate("go on\n")
+        assert dropped.result(30) == []
+    assert library.read_bytes() == LIBRARY.read_bytes()
+
+
+@needs_elf
+def test_one_whose_builder_was_killed_goes_at_once(library: Path, tmp_path: Path) -> None:
+    with builder(library) as process:
+        process.kill()
+        process.wait()
+        began = time.monotonic()
+        assert drop_damaged(tmp_path) == [library]
+    assert time.monotonic() - began < 1
+
+
+@needs_elf
+def test_what_others_write_in_the_folder_is_theirs(library: Path, tmp_path: Path) -> None:
+    """Triton's are deeper, and get their names when they are whole."""
+    deeper = tmp_path / "triton" / "0" / "tmp.pid_1" / "launcher.so"
+    deeper.parent.mkdir(parents=True)
+    deeper.write_bytes(b"\x7fELF")
+    assert drop_damaged(tmp_path) == []
+    assert deeper.exists()
 
 
 def product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -92,7 +149,9 @@ def test_a_start_after_a_kill_compiles_again(
     assert found
     for file in found:
         file.unlink()  # the one in use is mapped: it stays as it is
-        aged(file.parent / file.name if file.write_bytes(b"") else file)
+        file.write_bytes(b"")
+        key = file.name.partition(".")[0]
+        assert (tmp_path / "locks" / f"{key}.lock").exists()  # torch's own
     clear_caches()  # of this process
     with caplog.at_level("WARNING", compiled.__name__):
         assert list(wanting().compile()) == [1]
@@ -118,25 +177,75 @@ def test_what_fails_is_tried_once_more_in_an_empty_folder(
     assert os.environ[VARIABLE] == str(tmp_path)
 
 
-@pytest.mark.parametrize("why", [28, 30], ids=["full", "read only"])
-def test_a_folder_without_room_is_named(monkeypatch: pytest.MonkeyPatch, why: int) -> None:
+def test_nothing_is_left_of_a_second_try_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(*args: object, **options: object) -> None:
-        raise OSError(why, os.strerror(why), "/some/cache/x.cpp")
+        (Path(os.environ[VARIABLE]) / "x.cpp").touch()
+        raise OSError(28, os.strerror(28), "/some/cache/x.cpp")
 
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "named"))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setattr(compiled, "compiled", fail)
-    with pytest.raises(InvalidRequest, match=r"/some/cache/x\.cpp") as caught:
+    with pytest.raises(InvalidRequest, match=r"No space left on device: '/some/cache/x\.cpp'"):
         list(wanting().compile())
-    assert caught.value.param == "compile"
-    assert VARIABLE in str(caught.value.hint)
-    assert "g++" not in str(caught.value.hint)
+    assert (tmp_path / "named" / "x.cpp").exists()
+    assert list((tmp_path / "temporary").iterdir()) == []
+    (record,) = caplog.records
+    assert record.name == compiled.__name__
+    assert f"compiling in {tmp_path / 'named'} failed" in record.message
 
 
-def test_a_folder_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> Path:
-        raise PermissionError(13, os.strerror(13), "/nope")
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_folder_that_cannot_be_made_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "file" / below))
+    monkeypatch.setattr(compiled, "compiled", lambda *_, **__: product)
+    assert not can_be_made()
+    assert list(wanting().compile()) == [1]
 
-    monkeypatch.setattr(compiled, "cache_folder", refuse)
-    monkeypatch.setattr(compiled, "empty_cache", refuse)
-    assert compiler_cache.VARIABLE == VARIABLE
-    with pytest.raises(InvalidRequest, match="/nope"):
+
+def test_neither_folder_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "named"))
+    (tmp_path / "named").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with pytest.raises(InvalidRequest, match=r"No such file or directory: .*/gone/") as caught:
         list(wanting().compile())
+    assert caught.value.hint == f"make room in {tmp_path}, or name another folder by TMPDIR"
+
+
+@needs_compiler
+def test_torch_is_imported_whatever_its_folder_is(tmp_path: Path) -> None:
+    """Which it makes meanwhile; after an error it could not be imported again."""
+    (tmp_path / "file").touch()
+    check = "from helexa.engine.kernels.compiled import require_compiler as r; r(); r()"
+    environment = os.environ | {VARIABLE: str(tmp_path / "file")}
+    subprocess.run([sys.executable, "-c", check], env=environment, check=True)
+
+
+def test_instructions_are_asked_for_again_in_another_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without room, torch finds none that it could use, and would never ask again."""
+    asked: list[object] = []
+
+    def cannot(isa: VecISA, code: str) -> bool:
+        asked.append(isa)
+        return False
+
+    monkeypatch.setattr(VecISA, "check_build", cannot)
+    try:
+        forget_instructions()
+        valid_vec_isa_list()
+        once = list(asked)
+        valid_vec_isa_list()
+        assert asked == once
+        with empty_cache():
+            valid_vec_isa_list()
+        assert asked == once + once
+    finally:
+        forget_instructions()

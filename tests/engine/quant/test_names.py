@@ -6,7 +6,6 @@ import pytest
 
 from helexa.engine.quant.names import FORMATS, SHOWN, format_of, is_plain
 from helexa.errors import PreflightError
-from helexa.neuron.preflight import QUANTISE_AT_LOAD
 
 
 @pytest.mark.parametrize(
@@ -32,10 +31,6 @@ def test_e032_other_names_are_refused_with_those_there_are(name: str) -> None:
         format_of(name)
     assert (caught.value.kind, caught.value.available) == ("quant_not_found", SHOWN)
     assert {format_of(shown) for shown in SHOWN} == set(FORMATS.values())
-
-
-def test_a_neuron_asks_for_no_others() -> None:
-    assert all(format_of(name) for name in QUANTISE_AT_LOAD)
 
 
 def test_names_that_quantise_nothing() -> None:

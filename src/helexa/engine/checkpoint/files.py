@@ -12,6 +12,8 @@ from helexa.errors import CheckpointError
 
 Progress = Callable[[str, int, int | None], None]
 """Called with a file's name, or "weights", the bytes done and the bytes in all (None: unknown)."""
+KERNELS = "kernels"
+"""What progress calls compiling; it counts kernels, not bytes."""
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"

@@ -54,6 +54,7 @@ class StepCosts:
         self._shares: dict[tuple[int, int], Readings] = {}  # and drafted tokens → share of a step
         self._known: dict[tuple[int, int], tuple[float, ...]] = {}  # asked for since they changed
         self._plain_steps = 0
+        self._faded: dict[tuple[int, int], float] = {}  # to so much since there was a reading
 
     def add(self, rows: int, drafted: int, seconds: float) -> float:
         """Count a step of ``rows`` sequences with a token each, and ``drafted`` more in all.
@@ -71,8 +72,11 @@ class StepCosts:
             return rows * expected
         reading = min(seconds / plain.middle, SURPRISE * (1 + expected)) - 1
         share = max(reading, LEAST * drafted)
+        if share > expected:
+            self._unfade(rows, drafted)
         known = self._shares.get((rows, drafted), Readings((expected,)))
         self._shares[rows, drafted] = known.with_reading(share)
+        self._faded[rows, drafted] = 1.0
         self._known.clear()
         return rows * share
 
@@ -95,7 +99,16 @@ class StepCosts:
         self._plain_steps += 1
         if self._plain_steps % FADING == 0:
             self._shares = {kind: found.scaled(_FADED) for kind, found in self._shares.items()}
+            self._faded = {kind: faded * _FADED for kind, faded in self._faded.items()}
             self._known.clear()
+
+    def _unfade(self, rows: int, drafted: int) -> None:
+        """After a step that was as dear as ever: so are drafts of other lengths, unasked."""
+        faded = self._faded.get((rows, drafted), 1.0)
+        for kind in [kind for kind in self._faded if kind[0] == rows]:
+            factor = min(1 / faded, 1 / self._faded[kind])
+            self._faded[kind] *= factor
+            self._shares[kind] = self._shares[kind].scaled(factor)
 
     def _share(self, rows: int, drafted: int) -> float:
         """What so many drafted tokens add to a step, as a share of one without.

@@ -8,7 +8,6 @@ its cache on disk (TORCHINDUCTOR_CACHE_DIR), so that only the first start on a m
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import threading
@@ -24,7 +23,9 @@ from helexa.engine.kernels.compiler_cache import (
     cache_folder,
     drop_damaged,
     empty_cache,
+    import_compiler,
 )
+from helexa.engine.kernels.compiler_failure import HINT, failure, reason
 from helexa.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -46,10 +47,6 @@ OPTIONS = {
 }
 MOST_SUMS = 64
 """Of one loop, unless something else is said."""
-HINT = "install g++ (or clang++) and Python's headers, or leave `compile` out"
-FOLDER_HINT = f"make room in that folder, or name another one by {VARIABLE}"
-NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOENT)
-"""What is wrong with the folder for compiled code rather than with the compiler."""
 FAILURES = (RuntimeError, OSError, ImportError)
 """What torch raises where compiling fails, or loading what was compiled."""
 TRACING = threading.Lock()
@@ -159,32 +156,31 @@ class Compiler:
                 except FAILURES as error:
                     if elsewhere:
                         raise failure(error) from error
-                    log.warning("compiling failed, now once more in an empty folder: %s", error)
+                    folder = os.environ.get(VARIABLE, "its folder")
+                    log.warning(
+                        "compiling in %s failed, now in an empty one: %s", folder, reason(error)
+                    )
                     elsewhere = True
-                    try:
-                        stack.enter_context(empty_cache())
-                        kernel.compile()
-                    except FAILURES as again:
-                        raise failure(again) from again
+                    compile_elsewhere(kernel, stack)
                 yield done
+
+
+def compile_elsewhere(kernel: Kernel, stack: ExitStack) -> None:
+    """Compile it in an empty folder, which stays until the stack is closed.
+
+    Raises InvalidRequest.
+    """
+    try:
+        stack.enter_context(empty_cache())
+        kernel.compile()
+    except FAILURES as error:
+        raise failure(error) from error
 
 
 def report_damaged(files: Sequence[Path]) -> None:
     """Say what was deleted."""
     for file in files:
         log.warning("deleted %s, half a library of a compiler that was interrupted", file)
-
-
-def failure(error: Exception) -> InvalidRequest:
-    """What a user is told of a failure."""
-    text = str(error).strip()
-    folder = any(os.strerror(number) in text for number in NO_ROOM)
-    where = f" in {os.environ.get(VARIABLE) or 'the folder for temporary files'}" if folder else ""
-    return InvalidRequest(
-        f"`compile` failed{where}: {text:.2000}",
-        param="compile",
-        hint=FOLDER_HINT if folder else HINT,
-    )
 
 
 def realised(x: Tensor) -> Tensor:
@@ -223,12 +219,17 @@ def compiled(
 
 
 def require_compiler() -> None:
-    """Raise InvalidRequest where there is no C++ compiler that torch could use."""
+    """Raise InvalidRequest where there is no C++ compiler that torch could use.
+
+    That torch's folder cannot be used is no reason: `Compiler.compile` can do without.
+    """
     try:
-        from torch._inductor.cpp_builder import get_cpp_compiler
-        from torch._inductor.exc import InvalidCxxCompiler
-    except OSError as error:  # it makes its folder when it is imported
+        import_compiler()
+    except OSError as error:
         raise failure(error) from error
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:

@@ -8,19 +8,21 @@ loaded.
 
 from __future__ import annotations
 
+import importlib
+import os
 import struct
-import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from getpass import getuser
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 """The environment variable that names the folder."""
-SETTLED_S = 2.0
-"""A library that was not written to for so long is nobody's work any more."""
 ELF = b"\x7fELF\x02\x01"
 """How a library for 64 bits, lowest byte first, begins."""
 ELF_HEADER = struct.Struct("<40xQ10xHH2x")
@@ -40,21 +42,27 @@ def cache_folder() -> Path:
 def drop_damaged(folder: Path) -> list[Path]:
     """Delete libraries in ``folder`` that are not whole: which.
 
-    Those that somebody may be writing are waited for. Raises OSError.
+    What somebody is building is waited for: torch locks each library while it builds it, and the
+    system unlocks what a process had locked when that ends, however it ends. Raises OSError.
     """
     dropped = []
-    for file in sorted(folder.rglob("*.so")):
-        while not is_whole(file):
-            try:
-                age = time.time() - file.stat().st_mtime
-                if 0 <= age < SETTLED_S:
-                    time.sleep(SETTLED_S / 10)
-                    continue
-                file.unlink()
-            except FileNotFoundError:  # somebody else has
-                break
-            dropped.append(file)
+    for file in sorted(folder.glob("*/*.so")):
+        if not is_whole(file):
+            with building(file):
+                if not is_whole(file):
+                    file.unlink(missing_ok=True)
+                    dropped.append(file)
     return dropped
+
+
+def building(file: Path) -> AbstractContextManager[object]:
+    """As torch does, be the only one to build this library. Raises OSError after ten minutes."""
+    from torch._inductor.codecache import LOCK_TIMEOUT
+    from torch.utils._filelock import FileLock
+
+    locks = file.parents[1] / "locks"
+    locks.mkdir(exist_ok=True)
+    return FileLock(str(locks / f"{file.name.partition('.')[0]}.lock"), timeout=LOCK_TIMEOUT)
 
 
 def is_whole(file: Path) -> bool:
@@ -73,13 +81,69 @@ def is_whole(file: Path) -> bool:
     return not head.startswith(ELF) or (start > 0 and start + each * count <= size)
 
 
+def import_compiler() -> None:
+    """Import torch's compiler, which makes its folder meanwhile: an empty one, if it cannot.
+
+    After an error it could not be imported in this process again. Raises OSError if there is no
+    room for an empty folder either.
+    """
+    with nullcontext() if can_be_made() else empty_folder():
+        importlib.import_module("torch._inductor.cpp_builder")
+
+
+def can_be_made() -> bool:
+    """Whether torch's folder can be made, or is there; asked without torch."""
+    try:
+        named = os.environ.get(VARIABLE) or Path(gettempdir(), f"torchinductor_{getuser()}")
+        Path(named).mkdir(parents=True, exist_ok=True)
+    except (OSError, KeyError):  # a user without a name has a folder of another name
+        return False
+    return True
+
+
+@contextmanager
+def empty_folder() -> Iterator[None]:
+    """For a while, an empty folder in place of torch's. Raises OSError."""
+    with TemporaryDirectory(prefix="helexa-", ignore_cleanup_errors=True) as folder:
+        before = os.environ.get(VARIABLE)
+        os.environ[VARIABLE] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                os.environ.pop(VARIABLE, None)
+            else:
+                os.environ[VARIABLE] = before
+
+
 @contextmanager
 def empty_cache() -> Iterator[None]:
     """For what is compiled inside, an empty folder for a while, in place of torch's.
 
-    Raises OSError if there is no room for one.
+    Raises OSError if there is no room for one. torch's own `fresh_cache` leaves the folder behind
+    after an error.
     """
-    from torch._inductor.utils import fresh_cache
+    with empty_folder():
+        from torch._inductor.utils import clear_caches
 
-    with fresh_cache():
-        yield
+        clear_caches()
+        forget_instructions()
+        try:
+            yield
+        finally:
+            clear_caches()
+
+
+def forget_instructions() -> None:
+    """Let torch ask again which instructions can be used.
+
+    It asks by compiling, takes a folder without room for a no, and remembers that: what it compiles
+    after that has no instructions for vectors.
+    """
+    from torch._inductor.cpu_vec_isa import VecISA, supported_vec_isa_list, valid_vec_isa_list
+
+    valid_vec_isa_list.cache_clear()
+    for kind in {VecISA, *(base for isa in supported_vec_isa_list for base in type(isa).mro())}:
+        for remembered in vars(kind).values():
+            if hasattr(remembered, "cache_clear"):
+                remembered.cache_clear()

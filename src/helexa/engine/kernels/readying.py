@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from helexa.engine.kernels.compiled import compiled, report_damaged
-from helexa.engine.kernels.compiler_cache import cache_folder, drop_damaged
+from helexa.engine.kernels.compiler_cache import cache_folder, drop_damaged, import_compiler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +55,8 @@ def readied(compiler: Compiler | None) -> Iterator[None]:
 
 def make_ready(stop: threading.Event) -> None:
     """Import, look for instructions meanwhile, compile; leave out what follows a ``stop``."""
+    if not stop.is_set():
+        import_compiler()
     for module in FIRST:
         if not stop.is_set():
             importlib.import_module(module)

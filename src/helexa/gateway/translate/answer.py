@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from helexa.http.body import parse_json
 from helexa.http.faults import UpstreamMalformed
+from helexa.protocol.drafts import DRAFTS, drafts_field
 from helexa.protocol.json_text import to_json
 from helexa.refusals import MalformedJson
 
@@ -153,12 +154,12 @@ def input_usage(usage: dict[str, Any]) -> dict[str, int]:
 
 
 def drafts(usage: dict[str, Any]) -> dict[str, Any]:
-    """How many tokens were guessed ahead, where a neuron tells; clients ignore such a field."""
-    told = usage.get("helexa_drafts")
+    """How many tokens were guessed ahead, where a neuron tells."""
+    told = usage.get(DRAFTS)
     if not isinstance(told, dict):
         return {}
-    counts = {name: count(told.get(name)) for name in ("drafted", "accepted")}
-    return {} if None in counts.values() else {"helexa_drafts": counts}
+    drafted, accepted = count(told.get("drafted")), count(told.get("accepted"))
+    return {} if drafted is None or accepted is None else drafts_field(drafted, accepted)
 
 
 def count(value: Any) -> int | None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, Final
 
+from helexa.protocol.drafts import drafts_field
 from helexa.text.events import TokenLogprob, Usage
 
 LEAST_LOGPROB: Final = -9999.0
@@ -55,8 +56,7 @@ def drafts(usage: Usage) -> dict[str, Any]:
     """How many tokens were guessed and how many of them rightly; nothing where none were."""
     if usage.drafts is None:
         return {}
-    counts = {"drafted": usage.drafts.drafted, "accepted": usage.drafts.accepted}
-    return {"helexa_drafts": counts}
+    return drafts_field(usage.drafts.drafted, usage.drafts.accepted)
 
 
 def chat_logprobs(logprobs: Iterable[TokenLogprob]) -> list[dict[str, Any]]:

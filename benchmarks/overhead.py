@@ -1,9 +1,9 @@
 """What the engine itself costs per decode step, on a CPU: alone, and handing over to readers.
 
-    python -m benchmarks.overhead                      # half a minute
+    python -m benchmarks.overhead                      # a minute
 
 The built-in model decodes so many streams, in the steady state: all prompts are computed, none
-ends. Two figures are told.
+ends. Three figures are told.
 
 "core": what ``EngineCore.step`` takes beside the model. Planning the step, laying out its batch,
 sampling, and making the outputs are counted; the model (forward pass and output layer) is not.
@@ -17,18 +17,27 @@ detokenising and parsing, which a reader does with what it has got. The model's 
 beside both, and "beyond the model alone" is the harsher figure, with what readers take from the
 model: the wall time of a step that is read less the model's time in a core that is not.
 
-Both cores have a thread of their own, one after the other, as the host's core has. Two threads that
-have ever used the model would have OpenMP's helpers each, and GNU's spin less between operators
-once there are more of them than processors: the second model would be slower, readers or not.
+"to a server": the same of a core in the process of its own that servers keep it in (`ProcessHost`):
+its outputs are written to a socket, and the parent's event loop, which reads all streams, has an
+interpreter of its own.
+
+Both cores of this process have a thread of their own, one after the other, as the host's core has.
+Two threads that have ever used the model would have OpenMP's helpers each, and GNU's spin less
+between operators once there are more of them than processors: the second model would be slower,
+readers or not.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -38,11 +47,13 @@ from benchmarks.readings import arguments, positive, publish, spread
 if TYPE_CHECKING:
     from helexa.engine.core import EngineCore
     from helexa.engine.outputs import Request, StepOutput
+    from helexa.engine.process.messages import Build
     from helexa.streams import LoopMailbox
 
 ROWS = (1, 8, 32)
 WARM_UP_STEPS = 20
 STEPS = 100
+NOTES = "steps.json"
 SPARE_STEPS = 20
 """In which prompts are computed, and streams that began early have ended."""
 
@@ -122,11 +133,15 @@ class Steps:
 
 
 class Watched:
-    """A core that notes its steps; everything else is the core's own."""
+    """A core that notes its steps, and when it is closed in a file, if there is one.
 
-    def __init__(self, core: EngineCore, steps: Steps) -> None:
+    Everything else is the core's own.
+    """
+
+    def __init__(self, core: EngineCore, steps: Steps, notes: Path | None = None) -> None:
         self._core = core
         self._steps = steps
+        self._notes = notes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._core, name)
@@ -138,6 +153,11 @@ class Watched:
             self._steps.began_s.append(began)
             self._steps.model_s.append(self._core._execution.model_s)  # a status takes longer
         return outputs
+
+    def close(self) -> None:
+        self._core.close()
+        if self._notes is not None:
+            self._notes.write_text(json.dumps([self._steps.began_s, self._steps.model_s]))
 
 
 def with_readers(rows: int) -> Cost:
@@ -152,6 +172,33 @@ def with_readers(rows: int) -> Cost:
     finally:
         host.close()
     return steps.cost()
+
+
+def with_a_server(rows: int) -> Cost:
+    """A core in a process of its own, each of its streams read by a task here."""
+    from helexa.engine.config import EngineConfig
+    from helexa.engine.process.children import Nursery
+    from helexa.engine.process.host import ProcessHost
+    from helexa.engine.process.messages import Build
+
+    nursery = Nursery(warm=False, builder=f"{__spec__.name}:noted_core")
+    with TemporaryDirectory() as folder:
+        order = Build(folder, EngineConfig(device="cpu", max_batch=rows))
+        host = ProcessHost(order, nursery)
+        try:
+            host.start()
+            anyio.run(read_all, host, rows)
+        finally:
+            host.close()
+            nursery.close()
+        began, model = json.loads((Path(folder) / NOTES).read_text())
+    return Steps(rows, began, model).cost()
+
+
+def noted_core(order: Build, report: Callable[[str, int, int | None], None]) -> Any:
+    """For the child: a core whose steps are written into the order's folder when it is closed."""
+    rows = order.config.max_batch
+    return Watched(new_core(rows), Steps(rows), Path(order.model) / NOTES)
 
 
 async def read_all(host: Any, rows: int) -> None:
@@ -174,7 +221,8 @@ async def read(mailbox: LoopMailbox[StepOutput]) -> None:
 class Overhead:
     """Milliseconds per step of so many rows: the median of the rounds, the least, and all.
 
-    ``handed_…``: with hand-over. ``…model_rounds``: what the model took, in each round.
+    ``handed_…``: with hand-over, ``served_…``: to a server. ``…model_rounds``: what the model took,
+    in each round.
     ``beyond_rounds``: what a step that is read takes beyond the model of one that is not.
     """
 
@@ -188,11 +236,15 @@ class Overhead:
     model_rounds: list[float]
     handed_model_rounds: list[float]
     beyond_rounds: list[float]
+    served_median_ms: float
+    served_rounds: list[float]
+    served_model_rounds: list[float]
 
 
 def measure(rows: int, rounds: int) -> Overhead:
     """In turns, with a core of its own for each."""
-    pairs = [(of_core(rows), with_readers(rows)) for _ in range(rounds)]
+    found = [(of_core(rows), with_readers(rows), with_a_server(rows)) for _ in range(rounds)]
+    pairs, served = [(core, handed) for core, handed, _ in found], [one[2] for one in found]
     core, handed = [core.ms for core, _ in pairs], [handed.ms for _, handed in pairs]
     return Overhead(
         rows,
@@ -205,6 +257,9 @@ def measure(rows: int, rounds: int) -> Overhead:
         [core.model_ms for core, _ in pairs],
         [handed.model_ms for _, handed in pairs],
         [handed.ms + handed.model_ms - core.model_ms for core, handed in pairs],
+        statistics.median(one.ms for one in served),
+        [one.ms for one in served],
+        [one.model_ms for one in served],
     )
 
 
@@ -223,6 +278,7 @@ def main() -> None:
             "streams": lambda o: f"{o.rows}",
             "core, ms a step": lambda o: spread(o.rounds, unit=""),
             "with hand-over": lambda o: spread(o.handed_rounds, unit=""),
+            "to a server": lambda o: spread(o.served_rounds, unit=""),
             "the model, ms": lambda o: spread(o.model_rounds, unit=""),
             "while read": lambda o: spread(o.handed_model_rounds, unit=""),
             "beyond the model alone": lambda o: spread(o.beyond_rounds, unit=""),

@@ -168,3 +168,10 @@ def test_a_broken_frame_is_refused(sent: bytes) -> None:
         theirs.shutdown(socket.SHUT_WR)
         with pytest.raises(ProtocolError):
             FrameReader(ours).read()
+
+
+def test_what_is_its_default_is_not_sent() -> None:
+    """A step of many streams is mostly that."""
+    sent = messages.Outputs((StepOutput(3, (17,)),))
+    assert write(sent)[4:] == b'{"Outputs":{"outputs":[{"id":3,"token_ids":[17]}]}}'
+    assert read(write(sent)[4:]) == sent

@@ -17,18 +17,25 @@ from typing import Any, Literal, TypeVar, Union
 from helexa.errors import HelexaError, ProtocolError
 
 T = TypeVar("T")
-Scalar = str | int | float | bool | None
+SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 def to_plain(value: Any) -> Any:
     """Dataclasses as objects, sequences and sets as arrays, errors as what `read_error` reads.
 
-    ProtocolError for what has no such form.
+    A field that is its default is left out. ProtocolError for what has no such form.
     """
-    if value is None or isinstance(value, str | int | float | bool):
+    kind: type = type(value)
+    if kind in SCALARS:  # exactly: this is asked for every number of a step
         return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if (fields := _fields(kind)) is not None:
+        return {
+            name: item if type(item) in SCALARS else to_plain(item)
+            for name, default in fields
+            if (item := getattr(value, name)) is not default
+        }
+    if isinstance(value, str | int | float):
+        return value
     if isinstance(value, HelexaError):
         return write_error(value)
     if isinstance(value, Mapping):
@@ -143,6 +150,14 @@ def _hints(kind: type) -> dict[str, Any]:
 def are_ints(items: Iterable[Any]) -> bool:
     """Whether all are whole numbers and no booleans, told without a line of Python for each."""
     return set(map(type, items)) <= {int}
+
+
+@cache
+def _fields(kind: type) -> tuple[tuple[str, Any], ...] | None:
+    """Names and defaults of a dataclass; None if it is none."""
+    if not dataclasses.is_dataclass(kind):
+        return None
+    return tuple((field.name, field.default) for field in dataclasses.fields(kind))
 
 
 def _is_number(data: Any) -> bool:

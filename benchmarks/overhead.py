@@ -31,7 +31,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +41,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import anyio
 
@@ -185,8 +188,10 @@ def with_a_server(rows: int) -> Cost:
     with TemporaryDirectory() as folder:
         order = Build(folder, EngineConfig(device="cpu", max_batch=rows))
         host = ProcessHost(order, nursery)
+        paths = {"PYTHONPATH": os.pathsep.join(sys.path)}  # where the child finds this module
         try:
-            host.start()
+            with patch.dict(os.environ, paths):
+                host.start()
             anyio.run(read_all, host, rows)
         finally:
             host.close()

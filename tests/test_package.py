@@ -33,6 +33,7 @@ def test_the_version_is_the_installed_one() -> None:
     "path",
     [
         "py.typed",
+        "engine/kernels/onednn_tiles.cpp",
         "builtin/tiny/config.json",
         "builtin/tiny/generation_config.json",
         "builtin/tiny/model.safetensors",

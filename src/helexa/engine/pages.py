@@ -1,4 +1,7 @@
-"""The pages that torch's memory lies on."""
+"""The pages that torch's memory lies on.
+
+What asks for large pages by itself, also where torch has been used before: `quant.large_pages`.
+"""
 
 from __future__ import annotations
 

@@ -72,3 +72,10 @@ def test_another_order_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         patched.setattr(onednn_order, "reorder", refused)
         assert not is_paired(256, 256)
     is_paired.cache_clear()
+
+
+def test_nobody_elses_random_numbers_change() -> None:
+    is_paired.cache_clear()
+    before = torch.random.get_rng_state()
+    is_paired(128, 64)
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -279,9 +279,11 @@ class DenseFormat:
             return ordered(self.in_onednn_order(parts), shape, compiler)
         if self.output and shape[1] % 2 == 0 and all(map(fits_bfloat16, parts)):
             return paired(parts, compiler, on_large_pages=self.large_pages)
-        return self.streamed(parts, compiler)
+        return self.streamed(parts, compiler, narrow=narrow)
 
-    def streamed(self, parts: Sequence[Tensor], compiler: Compiler) -> StreamedWeight:
+    def streamed(
+        self, parts: Sequence[Tensor], compiler: Compiler, *, narrow: bool
+    ) -> StreamedWeight:
         """The matrices [N_i, K] for compiled products: as they are stored, if that is in 16 bits.
 
         They are copied: pages of a file are read more slowly than memory.
@@ -299,7 +301,6 @@ class DenseFormat:
             return [torch.empty(rows, whole.shape[1])]
 
         few = few_rows(compiler, streamed_product, (), example, (whole,))
-        narrow = self.bfloat16 and fits_bfloat16(whole)
         return StreamedWeight(whole, self.scratch, few, narrow)
 
     def stay_narrow(self, parts: Sequence[Tensor]) -> bool:

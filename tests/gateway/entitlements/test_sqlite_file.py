@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -28,6 +30,31 @@ def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
     path.chmod(0o644)
     SqliteBook(path).close()
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_several_open_a_new_file_at_once(tmp_path: Path) -> None:
+    """SQLite does not wait here: whoever comes second while a log is set up is told so at once."""
+    for round_ in range(20):
+        with ThreadPoolExecutor(8) as threads:
+            together = Barrier(8)
+
+            def come(path: Path, together: Barrier = together) -> None:
+                together.wait()
+                SqliteBook(path).close()
+
+            for opened in [threads.submit(come, tmp_path / f"{round_}.db") for _ in range(8)]:
+                opened.result()
+
+
+def test_a_file_that_stays_locked_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE theirs (a)")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreFailed, match="database is locked"):
+            SqliteBook(path, busy_s=0.05)
+        other.execute("COMMIT")
+    SqliteBook(path, busy_s=0.05).close()
 
 
 def test_its_tables_are_as_documented(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from helexa.gateway.entitlements.budget import Account
 
 BUSY_S = 5.0
 LOOK_S = 1.0
+RETRY_S = 0.01
 LOG_PAGES = 8192
 """The log's length, in pages, at which it is merged into the file, which waits for the disk."""
 
@@ -84,6 +85,7 @@ class SqliteBook:
         except (sqlite3.Error, OSError) as error:
             raise StoreFailed(_reason(error)) from error
         self._execute = self._connection.execute
+        self._busy_s = busy_s
         self._known: dict[str, Account | None] = {}
         self._known_version = 0
         try:
@@ -97,8 +99,7 @@ class SqliteBook:
 
     def _prepare(self) -> None:
         self._execute("PRAGMA page_size = 1024")
-        (mode,) = self._execute("PRAGMA journal_mode = WAL").fetchone()
-        if mode != "wal":
+        if self._write_ahead() != "wal":
             raise StoreFailed("it has no write-ahead log there; put it on a local disk")
         self._execute("PRAGMA synchronous = NORMAL")
         self._execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
@@ -108,6 +109,24 @@ class SqliteBook:
                     self._execute(statement)
                 if self._version() is None:
                     self._execute("INSERT INTO helexa_meta VALUES (?)", (SCHEMA_VERSION,))
+
+    def _write_ahead(self) -> str:
+        """Ask for a write-ahead log; tell the mode that the file has then.
+
+        SQLite itself does not wait for this lock: of two that open a new file at once, each reads
+        it and then wants to write, and one is told at once that it is locked.
+        """
+        give_up = time.monotonic() + self._busy_s
+        while True:
+            try:
+                mode: str
+                (mode,) = self._execute("PRAGMA journal_mode = WAL").fetchone()
+                return mode
+            except sqlite3.OperationalError as error:
+                busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > give_up:
+                    raise
+            time.sleep(RETRY_S)
 
     def _version(self) -> int | None:
         """The schema of the file, None if it has none yet. Raises NewerSchema."""

@@ -267,21 +267,30 @@ def test_e096_close_in_mid_stream_raises_engine_closed() -> None:
     assert repr(llm) == "LLM('tiny', closed)"
 
 
+def the_new_thread(before: list[threading.Thread]) -> threading.Thread:
+    """A model's own; those of others may end meanwhile."""
+    (own,) = set(threading.enumerate()) - set(before)
+    return own
+
+
 def test_a_dropped_model_ends_its_thread() -> None:
-    before = threading.active_count()
+    before = threading.enumerate()
     llm = LLM("tiny", max_batch=1)
-    assert threading.active_count() == before + 1
+    own = the_new_thread(before)
+    assert own.is_alive()
     del llm
-    wait_until(lambda: threading.active_count() == before)
+    wait_until(lambda: not own.is_alive())
 
 
 def test_a_stream_keeps_its_model_until_it_is_read() -> None:
-    before = threading.active_count()
+    before = threading.enumerate()
     stream = LLM("tiny", max_batch=1).stream("Once", max_tokens=8, ignore_eos=True)
+    own = the_new_thread(before)
     events = list(stream)
     assert isinstance(events[-1], Finish) and events[-1].usage.completion_tokens == 8
+    assert own.is_alive()
     del stream
-    wait_until(lambda: threading.active_count() == before)
+    wait_until(lambda: not own.is_alive())
 
 
 def test_lazy_names_are_listed_and_wrong_ones_refused() -> None:

@@ -22,7 +22,7 @@ from helexa.engine.kernels.streamed import streamed_product
 from helexa.engine.kernels.wide_product import padded, wide_product
 from helexa.engine.memory import SMALL_MATRIX
 from helexa.engine.quant.large_pages import large_pages
-from helexa.engine.quant.paired import OrderedWeight, PairedWeight, ordered, paired
+from helexa.engine.quant.paired import OrderedWeight, PairedWeight, ordered_weight, paired_weight
 from helexa.engine.quant.weight import Recipe, Traced
 from helexa.engine.quant.workspace import Workspace
 
@@ -276,9 +276,9 @@ class DenseFormat:
         """The matrices [N_i, K] for compiled products; ``narrow``: many rows may be rounded."""
         shape = (sum(map(len, parts)), parts[0].shape[1])
         if narrow and padded_shape(*shape) == shape and is_paired(*shape):
-            return ordered(self.in_onednn_order(parts), shape, compiler)
+            return ordered_weight(self.in_onednn_order(parts), shape, compiler)
         if self.output and shape[1] % 2 == 0 and all(map(fits_bfloat16, parts)):
-            return paired(parts, compiler, on_large_pages=self.large_pages)
+            return paired_weight(parts, compiler, on_large_pages=self.large_pages)
         return self.streamed(parts, compiler, narrow=narrow)
 
     def streamed(

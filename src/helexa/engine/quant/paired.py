@@ -107,12 +107,14 @@ class PairedWeight:
         self.few.want()
 
 
-def ordered(matrix: Reordered, shape: tuple[int, int], compiler: Compiler) -> OrderedWeight:
+def ordered_weight(matrix: Reordered, shape: tuple[int, int], compiler: Compiler) -> OrderedWeight:
     """The weight of a matrix whose order `is_paired`, with kernels that are yet to be compiled."""
     return OrderedWeight(matrix, shape, kernels(compiler, in_blocks(matrix, shape), IN_LAYERS))
 
 
-def paired(parts: Sequence[Tensor], compiler: Compiler, *, on_large_pages: bool) -> PairedWeight:
+def paired_weight(
+    parts: Sequence[Tensor], compiler: Compiler, *, on_large_pages: bool
+) -> PairedWeight:
     """The matrices [N_i, K], which bfloat16 holds, as one; K is even."""
     count, columns = sum(map(len, parts)), parts[0].shape[1]
     blocks = -(-count // BLOCK)

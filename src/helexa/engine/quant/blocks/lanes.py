@@ -15,9 +15,9 @@ from helexa.engine.kernels.lanes import (
     Form,
     Lanes,
     expanded,
+    joined_halves,
     lifted,
     pack_words,
-    paired,
     row_product,
     tile,
 )
@@ -118,14 +118,14 @@ class LaneSink:
         self.shape = (rows, columns)
         blocks = -(-rows // self.form.rows)
         groups, whole = columns // type.group, columns // type.elements
-        counts = (blocks, self.form.places, LANES)
 
         def factors(fine: torch.dtype) -> Factors:
-            pairs = -(-counts[1] // 2)
-            coarse = torch.zeros(blocks, whole, pairs, LANES, dtype=torch.int32)
+            words = -(-self.form.places // 2)
+            coarse = torch.zeros(blocks, whole, words, LANES, dtype=torch.int32)
             if not self.form.fine:
                 return Factors(coarse)
-            return Factors(coarse, torch.zeros(counts[0], groups, *counts[1:], dtype=fine))
+            shape = (blocks, groups, self.form.places, LANES)
+            return Factors(coarse, torch.zeros(shape, dtype=fine))
 
         self.lanes = Lanes(
             large_pages((blocks, columns, LANES), torch.int32, wanted=on_large_pages),
@@ -146,10 +146,10 @@ class LaneSink:
                 self.put(lanes.offset.coarse, offset)
             return
         levels = self.type.levels(blocks.view(len(blocks), -1, self.type.nbytes))
-        pairs = [(lanes.scale, levels.scale, levels.scales)]
+        found = [(lanes.scale, levels.scale, levels.scales)]
         if lanes.offset is not None and levels.low is not None and levels.lows is not None:
-            pairs.append((lanes.offset, -levels.low, levels.lows))
-        for factors, coarse, fine in pairs:
+            found.append((lanes.offset, -levels.low, levels.lows))
+        for factors, coarse, fine in found:
             self.put(factors.coarse, coarse.flatten(1))
             assert factors.fine is not None
             self.put(factors.fine, fine.flatten(1))
@@ -157,10 +157,10 @@ class LaneSink:
     def put(self, place: Tensor, values: Tensor) -> None:
         """Write values [n, G] of some rows to where their blocks have them.
 
-        That is [b, G, P, 16], or, of factors that are coarse, what `paired` makes of that.
+        That is [b, G, P, 16], or, of factors that are coarse, what `joined_halves` makes of that.
         """
         rows = self.padded(values).view(len(place), self.form.places, LANES, -1).permute(0, 3, 1, 2)
-        place.copy_(paired(rows.half()) if place.dtype == torch.int32 else rows)
+        place.copy_(joined_halves(rows.half()) if place.dtype == torch.int32 else rows)
 
     def padded(self, values: Tensor) -> Tensor:
         """With rows of zeros, to whole blocks."""

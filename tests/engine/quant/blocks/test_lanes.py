@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ def test_each_tile_has_the_size_it_is_compiled_for(
 def test_matrices_below_each_other(x_rows: int) -> None:
     """In a larger function, of rows that fill none of their words."""
     made = [laid_out(name, rows, torch.float32)[:2] for name, rows in RAGGED]
-    recipes = [weight.traced() for weight, _ in made]
+    recipes = [weight.traced for weight, _ in made]
     x = torch.randn(x_rows, 512, generator=torch.Generator().manual_seed(3))
     tensors = [tensor for recipe in recipes for tensor in recipe.tensors]
     for count in (1, len(made)):
@@ -114,7 +115,7 @@ def test_matrices_below_each_other(x_rows: int) -> None:
 def test_compiled(name: str) -> None:
     weight, matrix, compiler = laid_out(name, 100, torch.float32, 256)
     assert len(compiler) == 1  # the tile of a prompt
-    weight.want()
+    weight.few.want()
     assert list(compiler.compile()) == [1, 2, 3]
     check(weight, matrix, 0)
 
@@ -191,7 +192,7 @@ def test_ordered_tiles_change_nothing(
 def test_without_an_order_tiles_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "ordered_tiles", lambda *args: None)
     weight, matrix, compiler = laid_out("Q6_K", 500, torch.bfloat16)
-    assert not weight.tiles.any_size
-    assert [kernel.definition.func for kernel in compiler.wanted()] == [tile]
+    kernels: list[Any] = compiler.wanted()
+    assert [kernel.definition.func for kernel in kernels] == [tile]
     x = torch.randn(PLAIN.most + 1, 512, generator=torch.Generator().manual_seed(2))
     assert relative(weight.matmul(x), x @ matrix.T) < 4e-3

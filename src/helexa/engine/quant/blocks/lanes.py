@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from helexa.engine.kernels.few_rows import FewRows, few_rows
+from helexa.engine.kernels.few_rows import FewRows
 from helexa.engine.kernels.lanes import (
     LANES,
     PLAN,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from helexa.engine.kernels.compiled import Compiler, Kernel
+    from helexa.engine.kernels.compiled import Compiler
     from helexa.engine.quant.blocks.block_type import BlockType
 
 TILE_BYTES = 2**20
@@ -66,7 +66,7 @@ class Tiles:
         return out[: len(x)]
 
 
-def plain_product(tile: Kernel, x: Tensor, *tensors: Tensor) -> Tensor:
+def plain_product(tile: Callable[..., Tensor], x: Tensor, *tensors: Tensor) -> Tensor:
     """x @ Wᵀ with a `tile`, x [T, K] in its dtype: → [T, B · R]."""
     product = wide_product if x.dtype == torch.float32 else onednn_product
     return product(x, tile(*tensors).T)
@@ -99,6 +99,7 @@ class LaneWeight:
     form: Form
     lanes: Lanes
     shape: tuple[int, int]
+    traced: Traced
     few: FewRows
     tiles: Tiles
 
@@ -123,16 +124,7 @@ class LaneWeight:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
         if len(x) > self.few.most:
             return self.tiles.product(x, self.lanes)[:, : self.shape[0]]
-        return self.few(x.contiguous())[0][:, : self.shape[0]]
-
-    def want(self) -> None:
-        """Have its kernels compiled."""
-        self.few.want()
-
-    def traced(self) -> Traced:
-        """For a compiler (see `quant.weight`)."""
-        tensors = self.lanes.tensors()
-        return Traced(Recipe(row_product, (self.form,), len(tensors), self.shape[0], PLAN), tensors)
+        return self.few(x)[0][:, : self.shape[0]]
 
 
 class LaneSink:
@@ -203,10 +195,8 @@ class LaneSink:
         factors = [part for part in self.lanes[1:] if part is not None]
         form = replace(self.form, lifted=lifted(factors))
         tensors = self.lanes.tensors()
+        rows, columns = self.shape
+        traced = Traced(Recipe(row_product, (form,), len(tensors), rows, PLAN), tensors)
+        few = traced.own_kernels(columns, compiler)
         tiles = tiles_of(self.lanes, form, dtype, compiler)
-
-        def example(rows: int) -> list[Tensor]:
-            return [torch.empty(rows, self.shape[1])]
-
-        few = few_rows(compiler, row_product, (form,), example, tensors, PLAN)
-        return LaneWeight(form, self.lanes, self.shape, few, tiles)
+        return LaneWeight(form, self.lanes, self.shape, traced, few, tiles)

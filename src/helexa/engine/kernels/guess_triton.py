@@ -5,7 +5,7 @@ Needs triton, and with TRITON_INTERPRET=1 set before the first import runs on CP
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 import triton
@@ -28,6 +28,9 @@ LOWER = tl.constexpr(0x7FFFFFFF)
 NUMBERS = tl.constexpr(7)
 """How many a `Guess` has."""
 
+ONE_WARP: Final = 128
+"""So many tokens are best sorted by threads that need not wait for others."""
+
 
 def guess_by_kernel(values: Tensor, ids: Tensor, masses: Tensor, asked: Sequence[Guess]) -> Tensor:
     """As the definition, of tokens [A, C] of which one program holds all of a row's."""
@@ -35,8 +38,11 @@ def guess_by_kernel(values: Tensor, ids: Tensor, masses: Tensor, asked: Sequence
     table = upload(asked, values.device, torch.float64)
     masses = masses if len(masses) else table  # which nobody reads then
     shape = values.shape[1], triton.next_power_of_2(values.shape[1])
+    warps = 1 if shape[1] <= ONE_WARP else 4
     with device_of(values):
-        guess_kernel[(len(asked),)](values, ids, masses, table, out, shape, num_warps=4, **FUSING)
+        guess_kernel[(len(asked),)](
+            values, ids, masses, table, out, shape, num_warps=warps, **FUSING
+        )
     return out
 
 
@@ -74,7 +80,9 @@ def guess_kernel(
     value = tl.where(value == value, value, float("-inf"))
     at = tl.load(ids + row * shape[0] + lane, mask=inside, other=LOWER)
     peak = tl.max(value, 0).to(tl.float64)
-    peak = tl.where(tl.abs(peak) < float("inf"), peak, 0.0)
+    sound = tl.abs(peak) < float("inf")
+    value = tl.where(sound, value, float("-inf"))  # then there is no choice
+    peak = tl.where(sound, peak, 0.0)
 
     key = tl.sort(key_of(value, at), descending=True)
     rising = (key >> 32).to(tl.int32)

@@ -22,7 +22,7 @@ from tests.engine.test_switches import greedy
 
 pytestmark = pytest.mark.gpu
 EVERY = ("flash_attn", "flash_decode", "gdn_chunked", "gdn_fused", "moe_fused", "fused_ops")
-SWITCHED = [EVERY, *((name,) for name in (*EVERY, "fused_rows", "cuda_graphs"))]
+SWITCHED = [EVERY, *((name,) for name in (*EVERY, "fused_rows", "cuda_graphs", "look_ahead"))]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

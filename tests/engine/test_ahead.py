@@ -196,24 +196,6 @@ def test_what_is_read_late_is_of_its_own_step(monkeypatch: pytest.MonkeyPatch) -
     assert cores.runner.steps_ahead.launched > 0
 
 
-def test_what_was_wrong_with_logits_is_told_of_their_own_step() -> None:
-    messages = []
-    for look_ahead in (False, True):
-        cores = Cores(look_ahead=look_ahead)
-        cores.submit([1, 2], max_tokens=9, temperature=0, ignore_eos=True)
-        for _ in range(4):
-            cores.step()
-        memory = cores.runner.cache.memory
-        memory[: len(memory) // 2] = torch.inf  # wherever its pages are
-        memory[len(memory) // 2 :] = torch.inf
-        errors = []
-        while not cores.core.idle:
-            errors += [output.error for output in cores.core.step() if output.error]
-        messages += [str(error) for error in errors]
-    assert len(messages) == 2
-    assert messages[0].split(" min ")[0] == messages[1].split(" min ")[0]
-
-
 def test_rows_that_may_have_drafts_are_not_gone_on_with() -> None:
     cores, found = answers("greedy", drafter=Confident())
     drafted = Cores(drafter=Confident())

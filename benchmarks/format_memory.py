@@ -6,7 +6,8 @@
 
 Each is loaded by a process of its own; what that held before is left out. What is resident counts
 whole, pages of mapped files too: weights that need no other layout are such pages, and those of
-others are to be given back once they are read.
+others are to be given back once they are read. How many of them are there at the peak depends on
+what is read last, and the system can take them back; what is allocated is told beside it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ TINY = Path(helexa.__file__).parent / "builtin" / "tiny"
 MIB = 2**20
 Option = str | bool | Sequence[str]
 LOAD = """
-import json, sys, time
+import json, sys, threading, time
 from helexa.engine.loading import load_model
 
 def mib(field):
@@ -45,12 +46,24 @@ same = {name: options[name] for name in ("compile", "disabled") if name in optio
 tiny = load_model("tiny", device="cpu", **same)
 tiny.compute_logits([1, 2])  # whatever is imported late
 before = mib("VmRSS")
+most = own = mib("RssAnon")
+done = threading.Event()
+
+def watch():
+    global most
+    while not done.wait(0.002):
+        most = max(most, mib("RssAnon"))
+
+watching = threading.Thread(target=watch, daemon=True)
+watching.start()
 began = time.perf_counter()
 model = load_model(sys.argv[1], device="cpu", **options)
 took, loaded, peak = time.perf_counter() - began, mib("VmRSS"), mib("VmHWM")
+done.set()
+watching.join()
 model.compute_logits([1, 2, 3])
-resident = mib("VmRSS") - before
-print(json.dumps([took, model.nbytes / 2**20, loaded - before, resident, peak - before]))
+sizes = loaded - before, mib("VmRSS") - before, peak - before, most - own
+print(json.dumps([took, model.nbytes / 2**20, *sizes]))
 """
 
 
@@ -59,7 +72,8 @@ class Loaded:
     """What loading took, in seconds and MiB: all but ``weights_mib`` more than before.
 
     ``weights_mib`` is what the model counts, ``loaded_mib`` what the process holds once it is
-    loaded, ``resident_mib`` once it was used, and ``peak_mib`` the most while it was loaded.
+    loaded, ``resident_mib`` once it was used, and ``peak_mib`` the most while it was loaded;
+    ``allocated_mib`` is the most without pages of files, looked at every two milliseconds.
     """
 
     load_s: float
@@ -67,6 +81,7 @@ class Loaded:
     loaded_mib: float
     resident_mib: float
     peak_mib: float
+    allocated_mib: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +93,7 @@ class Occupied:
     weights_mib: float
     resident_mib: float
     peak_mib: float
+    allocated_mib: float
     quantise_s: float | None
     load_s: float
 
@@ -102,8 +118,16 @@ def occupied(
     files = [path] if path.is_file() else path.glob("*.safetensors")
     size = sum(file.stat().st_size for file in files) / MIB
     found = load_apart(path, **options)
-    weights, resident, peak = found.weights_mib, found.resident_mib, found.peak_mib
-    return Occupied(format, size, weights, resident, peak, quantise_s, found.load_s)
+    return Occupied(
+        format,
+        size,
+        found.weights_mib,
+        found.resident_mib,
+        found.peak_mib,
+        found.allocated_mib,
+        quantise_s,
+        found.load_s,
+    )
 
 
 def measure(folder: Path, work: Path, *, compiled: bool) -> Iterator[Occupied]:
@@ -146,6 +170,7 @@ def main() -> None:
             "of the file": lambda o: f"{o.resident_mib / o.file_mib:.2f} ×",
             "peak": lambda o: f"{o.peak_mib:.0f}",
             "of the weights": lambda o: f"{o.peak_mib / o.weights_mib:.2f} ×",
+            "without pages of files": lambda o: f"{o.allocated_mib / o.weights_mib:.2f} ×",
             "written, s": lambda o: "" if o.quantise_s is None else f"{o.quantise_s:.0f}",
             "loaded, s": lambda o: f"{o.load_s:.1f}",
         },

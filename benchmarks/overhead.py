@@ -17,6 +17,9 @@ detokenising and parsing, which a reader does with what it has got. The model's 
 beside both, and "beyond the model alone" is the harsher figure, with what readers take from the
 model: the wall time of a step that is read less the model's time in a core that is not.
 
+"by futures": the same, but each reader awaits a future of asyncio, and one call of the loop sets
+all of a step: the least that asyncio can do for so many readers of a thread.
+
 "to a server": the same of a core in the process of its own that servers keep it in (`ProcessHost`):
 its outputs are written to a socket, and the parent's event loop, which reads all streams, has an
 interpreter of its own.
@@ -29,18 +32,21 @@ readers or not.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from unittest.mock import patch
 
 import anyio
@@ -51,7 +57,6 @@ if TYPE_CHECKING:
     from helexa.engine.core import EngineCore
     from helexa.engine.outputs import Request, StepOutput
     from helexa.engine.process.messages import Build
-    from helexa.streams import LoopMailbox
 
 ROWS = (1, 8, 32)
 WARM_UP_STEPS = 20
@@ -163,7 +168,64 @@ class Watched:
             self._notes.write_text(json.dumps([self._steps.began_s, self._steps.model_s]))
 
 
-def with_readers(rows: int) -> Cost:
+class Mailbox(Protocol):
+    """What the engine's thread leaves for one reader."""
+
+    def put(self, item: StepOutput) -> None: ...
+    def get(self) -> Awaitable[StepOutput]: ...
+
+
+class Futures:
+    """Mailboxes of plain asyncio, for a loop that outlives them and one thread that fills them."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.due: deque[tuple[FutureMailbox, StepOutput]] = deque()
+
+    def ring(self) -> None:
+        self.loop.call_soon_threadsafe(self.answer)
+
+    def answer(self) -> None:
+        while self.due:
+            mailbox, item = self.due.popleft()
+            mailbox.items.append(item)
+            if not mailbox.arrived.done():
+                mailbox.arrived.set_result(None)
+
+
+class FutureMailbox:
+    """One of them."""
+
+    def __init__(self, shared: Futures) -> None:
+        self._shared = shared
+        self.items: deque[StepOutput] = deque()
+        self.arrived = shared.loop.create_future()
+
+    def put(self, item: StepOutput) -> None:
+        self._shared.due.append((self, item))
+        if len(self._shared.due) == 1:
+            self._shared.ring()
+
+    async def get(self) -> StepOutput:
+        while not self.items:
+            self.arrived = self._shared.loop.create_future()
+            await self.arrived
+        return self.items.popleft()
+
+
+def engine_mailboxes() -> Callable[[], Mailbox]:
+    """Those of `AsyncLLM`."""
+    from helexa.streams import LoopMailbox
+
+    return LoopMailbox
+
+
+def future_mailboxes() -> Callable[[], Mailbox]:
+    """The least that asyncio can do."""
+    return partial(FutureMailbox, Futures())
+
+
+def with_readers(rows: int, mailboxes: Callable[[], Callable[[], Mailbox]]) -> Cost:
     """A core in the SDK's host, each of its streams read by a task."""
     from helexa.engine.host import ThreadHost
 
@@ -171,7 +233,7 @@ def with_readers(rows: int) -> Cost:
     host = ThreadHost(lambda: Watched(new_core(rows), steps))
     host.start()
     try:
-        anyio.run(read_all, host, rows)
+        anyio.run(read_all, host, rows, mailboxes)
     finally:
         host.close()
     return steps.cost()
@@ -192,7 +254,7 @@ def with_a_server(rows: int) -> Cost:
         try:
             with patch.dict(os.environ, paths):
                 host.start()
-            anyio.run(read_all, host, rows)
+            anyio.run(read_all, host, rows, engine_mailboxes)
         finally:
             host.close()
             nursery.close()
@@ -206,18 +268,17 @@ def noted_core(order: Build, report: Callable[[str, int, int | None], None]) -> 
     return Watched(new_core(rows), Steps(rows), Path(order.model) / NOTES)
 
 
-async def read_all(host: Any, rows: int) -> None:
+async def read_all(host: Any, rows: int, mailboxes: Callable[[], Callable[[], Mailbox]]) -> None:
     """Ask for so many streams at once, and read all of them to the end."""
-    from helexa.streams import LoopMailbox
-
+    new_mailbox = mailboxes()
     async with anyio.create_task_group() as group:
         for seed in range(rows):
-            mailbox: LoopMailbox[StepOutput] = LoopMailbox()
+            mailbox = new_mailbox()
             host.submit(asked(seed), mailbox.put)
             group.start_soon(read, mailbox)
 
 
-async def read(mailbox: LoopMailbox[StepOutput]) -> None:
+async def read(mailbox: Mailbox) -> None:
     while not (await mailbox.get()).finished:
         pass
 
@@ -226,8 +287,8 @@ async def read(mailbox: LoopMailbox[StepOutput]) -> None:
 class Overhead:
     """Milliseconds per step of so many rows: the median of the rounds, the least, and all.
 
-    ``handed_…``: with hand-over, ``served_…``: to a server. ``…model_rounds``: what the model took,
-    in each round.
+    ``handed_…``: with hand-over, ``futures_…``: by futures, ``served_…``: to a server.
+    ``…model_rounds``: what the model took, in each round.
     ``beyond_rounds``: what a step that is read takes beyond the model of one that is not.
     """
 
@@ -241,6 +302,8 @@ class Overhead:
     model_rounds: list[float]
     handed_model_rounds: list[float]
     beyond_rounds: list[float]
+    futures_median_ms: float
+    futures_rounds: list[float]
     served_median_ms: float
     served_rounds: list[float]
     served_model_rounds: list[float]
@@ -248,20 +311,29 @@ class Overhead:
 
 def measure(rows: int, rounds: int) -> Overhead:
     """In turns, with a core of its own for each."""
-    found = [(of_core(rows), with_readers(rows), with_a_server(rows)) for _ in range(rounds)]
-    pairs, served = [(core, handed) for core, handed, _ in found], [one[2] for one in found]
-    core, handed = [core.ms for core, _ in pairs], [handed.ms for _, handed in pairs]
+    ways: tuple[Callable[[], Cost], ...] = (
+        partial(of_core, rows),
+        partial(with_readers, rows, engine_mailboxes),
+        partial(with_readers, rows, future_mailboxes),
+        partial(with_a_server, rows),
+    )
+    core, handed, futures, served = zip(
+        *([way() for way in ways] for _ in range(rounds)), strict=True
+    )
+    alone, read = ([one.ms for one in costs] for costs in (core, handed))
     return Overhead(
         rows,
-        statistics.median(core),
-        min(core),
-        statistics.median(handed),
-        min(handed),
-        core,
-        handed,
-        [core.model_ms for core, _ in pairs],
-        [handed.model_ms for _, handed in pairs],
-        [handed.ms + handed.model_ms - core.model_ms for core, handed in pairs],
+        statistics.median(alone),
+        min(alone),
+        statistics.median(read),
+        min(read),
+        alone,
+        read,
+        [one.model_ms for one in core],
+        [one.model_ms for one in handed],
+        [one.ms + one.model_ms - bare.model_ms for bare, one in zip(core, handed, strict=True)],
+        statistics.median(one.ms for one in futures),
+        [one.ms for one in futures],
         statistics.median(one.ms for one in served),
         [one.ms for one in served],
         [one.model_ms for one in served],
@@ -283,6 +355,7 @@ def main() -> None:
             "streams": lambda o: f"{o.rows}",
             "core, ms a step": lambda o: spread(o.rounds, unit=""),
             "with hand-over": lambda o: spread(o.handed_rounds, unit=""),
+            "by futures": lambda o: spread(o.futures_rounds, unit=""),
             "to a server": lambda o: spread(o.served_rounds, unit=""),
             "the model, ms": lambda o: spread(o.model_rounds, unit=""),
             "while read": lambda o: spread(o.handed_model_rounds, unit=""),

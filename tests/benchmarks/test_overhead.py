@@ -21,7 +21,7 @@ def test_overhead_is_told_by_rows(
     assert [row["rows"] for row in rows] == [1, 3]
     assert all(0 < row["least_ms"] <= row["median_ms"] for row in rows)
     assert all(0 < row["handed_least_ms"] <= row["handed_median_ms"] for row in rows)
-    assert all(row["served_median_ms"] > 0 for row in rows)
+    assert all(row["served_median_ms"] > 0 and row["futures_median_ms"] > 0 for row in rows)
     for row in rows:
         step = row["handed_rounds"][0] + row["handed_model_rounds"][0]
         assert row["beyond_rounds"] == [pytest.approx(step - row["model_rounds"][0])]

@@ -17,9 +17,9 @@ VARIABLE = "THP_MEM_ALLOC_ENABLE"
 def prefer_large_pages(environ: MutableMapping[str, str]) -> None:
     """Have torch put what takes 2 MiB or more on pages of that size, where the system has them.
 
-    A CPU then looks up 512 times fewer addresses: a step of one token reads weights in oneDNN's
-    order 9 % (two threads of an AMD EPYC) to 16 % (one) faster. Nothing changes where torch has
-    been used before in this process, somebody has set the variable, or `HELEXA_DISABLE` names
+    A CPU then looks up 512 times fewer addresses, and a step of one token reads weights in
+    oneDNN's order faster (benchmarks/README.md, "Compiled kernels"). Nothing changes where torch
+    has been used before in this process, somebody has set the variable, or `HELEXA_DISABLE` names
     large_pages.
     """
     disabled = environ.get("HELEXA_DISABLE", "").split(",")

@@ -13,9 +13,9 @@ from helexa.engine.kernels.lanes import (
     Form,
     Lanes,
     expanded,
-    one_of_pair,
+    half_of_word,
+    joined_halves,
     pack_words,
-    paired,
     row_product,
     tile,
 )
@@ -47,10 +47,12 @@ def drawn(form: Form) -> tuple[Tensor, Lanes]:
         shape = (BLOCKS, groups // 2 if form.fine else groups, form.places, LANES)
         coarse = (torch.rand(shape, generator=random) - 0.3).half()
         if not form.fine:
-            return Factors(paired(coarse))
+            return Factors(joined_halves(coarse))
         shape = (BLOCKS, groups, form.places, LANES)
         dtype = torch.int8 if low else torch.uint8
-        return Factors(paired(coarse), torch.randint(low, 64, shape, generator=random).to(dtype))
+        return Factors(
+            joined_halves(coarse), torch.randint(low, 64, shape, generator=random).to(dtype)
+        )
 
     words = pack_words(q.to(torch.uint8), form)
     offset = factors(0) if form.affine else None
@@ -61,7 +63,7 @@ def plain(form: Form, q: Tensor, lanes: Lanes) -> Tensor:
     """The matrix [B · R, K] float64 by the formula (q − zero) · scale + offset."""
 
     def by_row(factors: Factors) -> Tensor:  # [B, G, P, 16] → [B · R, K]
-        places = [one_of_pair(factors.coarse[:, :, p // 2], p % 2) for p in range(form.places)]
+        places = [half_of_word(factors.coarse[:, :, p // 2], p % 2) for p in range(form.places)]
         values = torch.stack(places, 2).double()
         if factors.fine is not None:
             values = values.repeat_interleave(2, 1) * factors.fine
@@ -133,13 +135,13 @@ def test_a_form_finds_its_tensors_again(form: Form) -> None:
     assert (again.offset is None) == (lanes.offset is None)
 
 
-def test_pairs_hold_every_number_of_float16() -> None:
+def test_words_hold_every_number_of_float16() -> None:
     """But infinities and what is no number."""
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int16)
     halves = bits.view(torch.float16)
     halves = halves[halves.isfinite()][: 3 * 16 * 1321].view(1, -1, 3, 16)
-    words = paired(halves)
+    words = joined_halves(halves)
     assert words.shape[2] == 2
-    found = torch.stack([one_of_pair(words[:, :, p // 2], p % 2) for p in range(3)], 2)
+    found = torch.stack([half_of_word(words[:, :, p // 2], p % 2) for p in range(3)], 2)
     assert torch.equal(found, halves.float())
     assert halves[halves != 0].abs().min() == 2.0**-24

@@ -1,4 +1,4 @@
-"""Attention of one token as a function, compiled for any context; a few rows at a time."""
+"""Attention of one token as a function, compiled for any context."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from torch import Tensor
 
 from helexa.engine.kernels.attention import attention_definition
 from helexa.engine.kernels.compiled import Compiler
-from helexa.engine.kernels.few_rows import FEW, few_rows
 from helexa.engine.kernels.layer_steps import UNITS, Heads, attend
-from helexa.engine.kernels.streamed import streamed_product
 from tests.engine.compilers import needs_compiler
 
 SHAPES = [
@@ -68,20 +66,3 @@ def test_attention_is_compiled_once_for_every_context(heads: Heads, dtype: torch
     for context in (*range(1, 2 * UNITS + 3), 127, 128, 131, 300, 1025):
         check(heads, kernel, context, context + 2, dtype)
         check(heads, kernel, context, 4099, dtype)
-
-
-@needs_compiler
-@pytest.mark.parametrize("dtype", [torch.bfloat16])
-def test_rows_are_padded_and_cut(dtype: torch.dtype) -> None:
-    """One by its own kernel, others by that of a few, each as often as needed."""
-    matrix = drawn(24, 40).to(dtype)
-    compiler = Compiler()
-    few = few_rows(compiler, streamed_product, (), lambda rows: [torch.empty(rows, 40)], (matrix,))
-    assert len(compiler) == 0
-    few.want()
-    assert list(compiler.compile()) == [1, 2]
-    for rows in range(1, 2 * FEW + 2):
-        x = drawn(rows, 40)
-        (found,) = few(x)
-        assert found.shape == (rows, 24)
-        assert torch.allclose(found, (x.double() @ matrix.double().T).float(), atol=1e-5)

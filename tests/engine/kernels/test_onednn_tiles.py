@@ -14,8 +14,10 @@ from helexa.engine.kernels.lanes import Form, Lanes, tile
 from helexa.engine.kernels.narrow_product import reordered_product
 from helexa.engine.kernels.onednn_order import is_paired, whole_blocks
 from helexa.engine.kernels.onednn_tiles import (
-    OrderedTiles,
+    Rooms,
+    compiled_fill,
     make_room,
+    ordered_kernel,
     ordered_tiles,
 )
 from helexa.engine.kernels.paired import paired_words
@@ -63,17 +65,12 @@ def test_compiled_tiles_are_the_plain_ones(form: Form, lifted: bool) -> None:
     """To the bit, but for zero's sign: rounding to bfloat16, too, and padding stays zero."""
     form = Form(form.bits, form.group, form.zero, form.fine, form.affine, lifted)
     _, lanes = drawn(form)
-    tiles = OrderedTiles(form)
-    tiles.compile()
-    assert tiles.run is not tiles.definition
     wanted = expected(form, lanes)
-    with tiles.room(*wanted.shape) as room:
-        tiles.run(room.words, *lanes.tensors())
-        found = room.words.view(torch.bfloat16)
-        exact = 0.0 if not form.affine else 2.0**-8  # a sum may be rounded once or twice before
-        torch.testing.assert_close(
-            found, ordered(wanted).view(torch.bfloat16), rtol=exact, atol=exact
-        )
+    words = make_room(*wanted.shape).words
+    compiled_fill(form)(words, *lanes.tensors())
+    found = words.view(torch.bfloat16)
+    exact = 0.0 if not form.affine else 2.0**-8  # a sum may be rounded once or twice before
+    torch.testing.assert_close(found, ordered(wanted).view(torch.bfloat16), rtol=exact, atol=exact)
 
 
 @needs_order
@@ -83,11 +80,8 @@ def test_offsets_are_added_before_rounding() -> None:
     form = Form(4, 32, 0, fine=True, affine=True)
     _, lanes = drawn(form)
     wanted = tile(form, torch.float32, *lanes.tensors()).T
-    tiles = OrderedTiles(form)
-    tiles.compile()
-    with tiles.room(*wanted.shape) as room:
-        tiles.run(room.words, *lanes.tensors())
-        words = room.words.reshape(-1, COLUMNS // 2, 64)
+    words = make_room(*wanted.shape).words
+    compiled_fill(form)(words, *lanes.tensors())
     found = torch.stack([words << 16, words & -(2**16)], 2).view(torch.float32)
     found = found.flatten(1, 2).transpose(1, 2).reshape(-1, COLUMNS)[: len(wanted)]
     assert ((found - wanted).abs() <= wanted.abs() * (2.0**-8 + 1e-5) + 1e-5).all()
@@ -98,13 +92,15 @@ def test_offsets_are_added_before_rounding() -> None:
 def test_products_by_many_threads_are_their_own(compiled: bool) -> None:
     """Rooms are kept and used again, by one thread at a time."""
     form = Form(6, 16, 32, fine=True, affine=False)
-    tiles = OrderedTiles(form)
+    rooms = Rooms()
+    kernel = ordered_kernel(form, rooms)
     if compiled:
-        tiles.compile()
+        kernel.compile()
+        assert kernel.run is not kernel.definition
     _, lanes = drawn(form)
     parts = [lanes.blocks(0, 1), lanes.blocks(1, 2), lanes]
     x = torch.randn(20, COLUMNS, generator=torch.Generator().manual_seed(3)).bfloat16()
-    wanted = [tiles.product(x, part) for part in parts]
+    wanted = [kernel(x, *part.tensors()) for part in parts]
     for product, part in zip(wanted, parts, strict=True):
         plain = x.float() @ expected(form, part).float().T
         assert (product.float() - plain).norm() < 4e-3 * plain.norm()
@@ -114,7 +110,7 @@ def test_products_by_many_threads_are_their_own(compiled: bool) -> None:
         start.wait()
         for turn in range(60):
             which = (index + turn) % 3
-            if not torch.equal(tiles.product(x, parts[which]), wanted[which]):
+            if not torch.equal(kernel(x, *parts[which].tensors()), wanted[which]):
                 wrong.append(which)
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
@@ -123,16 +119,16 @@ def test_products_by_many_threads_are_their_own(compiled: bool) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
-    kept = [len(free) for free in tiles.rooms.values()]
+    kept = [len(free) for free in rooms.free.values()]
     assert len(kept) == 2 and all(1 <= count <= 3 for count in kept)
 
 
 @needs_order
 def test_a_room_is_given_back_after_an_error() -> None:
-    tiles = OrderedTiles(Form(8, 32, 128, fine=False, affine=False))
-    with pytest.raises(KeyError), tiles.room(64, 64) as first:
+    rooms = Rooms()
+    with pytest.raises(KeyError), rooms.room(64, 64) as first:
         raise KeyError
-    with tiles.room(64, 64) as again, tiles.room(64, 64) as other:
+    with rooms.room(64, 64) as again, rooms.room(64, 64) as other:
         assert again is first
         assert other.words.data_ptr() != first.words.data_ptr()
 

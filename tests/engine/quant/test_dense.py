@@ -127,7 +127,7 @@ def test_compiled_products_read_what_is_stored(dtype: torch.dtype) -> None:
     x = torch.randn(3, 512)
     exact = x.double() @ torch.cat(parts).double().T
     assert torch.allclose(weight.matmul(x).double(), exact, atol=1e-4)
-    recipe, tensors = weight.traced()
+    recipe, tensors = weight.traced
     assert (recipe.taken, recipe.rows) == (1, 1536)
     found = recipe.function(*recipe.statics, x, *tensors)
     assert torch.allclose(found.double(), exact, atol=1e-4)
@@ -164,7 +164,7 @@ def test_few_rows_keep_float32_where_many_are_rounded() -> None:
         error = (y - x @ torch.cat(LARGE).float().T).norm() / y.norm()
         assert (error < 1e-6) == exact
         assert error < 2**-7
-    recipe, tensors = weight.traced()
+    recipe, tensors = weight.traced
     x = torch.randn(3, 512)
     y = recipe.function(*recipe.statics, x, *tensors)
     assert (recipe.taken, recipe.rows) == (1, 1536)

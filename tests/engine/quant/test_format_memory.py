@@ -1,7 +1,8 @@
 """How much memory loading takes in each format: the weights once, and at most one shard more.
 
 Counted is all that is resident, with the pages of mapped files: FP8 weights and embeddings are such
-pages, and a loader that makes another layout of them is to give them back as it goes.
+pages, and a loader that makes another layout of them is to give them back as it goes. What is
+allocated never comes near another shard.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def check(path: Path, shard_mib: float, **options: Option) -> None:
     found = load_apart(path, **options)
     assert found.weights_mib > 60
     assert found.peak_mib <= 1.15 * found.weights_mib + shard_mib
+    assert found.allocated_mib <= 1.15 * found.weights_mib + 2 * UNNAMED_MIB
     assert found.loaded_mib <= 1.05 * found.weights_mib + UNNAMED_MIB
 
 

@@ -13,6 +13,7 @@ import os
 import threading
 import warnings
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OPTIONS = {
-    "cpp_wrapper": True,  # what is around loops takes Python 1 µs for each piece, C++ 0.2
+    "cpp_wrapper": True,  # what is around loops is C++, which calls them faster than Python
     "cpp.dynamic_threads": True,  # as many as torch has when it runs, not when it was compiled
     "cpp.enable_floating_point_contract_flag": "fast",  # a · b + c rounds once
     "compile_threads": 1,  # no helper processes, which would stay
@@ -59,35 +60,45 @@ Layout = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 
 
 class Kernel:
-    """A function of tensors that becomes faster once it is compiled.
+    """A function of tensors that becomes faster once it is compiled, which is what ``make`` does.
 
-    For tensors of these ``layouts``; of those in ``free`` only the number of axes is fixed. A loop
-    makes at most ``sums``. Unless it is ``wanted``, a compiler leaves it as it is.
+    Unless it is ``wanted``, a compiler leaves it as it is.
     """
 
     def __init__(
-        self,
-        definition: Callable[..., Any],
-        layouts: tuple[Layout, ...],
-        free: tuple[int, ...] = (),
-        sums: int = MOST_SUMS,
+        self, definition: Callable[..., Any], make: Callable[[], Callable[..., Any]]
     ) -> None:
         self.run = definition
         self.definition = definition
-        self.layouts = layouts
-        self.free = free
-        self.sums = sums
+        self.make = make
         self.wanted = False
 
     def __call__(self, *tensors: Tensor) -> Any:
         return self.run(*tensors)
 
     def compile(self) -> None:
-        """Make `run` fast. Raises what torch raises."""
+        """Make `run` fast. Raises what ``make`` raises."""
         if self.run is self.definition:
-            example = [torch.empty_strided(*at, dtype=dtype) for *at, dtype in self.layouts]
-            definition = self.pinned if self.free else self.definition
-            self.run = compiled(definition, example, dynamic=bool(self.free), sums=self.sums)
+            self.run = self.make()
+
+
+@dataclass(frozen=True, slots=True)
+class Loops:
+    """What torch makes a kernel of: a ``definition`` for tensors of these ``layouts``.
+
+    Of those in ``free`` only the number of axes is fixed. A loop makes at most ``sums``.
+    """
+
+    definition: Callable[..., Any]
+    layouts: tuple[Layout, ...]
+    free: tuple[int, ...]
+    sums: int
+
+    def make(self) -> Callable[..., Any]:
+        """The definition, compiled. Raises what torch raises."""
+        example = [torch.empty_strided(*at, dtype=dtype) for *at, dtype in self.layouts]
+        definition = self.pinned if self.free else self.definition
+        return compiled(definition, example, dynamic=bool(self.free), sums=self.sums)
 
     def pinned(self, *tensors: Tensor) -> Any:
         """The definition, of tensors whose sizes are numbers where they are not free."""
@@ -123,7 +134,8 @@ class Compiler:
         loop makes no more than ``sums``, so that they stay in registers.
         """
         layouts = tuple((tuple(e.shape), tuple(e.stride()), e.dtype) for e in example)
-        made = partial(Kernel, partial(function, *statics), layouts, free, sums)
+        loops = Loops(partial(function, *statics), layouts, free, sums)
+        made = partial(Kernel, loops.definition, loops.make)
         return self.shared((function, statics, layouts, free, sums), made)
 
     def shared(self, key: Hashable, make: Callable[[], Kernel]) -> Kernel:

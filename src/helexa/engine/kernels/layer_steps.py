@@ -2,8 +2,7 @@
 
 Between products a layer is some sixty small operators, each a pass over a few kilobytes; products
 of one row stream megabytes through the caches in between, so that each operator's code comes back
-cold. Compiled together, 28 layers of the 0.6B shape in Q4_K_M take 17 ms a token in place of the 24
-that compiled products alone do (AMD EPYC, two threads). What is compiled for contexts of any length
+cold. Compiled together with them they cost far less. What is compiled for contexts of any length
 has no product in it: that would be half as fast, as sizes that are no numbers keep a compiler for
 C++ from taking scales out of loops.
 
@@ -118,8 +117,8 @@ def attend(form: Heads, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     See `attention_definition`; the heads of a group share what they read. Groups are equally far
     apart, and S and how far are all that may change where this is compiled.
 
-    Of 32768 tokens, 16 heads in 8 groups of 128, float16, an AMD EPYC reads 28 (one thread) and
-    37 GB/s (two), in place of 14 and 25 if values are walked column by column.
+    Values are summed row by row, as they lie: column by column they are read far more slowly
+    (benchmarks/README.md has the speed of reading).
     """
     heads, groups, dim, _ = form
     rows = realised(q * dim**-0.5).view(groups, heads // groups, 1, dim)

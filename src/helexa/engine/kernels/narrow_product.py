@@ -1,13 +1,12 @@
 """Products in bfloat16, on a CPU that has instructions for it (AVX-512 BF16 or AMX).
 
 Such a CPU multiplies two pairs of bfloat16 numbers where it would multiply one of float32, and adds
-them up in float32. By oneDNN, with 128 rows and one thread of an AMD EPYC: 400 GFLOP/s beside 205
-in float32 and 190 by FBGEMM's operator for float16 matrices. Only the two factors are rounded, and
-once more the result, for torch's operator gives nothing else: in all an error of some 2⁻⁸ of
-a result's usual size. A row's result does not depend on how many other rows there are.
+them up in float32. Only the two factors are rounded, and once more the result, for torch's operator
+gives nothing else: in all an error of some 2⁻⁸ of a result's usual size. A row's result does not
+depend on how many other rows there are.
 
-oneDNN reorders a matrix for every product. One that is kept in its order (`reordered`) saves that:
-190 µs instead of 450 for one row and 3072 × 1024 numbers, which is what reading them takes.
+oneDNN reorders a matrix for every product. One that is kept in its order (`reorder`) saves that,
+which weighs most where there is one row.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@
 
 namespace {
 
-constexpr int LANES = 16, WORD_BITS = 32, PLACES = WORD_BITS / BITS, PAIRS = (PLACES + 1) / 2;
+constexpr int LANES = 16, WORD_BITS = 32, PLACES = WORD_BITS / BITS;
+constexpr int COARSE_WORDS = (PLACES + 1) / 2;  // of two float16 numbers each
 constexpr int BLOCK_LANES = 4;  // of a block of oneDNN's, which has 64 rows
 constexpr int BLOCK_ROWS = BLOCK_LANES * LANES;
 constexpr int32_t HALF_BITS = 0x8FFFE000;
@@ -34,8 +35,8 @@ floats widened(const T* small) {
     return __builtin_convertvector(__builtin_convertvector(*(const smalls*)small, ints), floats);
 }
 
-floats one_of_pair(const int32_t* pairs, bool upper) {
-    words both = *(const words*)pairs;
+floats half_of_word(const int32_t* joined, bool upper) {
+    words both = *(const words*)joined;
     ints bits = (ints)(upper ? both : both << 16);
     return (floats)((bits >> 3) & HALF_BITS) * (float)HALF_UNIT;
 }
@@ -84,7 +85,7 @@ struct Factors {
     const T* fine;
 
     floats place(int index) const {
-        floats found = one_of_pair(coarse + index / 2 * LANES, index % 2);
+        floats found = half_of_word(coarse + index / 2 * LANES, index % 2);
         return FINE ? found * widened(fine + index * LANES) : found;
     }
 };
@@ -118,7 +119,7 @@ extern "C" void expand(
             const long stop = std::min(groups, (chunk + 1) * GROUPS_AT_ONCE);
             for (long group = chunk * GROUPS_AT_ONCE; group < stop; group++) {
                 long at = index * groups + group;
-                long whole = (index * wholes + group / (groups / wholes)) * PAIRS * LANES;
+                long whole = (index * wholes + group / (groups / wholes)) * COARSE_WORDS * LANES;
                 long each = at * PLACES * LANES;
                 Scales scales{coarse + whole, (decltype(Scales::fine))fine + each};
                 Offsets offsets{low_coarse + whole, (const uint8_t*)low_fine + each};

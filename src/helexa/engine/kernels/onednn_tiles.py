@@ -1,12 +1,11 @@
 """Tiles of matrices of small integers, expanded where oneDNN multiplies with them.
 
 A tile that is written in oneDNN's order (see `onednn_order`) need not be reordered at every
-product, which saves a twentieth of one with 128 rows. Its words are two columns of 64 rows,
-`kernels.lanes` has words of 16 rows.
+product. Its words are two columns of 64 rows, `kernels.lanes` has words of 16 rows.
 
-What writes them is C++ (onednn_tiles.cpp), one function for matrices of any size. On an AMD EPYC
-and one thread it expands 19 numbers a nanosecond in six bits, 17 in four, 24 in eight; what torch's
-compiler makes of `lanes.tile` 8, 7 and 9, for it has no instruction that rounds to bfloat16.
+What writes them is C++ (onednn_tiles.cpp), one function for matrices of any size. What torch's
+compiler makes of `lanes.tile` is slower, for it has no instruction that rounds to bfloat16
+(benchmarks/README.md, "Compiled kernels").
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ import threading
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from helexa.engine.kernels.compiled import OPTIONS, TRACING, Kernel
-from helexa.engine.kernels.lanes import Form, Lanes, tile
+from helexa.engine.kernels.lanes import tile
 from helexa.engine.kernels.narrow_product import Reordered, reorder, reordered_product
 from helexa.engine.kernels.onednn_order import in_blocks, is_paired, whole_blocks
 from helexa.engine.kernels.paired import paired_words
@@ -32,9 +31,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from helexa.engine.kernels.compiled import Compiler
+    from helexa.engine.kernels.lanes import Form
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLOATS = "cpp.enable_floating_point_contract_flag"
+CONTRACTION = "cpp.enable_floating_point_contract_flag"
+"""Of `OPTIONS`, the one that changes what C++ computes."""
 
 
 class Room(NamedTuple):
@@ -72,7 +73,7 @@ def compiled_fill(form: Form) -> Callable[..., None]:
         "HALF_UNIT": form.half_unit,
     }
     head = "".join(f"#define {name} {value}\n" for name, value in defined.items())
-    with TRACING, config.patch({FLOATS: OPTIONS[FLOATS]}):
+    with TRACING, config.patch({CONTRACTION: OPTIONS[CONTRACTION]}):
         expand = CppCodeCache.load(head + SOURCE.read_text(encoding="utf-8")).expand
     pointer, count = ctypes.c_void_p, ctypes.c_long
     expand.argtypes = (pointer, *(count,) * 4, *(pointer,) * 5)
@@ -88,35 +89,21 @@ def compiled_fill(form: Form) -> Callable[..., None]:
     return run
 
 
-class OrderedTiles(Kernel):
-    """`fill` for one form, and rooms for matrices that are products' next factors.
+class Rooms:
+    """Rooms to be used again, by the rows and columns of their matrices.
 
     Any number of threads may ask at a time: each gets a room of its own.
     """
 
-    def __init__(self, form: Form) -> None:
-        super().__init__(partial(fill, form), ())
-        self.form = form
-        self.rooms: dict[tuple[int, int], list[Room]] = {}
+    def __init__(self) -> None:
+        self.free: dict[tuple[int, int], list[Room]] = {}
         self.lock = threading.Lock()
-
-    def compile(self) -> None:
-        """Make `run` fast. Raises what torch raises."""
-        if self.run is self.definition:
-            self.run = compiled_fill(self.form)
-
-    def product(self, x: Tensor, lanes: Lanes) -> Tensor:
-        """x @ Wᵀ: x [T, K] bfloat16 → [T, B · R] bfloat16."""
-        blocks, columns, _ = lanes.words.shape
-        with self.room(blocks * self.form.rows, columns) as room:
-            self.run(room.words, *lanes.tensors())
-            return reordered_product(x, room.matrix)
 
     @contextmanager
     def room(self, rows: int, columns: int) -> Iterator[Room]:
         """One whose rows and columns beyond these are zeros, until the end of the block."""
         with self.lock:
-            free = self.rooms.setdefault((rows, columns), [])
+            free = self.free.setdefault((rows, columns), [])
             found = free.pop() if free else None
         if found is None:
             found = make_room(rows, columns)
@@ -127,10 +114,28 @@ class OrderedTiles(Kernel):
                 free.append(found)
 
 
-def ordered_tiles(
-    compiler: Compiler, form: Form, rows: set[int], columns: int
-) -> OrderedTiles | None:
-    """What expands tiles of so many ``rows``, still to be compiled; None if that cannot be."""
+def ordered_product(
+    form: Form, rooms: Rooms, write: Callable[..., None], x: Tensor, *tensors: Tensor
+) -> Tensor:
+    """x @ Wᵀ: x [T, K] bfloat16, `Lanes.tensors` → [T, B · R] bfloat16; ``write`` is a `fill`."""
+    blocks, columns, _ = tensors[0].shape
+    with rooms.room(blocks * form.rows, columns) as room:
+        write(room.words, *tensors)
+        return reordered_product(x, room.matrix)
+
+
+def ordered_kernel(form: Form, rooms: Rooms) -> Kernel:
+    """The product with tiles of a form, of any size whose order `is_paired`."""
+    product = partial(ordered_product, form, rooms)
+
+    def make() -> Callable[..., Tensor]:
+        return partial(product, compiled_fill(form))
+
+    return Kernel(partial(product, partial(fill, form)), make)
+
+
+def ordered_tiles(compiler: Compiler, form: Form, rows: set[int], columns: int) -> Kernel | None:
+    """`ordered_kernel` for tiles of so many ``rows``, one for a form; None if that cannot be."""
     if columns % 2 or not all(is_paired(count, columns) for count in rows):
         return None
-    return cast("OrderedTiles", compiler.shared((OrderedTiles, form), partial(OrderedTiles, form)))
+    return compiler.shared((ordered_kernel, form), lambda: ordered_kernel(form, Rooms()))

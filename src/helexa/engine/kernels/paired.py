@@ -4,10 +4,9 @@ The layout: blocks of 64 rows, a block transposed, but for neighbouring columns,
 pairs. A 32-bit word is such a pair, the lower half the even column. It is also the order that
 oneDNN's kernels want on CPUs with instructions for bfloat16 (see `onednn_order`).
 
-A loop over it reads memory from end to end, and every word makes two numbers of each of 64 sums
-without any addition across a register. Steps of the 0.6B shape's layers, an AMD EPYC, beside rows
-as they are stored: one row takes 25.7 instead of 27.7 ms with one thread, as long with two (20.3);
-four rows take 32 instead of 58 ms, with two threads 24 instead of 33.
+A loop over it reads memory from end to end, and as a register holds words of 16 rows, sums need no
+addition across one. Beside rows as they are stored, one row gains little, several together gain
+most (benchmarks/README.md, "Compiled kernels").
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ LANES = 16
 UPPER = -(2**16)
 """The bits of a word's upper half."""
 IN_LAYERS = Plan(most=FEW)
-"""With two threads four rows take 1.2 times as long as one. Five take oneDNN less."""
+"""Four rows take little longer than one; more than these are faster by oneDNN."""
 ALONE = Plan(sizes=(1, FEW, 2 * FEW))
-"""For any number of rows: eight take 1.6 times as long as one."""
+"""For any number of rows: eight at once read the matrix half as often as four."""
 
 
 def paired_words(matrix: Tensor) -> Tensor:

@@ -262,7 +262,7 @@ def traced(linear: Linear) -> tuple[Matrix, tuple[Tensor, ...]] | None:
     parts = parts_of(linear.weight)
     if not all(isinstance(part, Traceable) for part in parts):
         return None
-    recipes = [cast("Traceable", part).traced() for part in parts]
+    recipes = [cast("Traceable", part).traced for part in parts]
     tensors = [tensor for recipe in recipes for tensor in recipe.tensors]
     bias = () if linear.bias is None else (linear.bias,)
     return tuple(recipe.recipe for recipe in recipes), (*tensors, *bias)
@@ -277,4 +277,4 @@ def want_kernels(modules: Iterable[nn.Module]) -> None:
             found = [weight] if (weight := getattr(module, "weight", None)) is not None else []
         for part in (part for weight in found for part in parts_of(weight)):
             if isinstance(part, Compilable):
-                part.want()
+                part.few.want()

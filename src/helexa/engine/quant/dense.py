@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from helexa.engine.kernels.few_rows import FewRows, few_rows
+from helexa.engine.kernels.few_rows import FewRows
 from helexa.engine.kernels.matvec import Scratch, expanded_product, one_row_product
 from helexa.engine.kernels.narrow_product import (
     in_order,
@@ -22,7 +22,7 @@ from helexa.engine.kernels.streamed import streamed_product
 from helexa.engine.kernels.wide_product import padded, wide_product
 from helexa.engine.memory import SMALL_MATRIX
 from helexa.engine.quant.large_pages import large_pages
-from helexa.engine.quant.paired import OrderedWeight, PairedWeight, ordered, paired
+from helexa.engine.quant.paired import OrderedWeight, PairedWeight, ordered_weight, paired_weight
 from helexa.engine.quant.weight import Recipe, Traced
 from helexa.engine.quant.workspace import Workspace
 
@@ -78,9 +78,10 @@ class FloatWeight(DenseWeight):
         """x @ Wᵀ, x [T, K] → [T, N] in x's dtype."""
         return wide_product(x.to(self.tensor.dtype), self.tensor).to(x.dtype)
 
+    @property
     def traced(self) -> Traced:
         """For a compiler (see `quant.weight`)."""
-        return Traced(Recipe(streamed_product, (), 1, self.shape[0]), (self.tensor,))
+        return traced_matrix(self.tensor)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,24 +110,17 @@ class StreamedWeight(DenseWeight):
     """
 
     scratch: Scratch
+    traced: Traced
     few: FewRows
     bfloat16: bool
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
         if len(x) <= self.few.most:
-            return self.few(x.contiguous())[0]
+            return self.few(x)[0]
         if self.bfloat16:
             return many_rows_product(x, self.tensor)
         return expanded_product(x, self.tensor, self.scratch)
-
-    def want(self) -> None:
-        """Have its kernels compiled."""
-        self.few.want()
-
-    def traced(self) -> Traced:
-        """For a compiler (see `quant.weight`)."""
-        return Traced(Recipe(streamed_product, (), 1, self.shape[0]), (self.tensor,))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -276,9 +270,9 @@ class DenseFormat:
         """The matrices [N_i, K] for compiled products; ``narrow``: many rows may be rounded."""
         shape = (sum(map(len, parts)), parts[0].shape[1])
         if narrow and padded_shape(*shape) == shape and is_paired(*shape):
-            return ordered(self.in_onednn_order(parts), shape, compiler)
+            return ordered_weight(self.in_onednn_order(parts), shape, compiler)
         if self.output and shape[1] % 2 == 0 and all(map(fits_bfloat16, parts)):
-            return paired(parts, compiler, on_large_pages=self.large_pages)
+            return paired_weight(parts, compiler, on_large_pages=self.large_pages)
         return self.streamed(parts, compiler, narrow=narrow)
 
     def streamed(
@@ -296,12 +290,9 @@ class DenseFormat:
         shape = (sum(map(len, parts)), parts[0].shape[1])
         whole = large_pages(shape, kept, wanted=self.large_pages)
         fill(whole, parts)
-
-        def example(rows: int) -> list[Tensor]:
-            return [torch.empty(rows, whole.shape[1])]
-
-        few = few_rows(compiler, streamed_product, (), example, (whole,))
-        return StreamedWeight(whole, self.scratch, few, narrow)
+        traced = traced_matrix(whole)
+        few = traced.own_kernels(shape[1], compiler)
+        return StreamedWeight(whole, self.scratch, traced, few, narrow)
 
     def stay_narrow(self, parts: Sequence[Tensor]) -> bool:
         """Whether the matrices [N_i, K] keep their 16-bit format, to be expanded for products."""
@@ -320,6 +311,11 @@ class DenseFormat:
             return matrix
         narrower = matrix.itemsize < self.dtype.itemsize
         return matrix.to(self.device, matrix.dtype if narrower else self.dtype)
+
+
+def traced_matrix(matrix: Tensor) -> Traced:
+    """The product with a matrix [N, K] as it is, for a compiler."""
+    return Traced(Recipe(streamed_product, (), 1, len(matrix)), (matrix,))
 
 
 def stacked(

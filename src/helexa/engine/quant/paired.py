@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from helexa.engine.kernels.few_rows import FewRows, Plan, few_rows
+from helexa.engine.kernels.few_rows import FewRows, Plan
 from helexa.engine.kernels.narrow_product import in_order, reordered_product
 from helexa.engine.kernels.onednn_order import in_blocks
 from helexa.engine.kernels.paired import (
@@ -45,6 +45,7 @@ class OrderedWeight:
 
     reordered: Reordered
     shape: tuple[int, int]
+    traced: Traced
     few: FewRows
 
     @property
@@ -59,17 +60,8 @@ class OrderedWeight:
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
         if len(x) <= self.few.most:
-            return self.few(x.contiguous())[0]
+            return self.few(x)[0]
         return reordered_product(padded(x, torch.bfloat16), self.reordered)[: len(x)].float()
-
-    def want(self) -> None:
-        """Have its kernels compiled."""
-        self.few.want()
-
-    def traced(self) -> Traced:
-        """For a compiler (see `quant.weight`)."""
-        recipe = Recipe(paired_product, (), 1, self.shape[0], IN_LAYERS)
-        return Traced(recipe, self.few.tensors)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,19 +92,18 @@ class PairedWeight:
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
-        return self.few(x.contiguous())[0][:, : self.shape[0]]
-
-    def want(self) -> None:
-        """Have its kernels compiled."""
-        self.few.want()
+        return self.few(x)[0][:, : self.shape[0]]
 
 
-def ordered(matrix: Reordered, shape: tuple[int, int], compiler: Compiler) -> OrderedWeight:
+def ordered_weight(matrix: Reordered, shape: tuple[int, int], compiler: Compiler) -> OrderedWeight:
     """The weight of a matrix whose order `is_paired`, with kernels that are yet to be compiled."""
-    return OrderedWeight(matrix, shape, kernels(compiler, in_blocks(matrix, shape), IN_LAYERS))
+    traced = traced_words(in_blocks(matrix, shape), shape[0], IN_LAYERS)
+    return OrderedWeight(matrix, shape, traced, traced.own_kernels(shape[1], compiler))
 
 
-def paired(parts: Sequence[Tensor], compiler: Compiler, *, on_large_pages: bool) -> PairedWeight:
+def paired_weight(
+    parts: Sequence[Tensor], compiler: Compiler, *, on_large_pages: bool
+) -> PairedWeight:
     """The matrices [N_i, K], which bfloat16 holds, as one; K is even."""
     count, columns = sum(map(len, parts)), parts[0].shape[1]
     blocks = -(-count // BLOCK)
@@ -122,13 +113,10 @@ def paired(parts: Sequence[Tensor], compiler: Compiler, *, on_large_pages: bool)
         piece = matrix[start * BLOCK : (start + PIECE_BLOCKS) * BLOCK].bfloat16()
         piece = F.pad(piece, (0, 0, 0, -len(piece) % BLOCK))
         words[start : start + len(piece) // BLOCK] = paired_words(piece)
-    return PairedWeight(words, (count, columns), kernels(compiler, words, ALONE))
+    few = traced_words(words, count, ALONE).own_kernels(columns, compiler)
+    return PairedWeight(words, (count, columns), few)
 
 
-def kernels(compiler: Compiler, words: Tensor, plan: Plan) -> FewRows:
-    """Those of a product with a matrix."""
-
-    def example(rows: int) -> list[Tensor]:
-        return [torch.empty(rows, 2 * words.shape[1])]
-
-    return few_rows(compiler, paired_product, (), example, (words,), plan)
+def traced_words(words: Tensor, rows: int, plan: Plan) -> Traced:
+    """The product with a matrix [rows, K] in ``words``, for a compiler."""
+    return Traced(Recipe(paired_product, (), 1, rows, plan), (words,))

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
-from helexa.engine.kernels.few_rows import PLAIN, Plan
+from helexa.engine.kernels.few_rows import PLAIN, FewRows, Plan, few_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from torch import Tensor
+
+    from helexa.engine.kernels.compiled import Compiler
 
 
 class Weight(Protocol):
@@ -60,11 +62,21 @@ class Traced(NamedTuple):
     recipe: Recipe
     tensors: tuple[Tensor, ...]
 
+    def own_kernels(self, columns: int, compiler: Compiler) -> FewRows:
+        """The product x @ Wᵀ by itself, x [T, columns], with kernels still to be compiled."""
+
+        def example(rows: int) -> list[Tensor]:
+            return [torch.empty(rows, columns)]
+
+        function, statics, plan = self.recipe.function, self.recipe.statics, self.recipe.plan
+        return few_rows(compiler, function, statics, example, self.tensors, plan)
+
 
 @runtime_checkable
 class Traceable(Protocol):
     """A weight whose product with few rows a compiler can take into a larger function."""
 
+    @property
     def traced(self) -> Traced:
         """How."""
 
@@ -73,8 +85,9 @@ class Traceable(Protocol):
 class Compilable(Protocol):
     """A weight with kernels of its own, which need not be compiled where others replace them."""
 
-    def want(self) -> None:
-        """Have them compiled."""
+    @property
+    def few(self) -> FewRows:
+        """The product with few rows, by these kernels."""
 
 
 def multiplied(recipes: Sequence[Recipe], x: Tensor, tensors: Sequence[Tensor]) -> Tensor:

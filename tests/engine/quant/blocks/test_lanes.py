@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
 from helexa.engine.kernels.compiled import Compiler
 from helexa.engine.kernels.few_rows import PLAIN
+from helexa.engine.kernels.lanes import tile
 from helexa.engine.quant.blocks import lanes, weight
-from helexa.engine.quant.blocks.lanes import LaneSink, LaneWeight
+from helexa.engine.quant.blocks.lanes import LaneSink, LaneWeight, plain_product
 from helexa.engine.quant.blocks.rows import stored_rows
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.quant.blocks.weight import fast_weight
@@ -69,7 +72,7 @@ def test_many_rows_in_bfloat16(name: str) -> None:
 def test_tiles_that_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "TILE_BYTES", 4 * 64 * 512 * 2)
     weight, matrix, _ = laid_out("Q8_0", 64 * 4 + 5, torch.float32)
-    assert weight.tile_blocks == 2
+    assert weight.tiles.blocks == 2
     check(weight, matrix, 0)
 
 
@@ -80,24 +83,24 @@ def test_each_tile_has_the_size_it_is_compiled_for(
     """Compiled, none of any other would be computed rightly."""
     monkeypatch.setattr(lanes, "TILE_BYTES", 4 * 64 * 512 * 2)
     weight, matrix, _ = laid_out("Q8_0", rows, torch.float32)
-    run, seen = weight.tile.run, []
+    multiply, seen = weight.tiles.multiply, []
 
-    def noted(*tensors: torch.Tensor) -> torch.Tensor:
+    def noted(x: torch.Tensor, *tensors: torch.Tensor) -> torch.Tensor:
         seen.append([tuple(tensor.shape) for tensor in tensors])
-        found: torch.Tensor = run(*tensors)
-        return found
+        return multiply(x, *tensors)
 
-    weight.tile.run = noted
+    weight = replace(weight, tiles=replace(weight.tiles, multiply=noted))
     x = torch.randn(PLAIN.most + 1, 512, generator=torch.Generator().manual_seed(1))
     assert relative(weight.matmul(x), x @ matrix.T) < 3e-6
-    assert seen == [[shape for shape, *_ in weight.tile.layouts]] * tiles
+    compiled_for = weight.lanes.blocks(0, weight.tiles.blocks).tensors()
+    assert seen == [[tuple(tensor.shape) for tensor in compiled_for]] * tiles
 
 
 @pytest.mark.parametrize("x_rows", [1, 4])
 def test_matrices_below_each_other(x_rows: int) -> None:
     """In a larger function, of rows that fill none of their words."""
     made = [laid_out(name, rows, torch.float32)[:2] for name, rows in RAGGED]
-    recipes = [weight.traced() for weight, _ in made]
+    recipes = [weight.traced for weight, _ in made]
     x = torch.randn(x_rows, 512, generator=torch.Generator().manual_seed(3))
     tensors = [tensor for recipe in recipes for tensor in recipe.tensors]
     for count in (1, len(made)):
@@ -112,7 +115,7 @@ def test_matrices_below_each_other(x_rows: int) -> None:
 def test_compiled(name: str) -> None:
     weight, matrix, compiler = laid_out(name, 100, torch.float32, 256)
     assert len(compiler) == 1  # the tile of a prompt
-    weight.want()
+    weight.few.want()
     assert list(compiler.compile()) == [1, 2, 3]
     check(weight, matrix, 0)
 
@@ -165,8 +168,11 @@ def test_large_scales_are_left_as_they_are() -> None:
 
 
 def bfloat16_product(weight: LaneWeight, x: torch.Tensor) -> torch.Tensor:
-    """Many rows by plain tiles, not reordered ones."""
-    return replace(weight, ordered=None, tile_blocks=len(weight.lanes.words)).matmul(x)
+    """Many rows by one plain tile, not reordered ones."""
+    one = partial(tile, weight.form, torch.bfloat16)
+    blocks = len(weight.lanes.words)
+    plain = replace(weight.tiles, multiply=partial(plain_product, one), blocks=blocks)
+    return replace(weight, tiles=plain).matmul(x)
 
 
 @needs_bfloat16
@@ -179,13 +185,14 @@ def test_ordered_tiles_change_nothing(
     monkeypatch.setattr(lanes, "TILE_BYTES", 200 * 512 * 2)
     weight, _, compiler = laid_out(name, rows, torch.bfloat16)
     x = torch.randn(PLAIN.most + 8, 512, generator=torch.Generator().manual_seed(2))
-    assert weight.ordered is None or compiler.wanted() == [weight.ordered]
+    assert not weight.tiles.any_size or compiler.wanted() == [weight.tiles.multiply]
     assert torch.equal(weight.matmul(x), bfloat16_product(weight, x))
 
 
 def test_without_an_order_tiles_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "ordered_tiles", lambda *args: None)
     weight, matrix, compiler = laid_out("Q6_K", 500, torch.bfloat16)
-    assert weight.ordered is None and compiler.wanted() == [weight.tile]
+    kernels: list[Any] = compiler.wanted()
+    assert [kernel.definition.func for kernel in kernels] == [tile]
     x = torch.randn(PLAIN.most + 1, 512, generator=torch.Generator().manual_seed(2))
     assert relative(weight.matmul(x), x @ matrix.T) < 4e-3

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from helexa.engine.kernels.few_rows import FewRows, few_rows
+from helexa.engine.kernels.few_rows import FewRows
 from helexa.engine.kernels.lanes import (
     LANES,
     PLAN,
@@ -15,21 +16,23 @@ from helexa.engine.kernels.lanes import (
     Form,
     Lanes,
     expanded,
+    joined_halves,
     lifted,
     pack_words,
-    paired,
     row_product,
     tile,
 )
-from helexa.engine.kernels.onednn_tiles import OrderedTiles, ordered_tiles
+from helexa.engine.kernels.onednn_tiles import ordered_tiles
 from helexa.engine.kernels.wide_product import onednn_product, padded, wide_product
 from helexa.engine.quant.large_pages import large_pages
 from helexa.engine.quant.weight import Recipe, Traced
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
-    from helexa.engine.kernels.compiled import Compiler, Kernel
+    from helexa.engine.kernels.compiled import Compiler
     from helexa.engine.quant.blocks.block_type import BlockType
 
 TILE_BYTES = 2**20
@@ -37,21 +40,68 @@ TILE_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Tiles:
+    """How many rows are multiplied: ``blocks`` of ``rows`` rows are expanded to ``dtype`` at once.
+
+    ``multiply`` takes x [T, K] in that and a tile's `Lanes.tensors`: → [T, blocks · rows]. Unless
+    it takes ``any_size``, it is compiled for so many blocks, and the last tile repeats a little.
+    """
+
+    multiply: Callable[..., Tensor]
+    dtype: torch.dtype
+    rows: int
+    blocks: int
+    any_size: bool
+
+    def product(self, x: Tensor, lanes: Lanes) -> Tensor:
+        """x @ Wᵀ with all rows of all blocks: x [T, K] float32 → [T, B · R] float32."""
+        count = len(lanes.words)
+        rounded = padded(x, self.dtype)
+        out = x.new_empty(len(rounded), count * self.rows)
+        for start in range(0, count, self.blocks):
+            last = min(start + self.blocks, count)
+            first = start if self.any_size else last - self.blocks
+            part = self.multiply(rounded, *lanes.blocks(first, last).tensors())
+            out[:, first * self.rows : last * self.rows] = part
+        return out[: len(x)]
+
+
+def plain_product(expand: Callable[..., Tensor], x: Tensor, *tensors: Tensor) -> Tensor:
+    """x @ Wᵀ, x [T, K] in the format to which ``expand`` makes a `tile`: → [T, B · R]."""
+    product = wide_product if x.dtype == torch.float32 else onednn_product
+    return product(x, expand(*tensors).T)
+
+
+def tiles_of(lanes: Lanes, form: Form, dtype: torch.dtype, compiler: Compiler) -> Tiles:
+    """Tiles of one size, nearly, in oneDNN's order where there can be such."""
+    count, columns, _ = lanes.words.shape
+    most = max(1, min(count, TILE_BYTES // (form.rows * columns * dtype.itemsize)))
+    blocks = -(-count // -(-count // most))
+    ordered = None
+    if dtype == torch.bfloat16:
+        sizes = {size * form.rows for size in (blocks, count % blocks) if size}
+        ordered = ordered_tiles(compiler, form, sizes, columns)
+    if ordered is not None:
+        ordered.wanted = True
+        return Tiles(ordered, dtype, form.rows, blocks, any_size=True)
+    plain = compiler.kernel(tile, (form, dtype), lanes.blocks(0, blocks).tensors())
+    plain.wanted = True
+    return Tiles(partial(plain_product, plain), dtype, form.rows, blocks, any_size=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class LaneWeight:
     """A matrix ``shape`` = [N, K] in the layout of `kernels.lanes`.
 
-    A ``few`` rows are multiplied with the integers, many in ``dtype``, ``tile_blocks`` at a time:
-    as an ``ordered`` tile where there can be such, else as a ``tile``.
+    A ``few`` rows are multiplied with the integers, many with ``tiles`` of what they stand for.
     """
 
     form: Form
     lanes: Lanes
     shape: tuple[int, int]
-    dtype: torch.dtype
-    tile_blocks: int
+    traced: Traced
     few: FewRows
-    tile: Kernel
-    ordered: OrderedTiles | None = None
+    tiles: Tiles
 
     @property
     def nbytes(self) -> int:
@@ -73,37 +123,8 @@ class LaneWeight:
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
         if len(x) > self.few.most:
-            return self.many(x)
-        return self.few(x.contiguous())[0][:, : self.shape[0]]
-
-    def want(self) -> None:
-        """Have its kernels compiled."""
-        self.few.want()
-
-    def traced(self) -> Traced:
-        """For a compiler (see `quant.weight`)."""
-        tensors = self.lanes.tensors()
-        return Traced(Recipe(row_product, (self.form,), len(tensors), self.shape[0], PLAN), tensors)
-
-    def many(self, x: Tensor) -> Tensor:
-        """The product by expanding a few blocks at a time."""
-        size, blocks = self.form.rows, len(self.lanes.words)
-        rounded = padded(x, self.dtype)
-        out = x.new_empty(len(rounded), blocks * size)
-        for start in range(0, blocks, self.tile_blocks):
-            last = min(start + self.tile_blocks, blocks)
-            # a tile is compiled for its size: the last one may repeat a little
-            first = start if self.ordered is not None else last - self.tile_blocks
-            part = self.lanes.blocks(first, last)
-            out[:, first * size : last * size] = self.product(rounded, part)
-        return out[: len(x), : self.shape[0]]
-
-    def product(self, x: Tensor, lanes: Lanes) -> Tensor:
-        """x @ Wᵀ of a few blocks: x [T, K] in ``dtype`` → [T, b · R]."""
-        if self.ordered is not None:
-            return self.ordered.product(x, lanes)
-        product = wide_product if self.dtype == torch.float32 else onednn_product
-        return product(x, self.tile(*lanes.tensors()).T)
+            return self.tiles.product(x, self.lanes)[:, : self.shape[0]]
+        return self.few(x)[0][:, : self.shape[0]]
 
 
 class LaneSink:
@@ -118,14 +139,14 @@ class LaneSink:
         self.shape = (rows, columns)
         blocks = -(-rows // self.form.rows)
         groups, whole = columns // type.group, columns // type.elements
-        counts = (blocks, self.form.places, LANES)
 
         def factors(fine: torch.dtype) -> Factors:
-            pairs = -(-counts[1] // 2)
-            coarse = torch.zeros(blocks, whole, pairs, LANES, dtype=torch.int32)
+            words = -(-self.form.places // 2)
+            coarse = torch.zeros(blocks, whole, words, LANES, dtype=torch.int32)
             if not self.form.fine:
                 return Factors(coarse)
-            return Factors(coarse, torch.zeros(counts[0], groups, *counts[1:], dtype=fine))
+            shape = (blocks, groups, self.form.places, LANES)
+            return Factors(coarse, torch.zeros(shape, dtype=fine))
 
         self.lanes = Lanes(
             large_pages((blocks, columns, LANES), torch.int32, wanted=on_large_pages),
@@ -141,26 +162,30 @@ class LaneSink:
         lanes = self.lanes.blocks(first, first + count)
         lanes.words.copy_(pack_words(self.padded(q), self.form))
         if self.type.levels is None:
-            self.put(lanes.scale.coarse, scale)
-            if lanes.offset is not None and offset is not None:
-                self.put(lanes.offset.coarse, offset)
-            return
-        levels = self.type.levels(blocks.view(len(blocks), -1, self.type.nbytes))
-        pairs = [(lanes.scale, levels.scale, levels.scales)]
-        if lanes.offset is not None and levels.low is not None and levels.lows is not None:
-            pairs.append((lanes.offset, -levels.low, levels.lows))
-        for factors, coarse, fine in pairs:
-            self.put(factors.coarse, coarse.flatten(1))
-            assert factors.fine is not None
-            self.put(factors.fine, fine.flatten(1))
+            self.put(lanes.scale, scale)
+            self.put(lanes.offset, offset)
+        else:
+            levels = self.type.levels(blocks.view(len(blocks), -1, self.type.nbytes))
+            self.put(lanes.scale, levels.scale, levels.scales)
+            self.put(lanes.offset, None if levels.low is None else -levels.low, levels.lows)
 
-    def put(self, place: Tensor, values: Tensor) -> None:
-        """Write values [n, G] of some rows to where their blocks have them.
+    def put(
+        self, factors: Factors | None, coarse: Tensor | None, fine: Tensor | None = None
+    ) -> None:
+        """Write what some rows share to their blocks' ``factors``; None: there is no such thing.
 
-        That is [b, G, P, 16], or, of factors that are coarse, what `paired` makes of that.
+        ``coarse`` [n, …] has S numbers for a row, ``fine`` [n, …] G.
         """
-        rows = self.padded(values).view(len(place), self.form.places, LANES, -1).permute(0, 3, 1, 2)
-        place.copy_(paired(rows.half()) if place.dtype == torch.int32 else rows)
+        if factors is None or coarse is None:
+            return
+        factors.coarse.copy_(joined_halves(self.by_place(coarse.flatten(1)).half()))
+        if factors.fine is not None and fine is not None:
+            factors.fine.copy_(self.by_place(fine.flatten(1)))
+
+    def by_place(self, values: Tensor) -> Tensor:
+        """Values [n, G] of some rows as their blocks have them: [b, G, P, 16]."""
+        rows = self.padded(values)
+        return rows.view(-1, self.form.places, LANES, rows.shape[1]).permute(0, 3, 1, 2)
 
     def padded(self, values: Tensor) -> Tensor:
         """With rows of zeros, to whole blocks."""
@@ -171,30 +196,11 @@ class LaneSink:
 
     def weight(self, compiler: Compiler, dtype: torch.dtype) -> LaneWeight:
         """The finished weight; products of many rows are computed in ``dtype``."""
-        columns, factors = self.shape[1], [part for part in self.lanes[1:] if part is not None]
-        form = self.form = replace(self.form, lifted=lifted(factors))
-        blocks = len(self.lanes.words)
-        most = max(1, min(blocks, TILE_BYTES // (form.rows * columns * dtype.itemsize)))
-        count = -(-blocks // -(-blocks // most))  # tiles of one size, nearly
-        part = self.lanes.blocks(0, count).tensors()
-
-        def example(rows: int) -> list[Tensor]:
-            return [torch.empty(rows, columns)]
-
+        factors = [part for part in self.lanes[1:] if part is not None]
+        form = replace(self.form, lifted=lifted(factors))
         tensors = self.lanes.tensors()
-        expanding = compiler.kernel(tile, (form, dtype), part)
-        ordered = None
-        if dtype == torch.bfloat16:
-            sizes = {size * form.rows for size in (count, blocks % count) if size}
-            ordered = ordered_tiles(compiler, form, sizes, columns)
-        (expanding if ordered is None else ordered).wanted = True
-        return LaneWeight(
-            form=form,
-            lanes=self.lanes,
-            shape=self.shape,
-            dtype=dtype,
-            tile_blocks=count,
-            few=few_rows(compiler, row_product, (form,), example, tensors, PLAN),
-            tile=expanding,
-            ordered=ordered,
-        )
+        rows, columns = self.shape
+        traced = Traced(Recipe(row_product, (form,), len(tensors), rows, PLAN), tensors)
+        few = traced.own_kernels(columns, compiler)
+        tiles = tiles_of(self.lanes, form, dtype, compiler)
+        return LaneWeight(form, self.lanes, self.shape, traced, few, tiles)

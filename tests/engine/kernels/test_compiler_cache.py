@@ -18,11 +18,13 @@ import torch
 from torch._inductor.cpu_vec_isa import VecISA, valid_vec_isa_list
 from torch._inductor.utils import clear_caches
 
-from helexa.engine.kernels import compiled
+from helexa.engine.kernels import compiled, compiler_cache
 from helexa.engine.kernels.compiled import Compiler
 from helexa.engine.kernels.compiler_cache import (
     VARIABLE,
+    cache_folder,
     can_be_made,
+    cpu_kind,
     drop_damaged,
     empty_cache,
     forget_instructions,
@@ -151,12 +153,64 @@ def test_a_start_after_a_kill_compiles_again(
         file.unlink()  # the one in use is mapped: it stays as it is
         file.write_bytes(b"")
         key = file.name.partition(".")[0]
-        assert (tmp_path / "locks" / f"{key}.lock").exists()  # torch's own
+        assert (tmp_path / cpu_kind() / "locks" / f"{key}.lock").exists()  # torch's own
     clear_caches()  # of this process
     with caplog.at_level("WARNING", compiled.__name__):
         assert list(wanting().compile()) == [1]
     assert "half a library" in caplog.text
     assert all(is_whole(file) and file.stat().st_size for file in found)
+
+
+ELSEWHERE = """
+import torch
+from tests.engine.kernels.test_compiler_cache import product, wanting
+compiler = wanting()
+list(compiler.compile())
+x, y = torch.rand(2, 2, 48)
+assert torch.backends.cpu.get_cpu_capability() == "AVX2"
+assert torch.allclose(compiler.wanted()[0](x, y), product(x, y))
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="shown by wider vectors than AVX2's"
+)
+def test_a_folder_may_be_shared_with_other_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch would take kernels for the vectors of this one, and leave out half of the sums."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    assert list(wanting().compile()) == [1]
+    other = os.environ | {"ATEN_CPU_CAPABILITY": "avx2"}  # with this one's folder, as a child has
+    subprocess.run([sys.executable, "-c", ELSEWHERE], env=other, check=True)
+
+
+def test_a_kind_of_cpu_has_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    assert cache_folder() == cache_folder() == tmp_path / cpu_kind()
+    assert os.environ[VARIABLE] == str(tmp_path / cpu_kind())
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ("flags: avx2 fma\n", False),
+        ("flags: avx2 fma avx512f\nflags: avx2 fma avx512f\ncpu MHz: 9\n", True),
+        ("Features: asimd sve\n", False),
+    ],
+)
+def test_which_kinds_there_are(
+    other: str, same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "cpuinfo"
+    monkeypatch.setattr(compiler_cache, "CPUS", told)
+    told.write_text("flags: avx2 fma avx512f\ncpu MHz: 3\n")
+    kind = cpu_kind()
+    told.write_text(other)
+    assert (cpu_kind() == kind) == same
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "SVE256")
+    assert cpu_kind() != kind
 
 
 def test_what_fails_is_tried_once_more_in_an_empty_folder(
@@ -173,8 +227,8 @@ def test_what_fails_is_tried_once_more_in_an_empty_folder(
 
     monkeypatch.setattr(compiled, "compiled", fail_first)
     assert list(wanting().compile()) == [1]
-    assert folders[0] == str(tmp_path) != folders[1]
-    assert os.environ[VARIABLE] == str(tmp_path)
+    assert folders[0] == str(tmp_path / cpu_kind()) != folders[1]
+    assert os.environ[VARIABLE] == folders[0]
 
 
 def test_nothing_is_left_of_a_second_try_that_fails(
@@ -190,11 +244,11 @@ def test_nothing_is_left_of_a_second_try_that_fails(
     monkeypatch.setattr(compiled, "compiled", fail)
     with pytest.raises(InvalidRequest, match=r"No space left on device: '/some/cache/x\.cpp'"):
         list(wanting().compile())
-    assert (tmp_path / "named" / "x.cpp").exists()
+    assert (tmp_path / "named" / cpu_kind() / "x.cpp").exists()
     assert list((tmp_path / "temporary").iterdir()) == []
     (record,) = caplog.records
     assert record.name == compiled.__name__
-    assert f"compiling in {tmp_path / 'named'} failed" in record.message
+    assert f"compiling in {tmp_path / 'named' / cpu_kind()} failed" in record.message
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])

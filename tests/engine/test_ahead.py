@@ -209,6 +209,18 @@ def test_rows_that_may_have_drafts_are_not_gone_on_with() -> None:
     assert [drafted.said(one)[0] for one in ids] == [said[0] for said in found]
 
 
+def test_what_a_drafter_reads_late_is_of_its_own_step() -> None:
+    cores = Cores()
+    cores.submit([1, 2], max_tokens=30, temperature=0, ignore_eos=True)
+    for _ in range(4):
+        cores.step()
+    hidden = cores.runner.hidden
+    kept = hidden.clone()
+    part = Part((0,), 5, cores.core._open[0].blocks, 1)
+    assert cores.runner.launch([part], torch.tensor([7])) is not None
+    assert torch.equal(cores.runner.hidden, kept)
+
+
 def test_too_many_tokens_to_guess_from() -> None:
     cores = Cores(2000)
     for n in range(2):

@@ -14,7 +14,7 @@ import torch
 
 from helexa.engine.drawing import divisor, needs_ranking
 from helexa.engine.logit_changes import SampleRow, known
-from helexa.engine.philox import uniform
+from helexa.engine.philox import uniforms
 from helexa.engine.upload import upload
 
 if TYPE_CHECKING:
@@ -88,11 +88,11 @@ def _ranked(home: Asked, rows: Sequence[tuple[int, SampleRow]]) -> Tensor:
     places = {at: place for place, at in enumerate(sorted(home.tops))}
     masses = {asked: place for place, asked in enumerate(home.masses)}
     count = home.top_ids.shape[1]
+    numbers = uniforms([(known(row.params.seed), len(row.generated)) for _, row in rows])
     asked = []
-    for at, row in rows:
+    for (at, row), number in zip(rows, numbers, strict=True):
         params = row.params
         top_k, temperature = known(params.top_k), divisor(params)
-        number = uniform(known(params.seed), len(row.generated))
         limits = min(top_k, count) or count, known(params.top_p), known(params.min_p)
         mass = -1 if top_k else masses[at, temperature]
         asked.append(Guess(places[at], temperature, *limits, number, mass))

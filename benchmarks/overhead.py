@@ -262,8 +262,8 @@ def with_a_server(model: str, rows: int) -> Cost:
         finally:
             host.close()
             nursery.close()
-        began, model = json.loads((Path(folder) / NOTES).read_text())
-    return Steps(rows, began, model).cost()
+        began, took = json.loads((Path(folder) / NOTES).read_text())
+    return Steps(rows, began, took).cost()
 
 
 def noted_core(order: Build, report: Callable[[str, int, int | None], None]) -> Any:

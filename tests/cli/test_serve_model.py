@@ -79,8 +79,8 @@ def test_a_compiler_is_asked_for(tmp_path: Path) -> None:
     with started("serve", "-p", "0", "--compile", **environ) as process:
         out, errors = process.communicate(timeout=TIMEOUT_S)
     assert (process.returncode, out) == (1, "")
-    assert "`compile` needs a C++ compiler, and none was found" in errors
-    assert "hint: install g++" in errors
+    assert "`compile` needs a C++ compiler, and CXX names one that does not run" in errors
+    assert "hint: name another, or unset CXX" in errors
 
 
 @pytest.mark.parametrize(

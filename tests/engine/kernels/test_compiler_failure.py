@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
-from torch._inductor.exc import CppCompileError, InductorError
+from torch._inductor.exc import CppCompileError, InductorError, InvalidCxxCompiler
 
+from helexa.engine.kernels.compiled import require_compiler
 from helexa.engine.kernels.compiler_failure import HINT, LONGEST, failure
+from helexa.errors import InvalidRequest
+from tests.engine.compilers import needs_compiler
 
 COMMAND = ["g++", "/tmp/t/header.hpp", "-I/usr/include/python3.11", "-o", "/tmp/t/header.i"]
 
@@ -89,3 +93,29 @@ def test_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "make room in /elsewhere," in str(failure(error).hint)
     monkeypatch.setattr("tempfile.gettempdir", none)
     assert f"make room in {tmp_path / 'gone'}," in str(failure(error).hint)
+
+
+@pytest.mark.parametrize(
+    ("named", "says", "hint"),
+    [
+        (None, "and none was found", HINT),
+        ("/none", "and CXX names one that does not run: /none", "name another, or unset CXX"),
+    ],
+)
+@needs_compiler
+def test_no_compiler(
+    named: str | None, says: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_compiler()  # imported as far as it must be
+    monkeypatch.delenv("CXX", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CXX", named)
+    from torch._inductor import cpp_builder
+
+    def cannot() -> str:
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", cannot)
+    with pytest.raises(InvalidRequest, match=re.escape(says)) as caught:
+        require_compiler()
+    assert caught.value.hint == hint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,7 +11,13 @@ import torch
 
 from helexa.engine.kernels import onednn_order
 from helexa.engine.kernels.narrow_product import multiplies_bfloat16, reorder
-from helexa.engine.kernels.onednn_order import in_blocks, is_paired, padded_shape, words_of
+from helexa.engine.kernels.onednn_order import (
+    in_blocks,
+    is_paired,
+    looked_at,
+    padded_shape,
+    words_of,
+)
 from helexa.engine.kernels.paired import paired_matrix, paired_words
 
 pytestmark = pytest.mark.skipif(
@@ -57,25 +64,49 @@ def plain(weight: torch.Tensor) -> torch.Tensor:
     return weight.clone()
 
 
+def wrong_at_the_end(weight: torch.Tensor) -> torch.Tensor:
+    """In the order that is expected, but for the last number."""
+    words = paired_words(weight).contiguous()
+    words.view(-1)[-1] += 1
+    return words
+
+
 def refused(*_: Any) -> None:
     raise RuntimeError("no such operator")
 
 
 def test_another_order_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    is_paired.cache_clear()
+    looked_at.cache_clear()
     with monkeypatch.context() as patched:
         patched.setattr(onednn_order, "words_of", lambda found: found.view(torch.int32).flatten())
         patched.setattr(onednn_order, "reorder", plain)
         assert not is_paired(256, 128)
         patched.setattr(onednn_order, "reorder", lambda weight: paired_words(weight).contiguous())
         assert is_paired(128, 256)
+        assert is_paired(2112, 64)  # which is not compared at once
+        patched.setattr(onednn_order, "reorder", lambda weight: wrong_at_the_end(weight))
+        assert not is_paired(2176, 64)
         patched.setattr(onednn_order, "reorder", refused)
         assert not is_paired(256, 256)
-    is_paired.cache_clear()
+    looked_at.cache_clear()
+
+
+def test_threads_that_load_one_shape_look_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at.cache_clear()
+    looks: list[torch.Tensor] = []
+
+    def noted(weight: torch.Tensor) -> torch.Tensor:
+        looks.append(weight)
+        return reorder(weight)
+
+    monkeypatch.setattr(onednn_order, "reorder", noted)
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(is_paired, [1024] * 8, [512] * 8))
+    assert len(found) == len(looks) == 1
 
 
 def test_nobody_elses_random_numbers_change() -> None:
-    is_paired.cache_clear()
+    looked_at.cache_clear()
     before = torch.random.get_rng_state()
     is_paired(128, 64)
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -12,7 +12,7 @@ from helexa.engine.kernels import onednn_order
 from helexa.engine.kernels.compiled import Compiler
 from helexa.engine.kernels.lanes import Form, Lanes, tile
 from helexa.engine.kernels.narrow_product import reordered_product
-from helexa.engine.kernels.onednn_order import is_paired, whole_blocks
+from helexa.engine.kernels.onednn_order import is_paired, looked_at, whole_blocks
 from helexa.engine.kernels.onednn_tiles import (
     Rooms,
     compiled_fill,
@@ -147,8 +147,8 @@ def test_another_order_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """And none of it is used."""
     form = Form(8, 32, 128, fine=False, affine=False)
     monkeypatch.setattr(onednn_order, "paired_words", lambda matrix: -paired_words(matrix))
-    is_paired.cache_clear()
+    looked_at.cache_clear()
     try:
         assert ordered_tiles(Compiler(), form, {64}, 64) is None
     finally:
-        is_paired.cache_clear()
+        looked_at.cache_clear()

@@ -245,6 +245,9 @@ def require_compiler() -> None:
     try:
         get_cpp_compiler()
     except InvalidCxxCompiler as error:
+        found, hint = "none was found", HINT
+        if named := os.environ.get("CXX"):
+            found, hint = f"CXX names one that does not run: {named}", "name another, or unset CXX"
         raise InvalidRequest(
-            "`compile` needs a C++ compiler, and none was found", param="compile", hint=HINT
+            f"`compile` needs a C++ compiler, and {found}", param="compile", hint=hint
         ) from error

@@ -9,6 +9,7 @@ is looked at before it is relied on.
 from __future__ import annotations
 
 import ctypes
+import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,10 @@ COLUMN_STEP = 32
 """What columns are padded to a multiple of; rows are to whole blocks."""
 FINITE = 2**14
 """Below this, all bits of 16 stand for numbers."""
+
+PIECE = 16
+"""Blocks of rows that are compared at a time."""
+LOOKING = threading.Lock()
 
 
 def padded_shape(rows: int, columns: int) -> tuple[int, int]:
@@ -58,20 +63,33 @@ def in_blocks(matrix: Reordered, shape: tuple[int, int]) -> Tensor:
     return words_of(matrix).view(-1, columns // 2, BLOCK)
 
 
-@cache
 def is_paired(rows: int, columns: int) -> bool:
     """Whether oneDNN puts matrices [rows, columns] into the order of `paired`, padded.
 
     False on CPUs without instructions for bfloat16. Nobody else's random numbers change by it.
     """
+    with LOOKING:  # two threads that load layers of one shape look once
+        return looked_at(rows, columns)
+
+
+@cache
+def looked_at(rows: int, columns: int) -> bool:
+    """`is_paired`, from a matrix of random bits and another of what oneDNN makes of it."""
     if not multiplies_bfloat16():
         return False
     random = torch.Generator().manual_seed(0)
     numbers = torch.randint(FINITE, (rows, columns), dtype=torch.int16, generator=random)
     bits = numbers.view(torch.bfloat16)
-    expected = paired_words(whole_blocks(bits))
     try:
         found = words_of(reorder(bits))
-    except (RuntimeError, AttributeError, TypeError):
+    except (RuntimeError, AttributeError, TypeError, ValueError):
         return False
-    return found.numel() == expected.numel() and torch.equal(found.view(expected.shape), expected)
+    all_rows, all_columns = padded_shape(rows, columns)
+    if found.numel() * 2 != all_rows * all_columns:
+        return False
+    blocks = torch.split(found.view(-1, all_columns // 2, BLOCK), PIECE)
+    pieces = torch.split(bits, PIECE * BLOCK)
+    return all(
+        torch.equal(block, paired_words(whole_blocks(piece)))
+        for block, piece in zip(blocks, pieces, strict=True)
+    )

@@ -35,6 +35,7 @@ from benchmarks.readings import (
     spread,
 )
 from benchmarks.shapes import SHAPES, make_checkpoint
+from helexa.engine.ahead import Onward
 from helexa.engine.build import claim, describe, plan_pool
 from helexa.engine.config import EngineConfig
 from helexa.engine.core import EngineCore
@@ -125,8 +126,10 @@ class Told(Sampler):
         super().__init__(vocab_size)
         self._answer = answer
 
-    def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
-        drawn = super().sample(logits, rows)
+    def sample(
+        self, logits: Tensor, rows: Sequence[SampleRow], onward: Onward | None = None
+    ) -> list[Sampled]:
+        drawn = super().sample(logits, rows, onward)
         if self._answer is None:
             return drawn
         told = [self._answer[min(len(row.generated), len(self._answer) - 1)] for row in rows]

@@ -8,14 +8,15 @@
 #     PYTHON=.venv/bin/python benchmarks/gpu.sh --shapes 0.6b        # options of gpu_decode
 #
 # With QUICK, each part is ended when its time is over and what it has found until then is kept:
-# decode (bfloat16 0.6B, 1.7B and 8B, Q4_K 8B, 1 and 32 streams, transformers beside them), then the
-# tests of the kernels of a decode step and of whole models, then products with Q4_K.
+# decode (bfloat16 0.6B, 1.7B and 8B, Q4_K 8B, 1 and 32 streams, transformers beside them), then steps
+# launched ahead (0.6B), the tests of the kernels of a decode step and of whole models, then products
+# with Q4_K.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 PYTHON=${PYTHON:-python3}
 QUICK=${QUICK:-}
-PARTS=${PARTS:-${QUICK:+decode tests products}}
-PARTS=${PARTS:-tests decode long_context products}
+PARTS=${PARTS:-${QUICK:+decode look_ahead tests products}}
+PARTS=${PARTS:-tests decode look_ahead long_context products}
 export PYTHONPATH="$PWD/src:$PWD${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1
 unset TRITON_INTERPRET  # there is a GPU: kernels are to run on it
 
@@ -42,7 +43,8 @@ tests_that_use_a_gpu() {
     if [ -n "$QUICK" ]; then
         kernels=tests/engine/kernels
         echo tests/engine/test_on_gpu.py tests/engine/test_sampling.py $kernels/test_decoding.py \
-            $kernels/test_choosing.py $kernels/test_small_kernels.py $kernels/test_one_row.py
+            $kernels/test_choosing.py $kernels/test_small_kernels.py $kernels/test_one_row.py \
+            tests/engine/test_guessing.py
     else
         grep -rlE 'mark\.gpu|cuda\.is_available|import .*DEVICE' tests --include='test_*.py'
     fi
@@ -57,11 +59,15 @@ for part in $PARTS; do
         within 150 "$PYTHON" -m pytest --timeout 600 --junitxml "$folder/tests.xml" \
             $(tests_that_use_a_gpu)
         ;;
-    decode) within 270 "$PYTHON" -m benchmarks.gpu_decode --json "$json" ${QUICK:+--quick} "$@" ;;
+    decode) within 240 "$PYTHON" -m benchmarks.gpu_decode --json "$json" ${QUICK:+--quick} "$@" ;;
+    look_ahead)
+        within 50 "$PYTHON" -m benchmarks.look_ahead --json "$json" \
+            ${QUICK:+--shapes 0.6b --batches 1 32 --rounds 3}
+        ;;
     long_context) within 100 "$PYTHON" -m benchmarks.long_context --folder "$folder" --json "$json" ;;
     products) within 60 "$PYTHON" -m benchmarks.gpu_products --json "$json" ${QUICK:+--formats Q4_K} ;;
     *)
-        echo "there is no part named $part: tests, decode, long_context, products" >&2
+        echo "there is no part named $part: tests, decode, look_ahead, long_context, products" >&2
         false
         ;;
     esac || failed=1

@@ -30,6 +30,7 @@ from benchmarks.shapes import SHAPES
 from helexa.engine.checkpoint.checkpoint import Checkpoint
 from helexa.engine.checkpoint.weights import Weights
 from helexa.engine.device_batch import Layout, fields, table_pages
+from helexa.engine.download import packed
 from helexa.engine.graphs import recorded_batch
 from helexa.engine.loading import resolve_numerics, with_triton
 from helexa.engine.logit_changes import SampleRow
@@ -38,7 +39,7 @@ from helexa.engine.models.registry import MODELS
 from helexa.engine.params import SamplingParams
 from helexa.engine.quant.blocks.weight import BlockWeight
 from helexa.engine.quant.on_device import with_kernels
-from helexa.engine.read_ahead import Asked, packed
+from helexa.engine.read_ahead import Asked
 
 NOWHERE = torch.device("meta")
 GREEDY = SamplingParams(

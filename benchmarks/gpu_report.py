@@ -14,6 +14,7 @@ def report(folder: Path) -> dict[str, Any]:
     return {
         "tests": tests(folder / "tests.xml"),
         "decode": readings(folder / "decode.json"),
+        "look_ahead": readings(folder / "look_ahead.json"),
         "long_context": readings(folder / "long_context.json"),
         "products": readings(folder / "products.json"),
     }

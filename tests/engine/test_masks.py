@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from torch import Tensor
 
+from helexa.engine.ahead import Onward
 from helexa.engine.build import build_core
 from helexa.engine.config import EngineConfig
 from helexa.engine.core import EngineCore
@@ -144,9 +145,11 @@ class Recording:
         self.inner = Sampler(vocab_size)
         self.rows: list[SampleRow] = []
 
-    def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
+    def sample(
+        self, logits: Tensor, rows: Sequence[SampleRow], onward: Onward | None = None
+    ) -> list[Sampled]:
         self.rows += rows
-        return self.inner.sample(logits, rows)
+        return self.inner.sample(logits, rows, onward)
 
 
 def test_rows_without_a_grammar_have_no_mask() -> None:

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from helexa.engine.batch import Part
+from helexa.engine.build import build_core
+from helexa.engine.config import EngineConfig
 from helexa.engine.graphs import SYNCHRONISES, decode_graphs, waits_noticed
 from helexa.engine.kernels.attention import attention, attention_definition
 from helexa.engine.loading import load_model
+from helexa.engine.outputs import Request
 from helexa.engine.params import SamplingParams
 from helexa.engine.runner import Runner
 from helexa.engine.sampling import Sampler, SampleRow
@@ -22,7 +25,7 @@ from tests.engine.test_switches import greedy
 
 pytestmark = pytest.mark.gpu
 EVERY = ("flash_attn", "flash_decode", "gdn_chunked", "gdn_fused", "moe_fused", "fused_ops")
-SWITCHED = [EVERY, *((name,) for name in (*EVERY, "fused_rows", "cuda_graphs"))]
+SWITCHED = [EVERY, *((name,) for name in (*EVERY, "fused_rows", "cuda_graphs", "look_ahead"))]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -43,6 +46,23 @@ def test_replayed_steps_are_the_plain_ones(name: str, tmp_path: Path) -> None:
         warnings.simplefilter("error")  # a model that is not recorded warns
         replayed = script(Answers(model, lambda cache: decode_graphs(model, cache)))
     assert replayed == script(Answers(model, lambda cache: None))
+
+
+def test_steps_are_launched_ahead(tmp_path: Path) -> None:
+    """And what they leave is what was asked for, but for the last answer's end."""
+    FAMILIES["qwen3"].save(tmp_path)
+    core = build_core(tmp_path, EngineConfig(device="cuda", dtype="bfloat16"))
+    ways = [{"temperature": 0}, {"temperature": 0.7, "top_k": 20, "top_p": 0.95, "seed": 1}]
+    for way in ways:
+        core.submit(
+            Request(tuple(prompt(9)), SamplingParams(max_tokens=40, ignore_eos=True, **way))
+        )
+    while not core.idle:
+        core.step()
+    steps = core._execution.runner.steps_ahead
+    core.close()
+    assert steps.used > 30
+    assert steps.used >= steps.launched - 2
 
 
 @pytest.mark.parametrize("name", FAMILIES)

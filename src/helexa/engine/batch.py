@@ -42,6 +42,10 @@ class Computed(NamedTuple):
     hidden: Tensor
     logits: Tensor
 
+    def first(self, rows: int) -> Computed:
+        """Its first rows, where they are."""
+        return Computed(self.hidden[:rows], self.logits[:rows])
+
 
 class Span(NamedTuple):
     """One sequence's share of a forward pass.

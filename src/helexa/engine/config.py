@@ -49,6 +49,7 @@ SWITCHES = frozenset(
         "fused_rows",
         "compile",
         "cuda_graphs",
+        "look_ahead",
         "quant_kernels",
         "bf16_products",
         "large_pages",

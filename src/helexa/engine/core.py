@@ -18,6 +18,7 @@ from helexa.engine.execution import Execution, StepRunner, TokenSampler
 from helexa.engine.faults import device_failed, own_error, ran_out
 from helexa.engine.intake import CoreSpec, Intake
 from helexa.engine.keeping import keeper
+from helexa.engine.look_ahead import LookAhead
 from helexa.engine.masks import MaskFactory
 from helexa.engine.memory import MIB, kv_reservation_mb
 from helexa.engine.outputs import (
@@ -70,6 +71,7 @@ class EngineCore:
             chunk_tokens=config.prefill_chunk_tokens,
         )
         self._drafts = Drafts(drafter or LookupDrafter(), self._pages, config)
+        self._ahead = LookAhead(runner, self._pages, self._drafts)
         self._rates = Rates()
         self._open: dict[int, Row] = {}
         self._ready: list[StepOutput] = []
@@ -141,7 +143,8 @@ class EngineCore:
                 part.sequence.started_s = begin
         try:
             parts = self._drafts.add(parts)
-            drawn = self._execution.run(parts, self._pages.take_copies())
+            ahead = self._ahead.rows(parts, alone=len(parts) == len(self._open))
+            drawn = self._execution.run(parts, self._pages.take_copies(), ahead)
         except Exception as error:  # the edge to the device
             return outputs + self._failed(parts, error)
         self._faulted = False

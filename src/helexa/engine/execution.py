@@ -10,6 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from helexa.engine.ahead import Onward
 from helexa.engine.allocation import refusals_as_memory_errors
 from helexa.engine.batch import Part as Work
 from helexa.engine.cache.copies import Copy
@@ -47,7 +48,9 @@ class StepRunner(Protocol):
 class TokenSampler(Protocol):
     """What chooses tokens; ``helexa.engine.sampling.Sampler`` is one."""
 
-    def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]: ...
+    def sample(
+        self, logits: Tensor, rows: Sequence[SampleRow], onward: Onward | None
+    ) -> list[Sampled]: ...
 
 
 class Execution:
@@ -63,20 +66,25 @@ class Execution:
         self._vocab_size = vocab_size
         self._rows: dict[int, SampleRow] = {}
 
-    def run(self, parts: Sequence[Part], copies: Sequence[Copy]) -> list[list[Sampled]]:
+    def run(
+        self, parts: Sequence[Part], copies: Sequence[Copy], ahead: Sequence[int] = ()
+    ) -> list[list[Sampled]]:
         """Make the copies, run the model, draw for each part that samples.
 
         A part that samples gets a draw for its next token, and one more for each token of its
-        draft: what would be drawn if the draft is right up to there. Others get none.
+        draft: what would be drawn if the draft is right up to there. Others get none. ``ahead`` are
+        parts with which the runner may go on meanwhile (see `ahead.LookAhead`).
         """
         if copies:
             self.runner.copy(copies)
         wanted = [1 + len(part.draft) if part.samples else 0 for part in parts]
         rows = self._sample_rows(parts, wanted)
-        logits = self.runner.run(list(map(_work, parts, wanted)))
+        works = list(map(_work, parts, wanted))
+        logits = self.runner.run(works)
+        onward = Onward.after(self.runner, works, ahead)
         refused = self._constrain(parts, wanted, rows)  # while an accelerator computes the logits
         with refusals_as_memory_errors():
-            sampled = self.sampler.sample(logits, rows) if rows else []
+            sampled = self.sampler.sample(logits, rows, onward) if rows else []
         for at, error in refused.items():
             sampled[at] = Sampled(NO_TOKEN, error=error)
         self.model_s = self.runner.model_s

@@ -100,9 +100,10 @@ def waits_noticed(mode: Literal["warn", "error"]) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
-    """A recorded step: the memory it reads, what runs it, and what that leaves."""
+    """A recorded step: the memory it reads, the ids there, what runs it, and what that leaves."""
 
     memory: Tensor
+    ids: Tensor
     replay: Callable[[], None]
     computed: Computed
 
@@ -140,10 +141,29 @@ class DecodeGraphs:
             self._recordings[layout] = recording
         return partial(self._replay, recording, memory, len(parts))
 
-    def _replay(self, recording: Recording, memory: Tensor, rows: int) -> Computed:
+    def recorded(self, parts: Sequence[Part]) -> bool:
+        """Whether there is a recording already of what such a step is."""
+        return self._layout(parts) in self._recordings
+
+    def step_of(self, parts: Sequence[Part], ids: Tensor) -> Callable[[], Computed] | None:
+        """As `step`, with ids [S] on the device in place of the parts' tokens.
+
+        None where there is no recording: none is made for it.
+        """
+        layout = self._layout(parts)
+        if layout is None or (recording := self._recordings.get(layout)) is None:
+            return None
+        memory = staged(parts, layout, self._cache.block_size, self._model.device)
+        return partial(self._replay, recording, memory, len(parts), ids)
+
+    def _replay(
+        self, recording: Recording, memory: Tensor, rows: int, ids: Tensor | None = None
+    ) -> Computed:
         recording.memory.copy_(memory, non_blocking=True)
+        if ids is not None:
+            recording.ids[:rows].copy_(ids)
         recording.replay()
-        return Computed(*(made[:rows] for made in recording.computed))
+        return recording.computed.first(rows)
 
     def _layout(self, parts: Sequence[Part]) -> Layout | None:
         """What a step of these parts is padded to, if it can be replayed."""
@@ -169,7 +189,7 @@ class DecodeGraphs:
             hidden = model(batch, cache)
             return Computed(hidden, model.logits(hidden))
 
-        return Recording(memory, *self._recorder.record(work))
+        return Recording(memory, made.ids, *self._recorder.record(work))
 
 
 def recorded_batch(made: Fields, page: int) -> Batch:

@@ -358,4 +358,4 @@ def with_triton(numerics: Numerics, disabled: Collection[str] = ()) -> Numerics:
         paged_decode=paged,
     )
     graphs = fused_ops and paged and "cuda_graphs" not in disabled
-    return replace(made, cuda_graphs=graphs)
+    return replace(made, cuda_graphs=graphs, look_ahead=graphs and "look_ahead" not in disabled)

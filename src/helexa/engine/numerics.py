@@ -27,7 +27,8 @@ class Numerics:
     The rest are kernels of triton: ``fused_ops`` for norms, activations and what comes between
     projection and attention, ``fused_rows`` for single rows to be multiplied in one go with their
     norms, activations and additions; ``paged_decode`` for attention of all single tokens at once;
-    ``cuda_graphs`` replays whole steps of them.
+    ``cuda_graphs`` replays whole steps of them, and with ``look_ahead`` the next one is launched
+    before the tokens of the last are known.
     """
 
     device: torch.device
@@ -44,6 +45,7 @@ class Numerics:
     fused_rows: bool = False
     paged_decode: bool = False
     cuda_graphs: bool = False
+    look_ahead: bool = False
 
     @property
     def on_device(self) -> bool:

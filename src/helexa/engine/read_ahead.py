@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from helexa.engine.download import Download, fetch
 from helexa.engine.drawing import MARGIN, divisor, first_read, needs_ranking
+from helexa.engine.guessing import guesses
 from helexa.engine.logit_changes import SampleRow, changed_logits, has_changes, known
 from helexa.engine.philox import uniform
 from helexa.engine.ranking import Blocks, Few, Floats, Ints, best_of, by_id, cut, in_order
 from helexa.engine.upload import upload
+
+if TYPE_CHECKING:
+    from helexa.engine.ahead import Onward
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +94,7 @@ class Asked:
         self.tops: dict[int, int] = {}
         self.masses: list[tuple[int, float]] = []
         self.draws: list[tuple[int, float, float, float]] = []
-        self.top_ids = self.drawn = torch.empty(0)
+        self.top_values = self.top_ids = self.drawn = self.weighed = torch.empty(0)
 
     def ask(self, index: int, row: SampleRow) -> None:
         """All that a draw takes; a greedy choice takes nothing but the best."""
@@ -111,8 +118,8 @@ class Asked:
         if self.tops:
             plain = Blocks(self.rows, self.maxima, self.vocab_size, [])
             count = min(max(self.tops.values()), self.vocab_size)
-            values, self.top_ids = plain.unordered_top(sorted(self.tops), count)
-            found += [values, self.top_ids]
+            self.top_values, self.top_ids = plain.unordered_top(sorted(self.tops), count)
+            found += [self.top_values, self.top_ids]
         return found + self._weighed()
 
     def _weighed(self) -> list[Tensor]:
@@ -124,11 +131,13 @@ class Asked:
             wanted = [(row, temperature, 0.0, 0.0) for row, temperature in self.masses]
             asked = [choosing_triton.Drawn(*one) for one in (*wanted, *self.draws)]
             both = choosing_triton.draw_by_kernel(self.rows, self.peaks, asked)
-            masses, self.drawn = both[0, : len(self.masses)], both[1, len(self.masses) :]
-            return [one for one in (masses, self.drawn) if len(one)]
+            self.weighed, self.drawn = both[0, : len(self.masses)], both[1, len(self.masses) :]
+            return [one for one in (self.weighed, self.drawn) if len(one)]
         if self.masses:
             rows, temperatures = zip(*self.masses, strict=True)
-            found.append(self._weights(rows, temperatures).sum(-1).sum(-1, dtype=torch.float64))
+            weights = self._weights(rows, temperatures)
+            self.weighed = weights.sum(-1).sum(-1, dtype=torch.float64)
+            found.append(self.weighed)
         if self.draws:
             rows, temperatures, min_p, numbers = zip(*self.draws, strict=True)
             weights = self._weights(rows, temperatures)
@@ -146,6 +155,11 @@ class Asked:
         scaled: Tensor = self.rows.index_select(0, at) - peaks[:, None, None]
         return scaled.mul_(factors[:, None, None]).exp2_()
 
+    def keep(self, logits: Tensor) -> None:
+        """Part with the logits these rows are of, which something else is about to overwrite."""
+        if self.rows.data_ptr() == logits.data_ptr():
+            self.rows = self.rows.clone()
+
     def known(self, parts: list[Floats], logits: dict[int, dict[int, float]]) -> KnownBlocks:
         """The host's view, from what it has fetched of `compute`."""
         (peaks, best), *rest = parts
@@ -161,39 +175,78 @@ class Asked:
         return KnownBlocks(*found, tops, masses, draws, logits)
 
 
+class Reading:
+    """All that is asked of the logits [R, V] of some rows; it is on the device until it is read."""
+
+    def __init__(self, logits: Tensor, rows: Sequence[SampleRow], *, kernels: bool) -> None:
+        changed = [i for i, row in enumerate(rows) if has_changes(row)]
+        raw, altered = Asked(logits.float(), kernels=kernels), None
+        if changed:
+            altered = Asked(changed_logits(logits, rows, changed), kernels=kernels)
+        place = {i: at for at, i in enumerate(changed)}
+        homes = [
+            (altered, place[i]) if altered is not None and i in place else (raw, i)
+            for i in range(len(rows))
+        ]
+        for (home, at), row in zip(homes, rows, strict=True):
+            home.ask(at, row)
+        self._wanted = [i for i, row in enumerate(rows) if row.params.logprobs is not None]
+        for i in self._wanted:
+            raw.ask_top(i, known(rows[i].params.logprobs) + MARGIN)
+            raw.masses.append((i, 1.0))
+        self.changed = changed
+        self._logits, self._rows, self._homes = logits, rows, homes
+        self._sets = [raw] if altered is None else [raw, altered]
+        found = [one.compute() for one in self._sets]
+        ids = [candidates(*homes[i]) for i in self._wanted]
+        pairs = zip(self._wanted, ids, strict=True)
+        near = [raw.rows[i].view(-1).index_select(0, at) for i, at in pairs]
+        self._found = [*found, ids, near]
+
+    def read(self) -> list[KnownBlocks]:
+        """The host's view of the logits, and of those that were changed if there are any."""
+        return self._views(fetch(self._found))
+
+    def read_and_go_on(self, onward: Onward) -> list[KnownBlocks]:
+        """As `read`; meanwhile what comes next is launched, if the device can guess the tokens.
+
+        That may overwrite the logits.
+        """
+        guessed = guesses([(*self._homes[i], self._rows[i]) for i in onward.rows])
+        if guessed is None:
+            return self.read()
+        coming = Download([*self._found, [guessed]])
+        with suppress(torch.OutOfMemoryError):  # then it is launched when its turn comes
+            self._sets[0].keep(self._logits)
+            onward.launch(guessed)
+        *arrays, (ids,) = coming.wait()
+        onward.told([int(token) for token in ids])
+        return self._views(arrays)
+
+    def _views(self, arrays: list[list[Floats]]) -> list[KnownBlocks]:
+        *parts, ids, near = arrays
+        kept = {
+            i: dict(zip(map(int, tokens), values.tolist(), strict=True))
+            for i, tokens, values in zip(self._wanted, ids, near, strict=True)
+        }
+        return [one.known(read, kept) for one, read in zip(self._sets, parts, strict=True)]
+
+
 def read_ahead(
-    logits: Tensor, rows: Sequence[SampleRow], *, kernels: bool = False
+    logits: Tensor,
+    rows: Sequence[SampleRow],
+    *,
+    kernels: bool = False,
+    onward: Onward | None = None,
 ) -> tuple[KnownBlocks, KnownBlocks | None, list[int]]:
     """Blocks of logits [R, V], of the rows that are changed, and which those are.
 
-    ``kernels``: made by kernels of triton.
+    ``kernels``: made by kernels of triton. ``onward`` is launched as soon as the device was told
+    all that is asked of these logits; the host waits for that alone.
     """
-    changed = [i for i, row in enumerate(rows) if has_changes(row)]
-    raw, altered = Asked(logits.float(), kernels=kernels), None
-    if changed:
-        altered = Asked(changed_logits(logits, rows, changed), kernels=kernels)
-    place = {i: at for at, i in enumerate(changed)}
-    wanted = [i for i, row in enumerate(rows) if row.params.logprobs is not None]
-    homes = [
-        (altered, place[i]) if altered is not None and i in place else (raw, i)
-        for i in range(len(rows))
-    ]
-    for (home, at), row in zip(homes, rows, strict=True):
-        home.ask(at, row)
-    for i in wanted:
-        raw.ask_top(i, known(rows[i].params.logprobs) + MARGIN)
-        raw.masses.append((i, 1.0))
-    sets = [raw] if altered is None else [raw, altered]
-    tensors = [one.compute() for one in sets]
-    ids = [candidates(*homes[i]) for i in wanted]
-    near = [raw.rows[i].view(-1).index_select(0, at) for i, at in zip(wanted, ids, strict=True)]
-    *parts, ids_read, near_read = fetch([*tensors, ids, near])
-    found = zip(wanted, ids_read, near_read, strict=True)
-    kept = {
-        i: dict(zip(map(int, tokens), values.tolist(), strict=True)) for i, tokens, values in found
-    }
-    view = [one.known(read, kept) for one, read in zip(sets, parts, strict=True)]
-    return view[0], view[1] if len(view) > 1 else None, changed
+    reading = Reading(logits, rows, kernels=kernels)
+    views = reading.read() if onward is None else reading.read_and_go_on(onward)
+    return views[0], views[1] if len(views) > 1 else None, reading.changed
 
 
 def candidates(home: Asked, at: int) -> Tensor:
@@ -205,21 +258,6 @@ def candidates(home: Asked, at: int) -> Tensor:
         if draw[0] == at:
             ids.append(home.drawn[place : place + 1])
     return torch.cat([some.long() for some in ids])
-
-
-def fetch(groups: Sequence[Sequence[Tensor]]) -> list[list[Floats]]:
-    """Tensors of a device as arrays of float64, which holds ids and logits exactly: one copy."""
-    flat = [tensor for group in groups for tensor in group]
-    whole = packed(groups).cpu().numpy()
-    ends = np.cumsum([tensor.numel() for tensor in flat])[:-1]
-    pieces = iter(np.split(whole, ends))
-    return [[next(pieces).reshape(tensor.shape) for tensor in group] for group in groups]
-
-
-def packed(groups: Sequence[Sequence[Tensor]]) -> Tensor:
-    """What `fetch` copies, still on the device."""
-    flat = [tensor.flatten().double() for group in groups for tensor in group]
-    return torch.cat(flat) if len(flat) > 1 else flat[0]
 
 
 def draw_on_device(weights: Tensor, numbers: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -21,6 +22,9 @@ from helexa.engine.philox import uniforms
 from helexa.engine.ranking import Blocks, Ranking, rankings
 from helexa.engine.read_ahead import read_ahead
 from helexa.errors import HelexaError, NumericalError
+
+if TYPE_CHECKING:
+    from helexa.engine.ahead import Onward
 
 __all__ = ["SampleRow", "Sampled", "Sampler", "health_record"]
 
@@ -50,11 +54,14 @@ class Sampler:
         self.reads_ahead = reads_ahead
         self.kernels = kernels
 
-    def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
+    def sample(
+        self, logits: Tensor, rows: Sequence[SampleRow], onward: Onward | None = None
+    ) -> list[Sampled]:
         """One token per row of logits [R, V] float32, which are left as they are.
 
         A row with NaN or +inf, or without a token it may choose, gets a NumericalError; the others
-        do not notice. ValueError if the shape is not [len(rows), vocab_size].
+        do not notice. ``onward``, if any, is launched meanwhile if it can be, and may overwrite
+        the logits. ValueError if the shape is not [len(rows), vocab_size].
         """
         if logits.shape != (len(rows), self.vocab_size):
             raise ValueError(
@@ -63,7 +70,7 @@ class Sampler:
             )
         if not rows:
             return []
-        raw, altered, changed = self._blocks(logits, rows)
+        raw, altered, changed = self._blocks(logits, rows, onward)
         sound = [i for i in range(len(rows)) if math.isfinite(raw.peaks[i])]
         chosen = _choose(raw, {i: rows[i] for i in sound if i not in changed})
         if altered is not None:
@@ -80,14 +87,14 @@ class Sampler:
         ]
 
     def _blocks(
-        self, logits: Tensor, rows: Sequence[SampleRow]
+        self, logits: Tensor, rows: Sequence[SampleRow], onward: Onward | None
     ) -> tuple[Blocks, Blocks | None, list[int]]:
         """The logits, those of rows that change theirs if there are any, and which rows those are.
 
         From a GPU all of it is read in one go.
         """
         if self.reads_ahead or logits.device.type == "cuda":
-            return read_ahead(logits, rows, kernels=self.kernels)
+            return read_ahead(logits, rows, kernels=self.kernels, onward=onward)
         changed = [i for i, row in enumerate(rows) if has_changes(row)]
         raw = Blocks.of(logits.float())
         return raw, Blocks.of(changed_logits(logits, rows, changed)) if changed else None, changed

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helexa.engine.ahead import Onward
 from helexa.engine.build import claim, describe
 from helexa.engine.config import EngineConfig
 from helexa.engine.core import EngineCore
@@ -70,8 +71,10 @@ class Gullible:
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
 
-    def sample(self, logits: Tensor, rows: Sequence[SampleRow]) -> list[Sampled]:
-        drawn = self._sampler.sample(logits, rows)
+    def sample(
+        self, logits: Tensor, rows: Sequence[SampleRow], onward: Onward | None = None
+    ) -> list[Sampled]:
+        drawn = self._sampler.sample(logits, rows, onward)
         for index, (row, after) in enumerate(itertools.pairwise(rows)):
             if after.params is row.params:
                 drawn[index] = replace(drawn[index], token_id=after.generated[-1])

@@ -18,10 +18,12 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
+from helexa.engine.guessing import MOST, Guess
 from helexa.engine.kernels.angles_triton import angles_on_device
 from helexa.engine.kernels.choosing_triton import Drawn, best_on_device, draw_by_kernel
 from helexa.engine.kernels.decoding import Pages
 from helexa.engine.kernels.decoding_triton import paged_decode
+from helexa.engine.kernels.guess_triton import guess_by_kernel
 from helexa.engine.kernels.joining_triton import joined
 from helexa.engine.kernels.look_up_triton import look_up
 from helexa.engine.kernels.norm_triton import add_rms_norm_on_device
@@ -92,7 +94,10 @@ def tokens(new: Any) -> None:
     joined(torch.zeros(4, SEQUENCES, 1024), new(0).dtype)
     rows, maxima = cut(torch.zeros(SEQUENCES, VOCABULARY))
     peaks, _ = best_on_device(rows, maxima)
-    draw_by_kernel(rows, peaks, [Drawn(0, 1.0, 0.0, 0.5)])
+    masses, _ = draw_by_kernel(rows, peaks, [Drawn(0, 1.0, 0.0, 0.5)])
+    for count in (1, 52, MOST):
+        values, at = torch.zeros(SEQUENCES, count), torch.zeros((SEQUENCES, count)).long()
+        guess_by_kernel(values, at, masses, [Guess(0, 0.7, 20, 0.95, 0.0, 0.5, -1)])
 
 
 def attention(new: Any, sizes: tuple[int, int, int], *, gated: bool) -> None:

@@ -19,16 +19,19 @@ from torch._inductor.codecache import LOCK_TIMEOUT
 from torch._inductor.cpu_vec_isa import VecISA, valid_vec_isa_list
 from torch._inductor.utils import clear_caches
 
-from helexa.engine.kernels import compiled
+from helexa.engine.kernels import compiled, compiler_cache
 from helexa.engine.kernels.compiled import Compiler
 from helexa.engine.kernels.compiler_cache import (
     VARIABLE,
+    cache_folder,
     can_be_made,
+    cpu_kind,
     drop_damaged,
     empty_cache,
     forget_instructions,
     is_whole,
 )
+from helexa.engine.kernels.streamed import streamed_product
 from helexa.errors import InvalidRequest
 from tests.engine.compilers import needs_compiler
 
@@ -152,12 +155,63 @@ def test_a_start_after_a_kill_compiles_again(
         file.unlink()  # the one in use is mapped: it stays as it is
         file.write_bytes(b"")
         key = file.name.partition(".")[0]
-        assert (tmp_path / "locks" / f"{key}.lock").exists()  # torch's own
+        assert (tmp_path / cpu_kind() / "locks" / f"{key}.lock").exists()  # torch's own
     clear_caches()  # of this process
     with caplog.at_level("WARNING", compiled.__name__):
         assert list(wanting().compile()) == [1]
     assert "half a library" in caplog.text
     assert all(is_whole(file) and file.stat().st_size for file in found)
+
+
+def multiply() -> str:
+    """Compile a product, compare it with what torch makes of it; for which vectors that was."""
+    x, matrix = torch.rand(2, 64), torch.rand(128, 64).half()
+    compiler = Compiler()
+    kernel = compiler.kernel(streamed_product, (), (x, matrix))
+    kernel.wanted = True
+    assert list(compiler.compile()) == [1]
+    torch.testing.assert_close(kernel(x, matrix), x @ matrix.float().T)
+    return torch.backends.cpu.get_cpu_capability()
+
+
+@needs_compiler
+@pytest.mark.timeout(300)  # two processes import all of torch's compiler, and use it
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="shown by wider vectors than AVX2's"
+)
+def test_a_folder_may_be_shared_with_other_cpus(tmp_path: Path) -> None:
+    """Torch would take kernels for the vectors of this one, and leave out half of the sums."""
+    for kind, limit in (("AVX512", {}), ("AVX2", {"ATEN_CPU_CAPABILITY": "avx2"})):
+        environ = os.environ | {VARIABLE: str(tmp_path)} | limit
+        program = f"from {__name__} import multiply; assert multiply() == {kind!r}"
+        subprocess.run([sys.executable, "-c", program], env=environ, check=True)
+
+
+def test_a_kind_of_cpu_has_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    assert cache_folder() == cache_folder() == tmp_path / cpu_kind()
+    assert os.environ[VARIABLE] == str(tmp_path / cpu_kind())
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ("flags: avx2 fma\n", False),
+        ("flags: avx2 fma avx512f\nflags: avx2 fma avx512f\ncpu MHz: 9\n", True),
+        ("Features: asimd sve\n", False),
+    ],
+)
+def test_which_kinds_there_are(
+    other: str, same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "cpuinfo"
+    monkeypatch.setattr(compiler_cache, "CPUS", told)
+    told.write_text("flags: avx2 fma avx512f\ncpu MHz: 3\n")
+    kind = cpu_kind()
+    told.write_text(other)
+    assert (cpu_kind() == kind) == same
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "SVE256")
+    assert cpu_kind() != kind
 
 
 def test_what_fails_is_tried_once_more_in_an_empty_folder(
@@ -174,8 +228,8 @@ def test_what_fails_is_tried_once_more_in_an_empty_folder(
 
     monkeypatch.setattr(compiled, "compiled", fail_first)
     assert list(wanting().compile()) == [1]
-    assert folders[0] == str(tmp_path) != folders[1]
-    assert os.environ[VARIABLE] == str(tmp_path)
+    assert folders[0] == str(tmp_path / cpu_kind()) != folders[1]
+    assert os.environ[VARIABLE] == folders[0]
 
 
 def test_nothing_is_left_of_a_second_try_that_fails(
@@ -191,11 +245,11 @@ def test_nothing_is_left_of_a_second_try_that_fails(
     monkeypatch.setattr(compiled, "compiled", fail)
     with pytest.raises(InvalidRequest, match=r"No space left on device: '/some/cache/x\.cpp'"):
         list(wanting().compile())
-    assert (tmp_path / "named" / "x.cpp").exists()
+    assert (tmp_path / "named" / cpu_kind() / "x.cpp").exists()
     assert list((tmp_path / "temporary").iterdir()) == []
     (record,) = caplog.records
     assert record.name == compiled.__name__
-    assert f"compiling in {tmp_path / 'named'} failed" in record.message
+    assert f"compiling in {tmp_path / 'named' / cpu_kind()} failed" in record.message
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])

@@ -17,8 +17,8 @@ SHARED_BYTES = {"75": 64 * 1024, "80": 99 * 1024, "90": 227 * 1024}
 KERNELS = {
     f"{name}_kernel"
     for name in (
-        *("add_norm", "added", "angles", "best", "combine", "draw", "joined", "look_up"),
-        *("normed", "place", "silu_mul", "split", "sums"),
+        *("add_norm", "added", "angles", "best", "combine", "draw", "guess", "joined"),
+        *("look_up", "normed", "place", "silu_mul", "split", "sums"),
     )
 }
 

@@ -50,7 +50,7 @@ TOLERANCE = {name: 1e-3 if name in RECURRENT else 1e-4 for name in ARCHITECTURES
 CLEAR = 1e-3
 """By how much a token is to be ahead of the next best one, and ten times an expert's score."""
 CLEAR_IN_16_BITS = 0.02
-ON_DEVICES = ("fused_ops", "fused_rows", "cuda_graphs")
+ON_DEVICES = ("fused_ops", "fused_rows", "cuda_graphs", "look_ahead")
 """The switches that only a GPU's models look at."""
 SIZE = PoolSize(num_blocks=150, budget_blocks=100, budget_mb=0, snapshots=4)
 HEADERS = frozenset(range(8))
@@ -80,6 +80,7 @@ class Said(NamedTuple):
     cached: int
     drafted: int
     rows: int  # sequences of the largest step
+    ahead: int  # steps that were launched before their tokens were known
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,8 @@ def says(
     runner = Runner(model, cache, graphs=graphs(cache) if graphs is not None else None)
     spec = replace(spec, header_ids=HEADERS)
     drafter = Confident() if drafts else None
-    core = EngineCore(runner, Sampler(spec.vocab_size), spec, config, Tick(), drafter=drafter)
+    sampler = Sampler(spec.vocab_size, reads_ahead=graphs is not None)
+    core = EngineCore(runner, sampler, spec, config, Tick(), drafter=drafter)
     params = SamplingParams(max_tokens=count, temperature=0, repetition_penalty=1, ignore_eos=True)
     tokens: dict[int, list[int]] = {core.submit(Request(tuple(p), params)): [] for p in asked}
     cached = rows = 0
@@ -178,4 +180,5 @@ def says(
             assert output.error is None
             tokens[output.id] += output.token_ids
             cached += output.cached_tokens or 0
-    return Said(list(tokens.values()), cached, core.status().drafts.drafted, rows)
+    drafted, ahead = core.status().drafts.drafted, runner.steps_ahead.used
+    return Said(list(tokens.values()), cached, drafted, rows, ahead)

@@ -55,7 +55,7 @@ OFF = [
     (name, switch)
     for name in ("qwen3", "qwen3_5_moe")  # which have everything that the others have
     for switch in (*looks_at(name), *ON_DEVICES)
-    if switch != "cuda_graphs"  # nothing is recorded for logits of prompts anyway
+    if switch not in ("cuda_graphs", "look_ahead")  # nothing is recorded for logits of prompts
 ]
 
 
@@ -109,6 +109,17 @@ def test_all_fast_paths(name: str, expected: Callable) -> None:
     graphs = Recording(model)
     assert says(model, wanted.prompts, graphs=graphs, count=COUNT).tokens == wanted.answers
     assert graphs.recorder.replayed > 0
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3_moe", "qwen3_5"])
+@pytest.mark.parametrize("switch", [None, "look_ahead"])
+def test_steps_ahead(name: str, switch: str | None, expected: Callable) -> None:
+    """Those of a model without states, where nothing may have a draft."""
+    wanted = expected(name)
+    model = interpreted(wanted.folder, *([switch] if switch is not None else []))
+    said = says(model, wanted.prompts, graphs=Recording(model), drafts=False, count=COUNT)
+    assert said.tokens == wanted.answers
+    assert (said.ahead > 0) == (switch is None and name not in RECURRENT)
 
 
 @pytest.mark.parametrize(("name", "switch"), OFF)

@@ -87,6 +87,10 @@ class Drafts:
         drafted = sum(len(part.draft) for part in parts)
         self._cost = self._costs.add(len(parts), drafted, seconds)
 
+    def allows(self, seq: Sequence) -> bool:
+        """Whether a sequence may ever have a draft."""
+        return self._most > 0 and self._allowed(seq)
+
     def drop(self, seq: Sequence) -> None:
         """A sequence is over."""
         self._hidden.pop(seq.id, None)

@@ -4,12 +4,17 @@ A linker writes a library under its final name, and torch builds one only where 
 is killed in between leaves half of one, which every later start would load: with an error, or with
 a bus error where pages are missing. So libraries that end too early are deleted before any is
 loaded.
+
+Torch takes what it finds there for this CPU's, whichever it was made on: sums come out wrong where
+its vectors were wider. So kernels are kept in a folder for each kind of CPU.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
+import platform
 import struct
 from contextlib import contextmanager, nullcontext
 from getpass import getuser
@@ -17,12 +22,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 """The environment variable that names the folder."""
+CPUS = Path("/proc/cpuinfo")
+KINDS = frozenset(
+    {"vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features", "isa"}
+)
+"""What tells kinds of CPUs apart there, on x86-64, ARM and RISC-V."""
 ELF = b"\x7fELF\x02\x01"
 """How a library for 64 bits, lowest byte first, begins."""
 ELF_HEADER = struct.Struct("<40xQ10xHH2x")
@@ -31,12 +43,33 @@ specification, figure 1-3 and its 64-bit form). Linkers write it last, at the en
 
 
 def cache_folder() -> Path:
-    """Where torch keeps it; made if need be. Raises OSError."""
+    """Where torch keeps it from now on in this process: what CPUs such as this one can use.
+
+    Made if need be. Raises OSError.
+    """
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-    folder = Path(cache_dir())
+    folder, own = Path(cache_dir()), cpu_kind()
+    if folder.name != own:
+        folder /= own
     folder.mkdir(parents=True, exist_ok=True)
+    os.environ[VARIABLE] = str(folder)
     return folder
+
+
+def cpu_kind() -> str:
+    """A name for what code for this CPU may be made of, as far as torch and a compiler see it.
+
+    Torch chooses the width of vectors, and a compiler that is told to use what is there also what
+    /proc/cpuinfo lists, where there is such a file.
+    """
+    capability = torch.backends.cpu.get_cpu_capability()
+    about = {platform.machine(), platform.processor()}
+    if CPUS.exists():
+        lines = (line.partition(":") for line in CPUS.read_text("utf-8").splitlines())
+        about |= {f"{name.strip()}:{value}" for name, _, value in lines if name.strip() in KINDS}
+    digest = hashlib.sha256("\n".join(sorted(about)).encode()).hexdigest()
+    return f"{capability.lower()}-{digest[:12]}"
 
 
 def drop_damaged(folder: Path) -> list[Path]:

@@ -64,6 +64,19 @@ def test_the_json_of_a_page_can_be_read(page: Path) -> None:
         assert json.loads(text)
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks" / "README.md"], ids=name)
+def test_the_rows_of_a_table_have_as_many_cells(page: Path) -> None:
+    cells = 0
+    for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
+        found = len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", line)))
+        if not line.startswith("|"):
+            cells = 0
+            continue
+        assert line.rstrip().endswith("|"), f"line {number} is cut off"
+        assert found == (cells or found), f"line {number}"
+        cells = found
+
+
 def commands() -> Iterator[tuple[str, str]]:
     for page in PAGES:
         for _, text in blocks(page, "console"):

@@ -25,6 +25,7 @@ from helexa.engine.memory import SMALL_KV
 from helexa.engine.models.model import decoder_part
 from helexa.engine.models.registry import MODELS
 from helexa.engine.numerics import Numerics
+from helexa.engine.pages import prefer_large_pages
 from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from helexa.engine.quant.dense import FLOAT16_MAX, DenseFormat
 from helexa.engine.quant.insitu import BlockFormat, linear_format
@@ -85,9 +86,9 @@ def load_model(
     or CheckpointError for the checkpoint.
     """
     _check_source(model, hub)
-    if disabled is None:
-        disabled = switches(os.environ)
-    EngineConfig(disabled=frozenset(disabled))  # refuses what is no switch
+    disabled = _left_out(disabled)
+    if "large_pages" not in disabled:
+        prefer_large_pages(os.environ)
     if isinstance(model, str | Path):
         checkpoint = open_checkpoint(Variant(model, quant), progress=progress, **hub)
         try:
@@ -124,6 +125,12 @@ def load_model(
     built.num_parameters = sum(numbers(model.info(n), method) for n in weights.ledger.taken)
     compile_kernels(built, progress)
     return built.to(where).eval()
+
+
+def _left_out(disabled: Collection[str] | None) -> frozenset[str]:
+    """Names of fast paths, those of the environment for None. Raises InvalidRequest."""
+    named = switches(os.environ) if disabled is None else frozenset(disabled)
+    return EngineConfig(disabled=named).disabled  # which refuses what is no switch
 
 
 def fill(model: Model, weights: Weights) -> None:

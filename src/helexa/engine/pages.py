@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
@@ -18,10 +20,15 @@ def prefer_large_pages(environ: MutableMapping[str, str]) -> None:
     """Have torch put what takes 2 MiB or more on pages of that size, where the system has them.
 
     A CPU then looks up 512 times fewer addresses, and a step of one token reads weights in
-    oneDNN's order faster (benchmarks/README.md, "Compiled kernels"). Nothing changes where torch
-    has been used before in this process, somebody has set the variable, or `HELEXA_DISABLE` names
-    large_pages.
+    oneDNN's order faster (benchmarks/README.md, "Compiled kernels"). That holds for all of torch's
+    memory in this process from now on. Nothing changes where torch has given out memory before, or
+    somebody has set the variable. ``environ`` is as before in the end: what is started later
+    decides for itself.
     """
-    disabled = environ.get("HELEXA_DISABLE", "").split(",")
-    if "large_pages" not in map(str.strip, disabled):
-        environ.setdefault(VARIABLE, "1")
+    if VARIABLE in environ:
+        return
+    environ[VARIABLE] = "1"
+    try:
+        torch.empty(1)
+    finally:
+        environ.pop(VARIABLE, None)

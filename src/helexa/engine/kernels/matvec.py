@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,7 +11,6 @@ from torch.nn import functional as F
 from helexa.engine.kernels.wide_product import LEAST_ROWS, padded, wide_product
 
 TILE_BYTES = 2**20
-TINY = torch.tensor(1e-30)
 
 
 class Scratch:
@@ -33,10 +34,19 @@ def product_definition(x: Tensor, weight: Tensor) -> Tensor:
     return x @ weight.float().T
 
 
+@cache
+def tiny() -> Tensor:
+    """A number that changes nothing but zero; adding a tensor is quicker than adding a float.
+
+    Not made when this is imported: `engine.pages` must come before torch's first allocation.
+    """
+    return torch.tensor(1e-30)
+
+
 def row_scale(x: Tensor) -> Tensor:
     """The length of each row: x [T, K] → [T, 1], never zero."""
     length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return length.add_(TINY)
+    return length.add_(tiny())
 
 
 def one_row_product(x: Tensor, weight: Tensor) -> Tensor:

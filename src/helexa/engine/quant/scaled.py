@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from helexa.engine.kernels.fp8 import REBIASED, has_nan, shifted
-from helexa.engine.kernels.matvec import TILE_BYTES, TINY, Scratch, row_scale
+from helexa.engine.kernels.matvec import TILE_BYTES, Scratch, row_scale, tiny
 from helexa.engine.kernels.narrow_product import tile_product
 from helexa.engine.kernels.stored_matrix import StoredMatrix
 from helexa.engine.memory import SMALL_MATRIX
@@ -101,7 +101,7 @@ class ScaledWeight:
         if self.scale.shape[1] == 1:  # which the result can be multiplied by
             largest, inputs, together = self.scale, (x / length).half(), rows
         else:
-            largest = self.scale.abs().amax(1, keepdim=True) + TINY  # [R, 1]
+            largest = self.scale.abs().amax(1, keepdim=True) + tiny()  # [R, 1]
             spread = (self.scale / largest).repeat_interleave(wide, 1)[:, :columns]
             inputs, together = (spread * (x / length)).half(), tall
         few = max(1, TILE_BYTES // (4 * columns))

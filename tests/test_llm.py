@@ -268,8 +268,9 @@ def test_e096_close_in_mid_stream_raises_engine_closed() -> None:
 
 
 def the_new_thread(before: list[threading.Thread]) -> threading.Thread:
-    """A model's own; those of others may end meanwhile."""
-    (own,) = set(threading.enumerate()) - set(before)
+    """A model's own, by its name: others may start and end some meanwhile."""
+    new = set(threading.enumerate()) - set(before)
+    (own,) = [thread for thread in new if thread.name == "helexa-engine"]
     return own
 
 

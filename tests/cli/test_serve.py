@@ -21,7 +21,7 @@ import helexa
 from helexa.cli.serve import model_name
 from tests.engine.checkpoint.gguf_files import plain, write_gguf
 
-TIMEOUT_S = 60
+TIMEOUT_S = 100
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:1"}
 HELLO = [{"role": "user", "content": "Hello!"}]
 TINY = Path(helexa.__file__).parent / "builtin/tiny"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +21,12 @@ assert dict(os.environ) == before  # what this process starts decides for itself
 HELD = """
 import torch
 held = torch.ones(2**24)
-print(open("/proc/self/smaps_rollup").read())
+for line in open("/proc/self/smaps"):
+    start, dash, stop = line.split()[0].partition("-")
+    if dash:
+        within = int(start, 16) <= held.data_ptr() + held.nbytes // 2 < int(stop, 16)
+    elif within and start == "VmFlags:":
+        print(line)
 """
 PROGRAMS = {
     "by the SDK": LOADED + HELD,
@@ -52,6 +56,5 @@ def test_what_torch_gives_out_lies_on_them(disabled: str, large: bool, program: 
         text=True,
         check=True,
     )
-    found = re.search(r"AnonHugePages:\s+(\d+) kB", made.stdout)
-    assert found is not None
-    assert (int(found[1]) >= 2**24 * 4 // 1024 // 2) == large
+    _, *flags = made.stdout.split()
+    assert ("hg" in flags) == large  # asked for; whether there are any is the system's affair

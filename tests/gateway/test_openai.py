@@ -125,7 +125,7 @@ async def test_g089_headers_down() -> None:
 
 
 async def test_g090_g091_sse() -> None:
-    async with mock_neuron(streaming(5, 0.03)) as mock, front(mock) as gw:
+    async with mock_neuron(streaming(5, 0.1)) as mock, front(mock) as gw:
         request = gw.http.stream("POST", CHAT_PATH, json=BODY | {"stream": True})
         async with request as answer:
             assert answer.headers["content-type"] == "text/event-stream"
@@ -148,11 +148,13 @@ async def test_g092_non_2xx_is_passed_on_whole() -> None:
 
 async def test_g093_a_long_stream_is_not_silence() -> None:
     async with (
-        mock_neuron(streaming(8, 0.1)) as mock,
-        front(mock, proxy={"idle_timeout_secs": 0.4}) as gw,
+        mock_neuron(streaming(20, 0.1)) as mock,
+        front(mock, proxy={"idle_timeout_secs": 1.6}) as gw,
     ):
+        began = time.monotonic()
         answer = await gw.post(stream=True)
-        assert answer.text.count("token") == 8
+        assert time.monotonic() - began > 1.6
+        assert answer.text.count("token") == 20
         assert answer.text.endswith("data: [DONE]\n\n")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from helexa.engine.checkpoint.gguf_file import check_types, parts_of, read_gguf
 from helexa.engine.checkpoint.gguf_types import BY_ID, OTHERS, READABLE
 from helexa.errors import CheckpointError
 from tests.engine.checkpoint.gguf_files import finish
+from tests.waiting import least_s
 
 VALUES: dict[str, tuple[gguf.GGUFValueType, Any]] = {
     "uint8": (gguf.GGUFValueType.UINT8, 250),
@@ -102,9 +102,8 @@ def test_a_large_vocabulary_is_read_in_no_time(tmp_path: Path) -> None:
     writer.add_token_merges([f"{i} {i}" for i in range(150_000)])
     writer.add_token_scores([0.5] * 150_000)
     finish(writer, path)
-    start = time.process_time()
     metadata = read_gguf(path).metadata
-    assert time.process_time() - start < 0.5
+    assert least_s(lambda: read_gguf(path)) < 0.5
     assert metadata["tokenizer.ggml.tokens"] == tokens
     assert metadata["tokenizer.ggml.scores"][-1] == 0.5
 

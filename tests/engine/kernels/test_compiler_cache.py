@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor.codecache import LOCK_TIMEOUT
 from torch._inductor.cpu_vec_isa import VecISA, valid_vec_isa_list
 from torch._inductor.utils import clear_caches
 
@@ -117,7 +118,7 @@ def test_one_whose_builder_was_killed_goes_at_once(library: Path, tmp_path: Path
         process.wait()
         began = time.monotonic()
         assert drop_damaged(tmp_path) == [library]
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < LOCK_TIMEOUT / 20  # nothing is waited for
 
 
 @needs_elf

@@ -1,28 +1,39 @@
-"""Tiles in oneDNN's order: against the formula of the order, the plain tile, and products."""
+"""Tiles in oneDNN's order: against the formula of the order, `gguf`, the plain tile, products."""
 
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from torch import Tensor
 
-from helexa.engine.kernels import onednn_order
+from helexa.engine.kernels import onednn_order, onednn_tiles
 from helexa.engine.kernels.compiled import Compiler
 from helexa.engine.kernels.lanes import Form, Lanes, tile
 from helexa.engine.kernels.narrow_product import reordered_product
-from helexa.engine.kernels.onednn_order import is_paired, looked_at, whole_blocks
+from helexa.engine.kernels.onednn_order import (
+    is_paired,
+    looked_at,
+    padded_shape,
+    whole_blocks,
+)
 from helexa.engine.kernels.onednn_tiles import (
+    SOURCE,
     Rooms,
     compiled_fill,
     make_room,
     ordered_kernel,
     ordered_tiles,
 )
-from helexa.engine.kernels.paired import paired_words
+from helexa.engine.kernels.paired import BLOCK, paired_matrix, paired_words
+from helexa.engine.quant.blocks.lanes import LaneSink
+from helexa.engine.quant.blocks.types import BLOCK_TYPES
 from tests.engine.compilers import needs_compiler
 from tests.engine.kernels.test_lanes import COLUMNS, by_bits, drawn
+from tests.engine.quant.blocks.test_block_weight import made
 
 SIZES = [(1, 64), (80, 96), (100, 256), (130, 62)]
 
@@ -55,6 +66,31 @@ def test_what_is_written_in_a_room_is_multiplied(rows: int, columns: int) -> Non
     room.words.copy_(ordered(matrix))
     found = reordered_product(x, room.matrix)
     assert torch.equal(found, (x.float() @ matrix.float().T).bfloat16())
+
+
+@needs_compiler
+@pytest.mark.parametrize("instruction", [True, False])
+@pytest.mark.parametrize("name", ["Q8_0", "Q6_K", "Q5_1", "Q4_K", "Q3_K"])
+def test_compiled_tiles_are_what_the_package_reads(
+    name: str, instruction: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, with the CPU's instruction that rounds to bfloat16, if any, and without."""
+    if not instruction:
+        without = tmp_path / SOURCE.name
+        without.write_text(f"#undef __AVX512BF16__\n{SOURCE.read_text()}")
+        monkeypatch.setattr(onednn_tiles, "SOURCE", without)
+    for rows in (1, 97, 130):
+        blocks = made(BLOCK_TYPES[name], rows)
+        wanted = gguf.quants.dequantize(blocks.numpy(), gguf.GGMLQuantizationType[name])
+        sink = LaneSink(BLOCK_TYPES[name], *wanted.shape)
+        sink.fill(0, blocks)
+        weight = sink.weight(Compiler(), torch.float32)
+        whole, columns = padded_shape(len(weight.lanes.words) * weight.form.rows, wanted.shape[1])
+        words = torch.zeros(whole // BLOCK, columns // 2, BLOCK, dtype=torch.int32)
+        compiled_fill(weight.form)(words, *weight.lanes.tensors())
+        found = paired_matrix(words)
+        assert torch.equal(found[:rows], torch.from_numpy(wanted).bfloat16())
+        assert not found[rows:].any()
 
 
 @needs_order
@@ -143,6 +179,7 @@ def test_forms_share_their_tiles() -> None:
     assert ordered_tiles(compiler, other, {64}, 64) is not one
 
 
+@needs_order
 def test_another_order_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """And none of it is used."""
     form = Form(8, 32, 128, fine=False, affine=False)

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_decode, gpu_products, long_context
+from benchmarks import gpu_decode, gpu_products, long_context, look_ahead
 
 ROOT = Path(__file__).parents[2]
 PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "benchmarks.gpu_decode": gpu_decode.options,
     "benchmarks.gpu_products": gpu_products.options,
     "benchmarks.long_context": long_context.options,
+    "benchmarks.look_ahead": look_ahead.options,
 }
 STUB = """#!/bin/sh
 printf '%s\\n' "$*" >> "$CALLS"
@@ -81,7 +82,7 @@ def test_parts_by_name(tmp_path: Path) -> None:
 def test_a_part_that_fails_is_told_and_the_others_run(tmp_path: Path) -> None:
     done, calls = run(tmp_path, failing="gpu_decode")
     assert done.returncode == 1
-    assert len(calls) == 5
+    assert len(calls) == 6
     done, calls = run(tmp_path, PARTS="no-such-part")
     assert done.returncode == 1
     assert "no part named no-such-part" in done.stderr
@@ -96,7 +97,7 @@ def test_without_a_gpu_it_says_so_and_runs_nothing(tmp_path: Path) -> None:
     assert calls == []
 
 
-@pytest.mark.parametrize("module", ["gpu_decode", "gpu_products"])
+@pytest.mark.parametrize("module", ["gpu_decode", "gpu_products", "look_ahead"])
 def test_so_do_the_benchmarks(module: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", "--json", str(tmp_path / "x.json")],

@@ -29,6 +29,6 @@ def prefer_large_pages(environ: MutableMapping[str, str]) -> None:
         return
     environ[VARIABLE] = "1"
     try:
-        torch.empty(1)
+        torch.empty(1, device="cpu")
     finally:
         environ.pop(VARIABLE, None)

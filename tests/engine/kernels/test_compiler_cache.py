@@ -294,3 +294,11 @@ def test_instructions_are_asked_for_again_in_another_folder(
         assert asked == once + once
     finally:
         forget_instructions()
+
+
+def test_an_empty_folder_in_use_is_left_in_its_place() -> None:
+    """By another load of this process, which takes it away in the end."""
+    with empty_cache():
+        before = os.environ[VARIABLE]
+        assert cache_folder() == Path(before)
+        assert os.environ[VARIABLE] == before

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 """The environment variable that names the folder."""
+EMPTY = "helexa-empty-"
+"""How the names of folders begin that are there for a while."""
 CPUS = Path("/proc/cpuinfo")
 KINDS = frozenset(
     {"vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features", "isa"}
@@ -45,11 +47,14 @@ specification, figure 1-3 and its 64-bit form). Linkers write it last, at the en
 def cache_folder() -> Path:
     """Where torch keeps it from now on in this process: what CPUs such as this one can use.
 
-    Made if need be. Raises OSError.
+    Made if need be; an empty one that is in use for a while (`empty_folder`) is left in its place.
+    Raises OSError.
     """
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     folder, own = Path(cache_dir()), cpu_kind()
+    if folder.name.startswith(EMPTY):
+        return folder
     if folder.name != own:
         folder /= own
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +71,7 @@ def cpu_kind() -> str:
     capability = torch.backends.cpu.get_cpu_capability()
     about = {platform.machine(), platform.processor()}
     if CPUS.exists():
-        lines = (line.partition(":") for line in CPUS.read_text("utf-8").splitlines())
+        lines = (line.partition(":") for line in CPUS.read_text("utf-8", "replace").splitlines())
         about |= {f"{name.strip()}:{value}" for name, _, value in lines if name.strip() in KINDS}
     digest = hashlib.sha256("\n".join(sorted(about)).encode()).hexdigest()
     return f"{capability.lower()}-{digest[:12]}"
@@ -137,7 +142,7 @@ def can_be_made() -> bool:
 @contextmanager
 def empty_folder() -> Iterator[None]:
     """For a while, an empty folder in place of torch's. Raises OSError."""
-    with TemporaryDirectory(prefix="helexa-", ignore_cleanup_errors=True) as folder:
+    with TemporaryDirectory(prefix=EMPTY, ignore_cleanup_errors=True) as folder:
         before = os.environ.get(VARIABLE)
         os.environ[VARIABLE] = folder
         try:

@@ -37,11 +37,12 @@ def guess_by_kernel(values: Tensor, ids: Tensor, masses: Tensor, asked: Sequence
     out = torch.empty(len(asked), dtype=torch.int64, device=values.device)
     table = upload(asked, values.device, torch.float64)
     masses = masses if len(masses) else table  # which nobody reads then
-    shape = values.shape[1], triton.next_power_of_2(values.shape[1])
-    warps = 1 if shape[1] <= ONE_WARP else 4
+    count = values.shape[1]
+    size = triton.next_power_of_2(count)
+    warps = 1 if size <= ONE_WARP else 4
     with device_of(values):
         guess_kernel[(len(asked),)](
-            values, ids, masses, table, out, shape, num_warps=warps, **FUSING
+            values, ids, masses, table, out, count, size, num_warps=warps, **FUSING
         )
     return out
 
@@ -54,16 +55,17 @@ def key_of(value: tl.tensor, at: tl.tensor) -> tl.tensor:
     return (rising.to(tl.int64) << 32) + (LOWER - at)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def guess_kernel(
     values: tl.tensor,
     ids: tl.tensor,
     masses: tl.tensor,
     asked: tl.tensor,
     out: tl.tensor,
-    shape: tl.constexpr,
+    count: int,
+    size: tl.constexpr,
 ) -> None:
-    """One draw; ``shape`` is (C, power of 2 ≥ C)."""
+    """One draw from ``count`` = C tokens; ``size`` is a power of 2 ≥ C: few kernels for any C."""
     draw = tl.program_id(0).to(tl.int64)
     asked += NUMBERS * draw
     row = tl.load(asked).to(tl.int64)
@@ -74,11 +76,11 @@ def guess_kernel(
     number = tl.load(asked + 5)
     place = tl.load(asked + 6).to(tl.int64)
     whole = tl.load(masses + tl.maximum(place, 0))
-    lane = tl.arange(0, shape[1])
-    inside = lane < shape[0]
-    value = tl.load(values + row * shape[0] + lane, mask=inside, other=float("-inf"))
+    lane = tl.arange(0, size)
+    inside = lane < count
+    value = tl.load(values + row * count + lane, mask=inside, other=float("-inf"))
     value = tl.where(value == value, value, float("-inf"))
-    at = tl.load(ids + row * shape[0] + lane, mask=inside, other=LOWER)
+    at = tl.load(ids + row * count + lane, mask=inside, other=LOWER)
     peak = tl.max(value, 0).to(tl.float64)
     sound = tl.abs(peak) < float("inf")
     value = tl.where(sound, value, float("-inf"))  # then there is no choice
@@ -92,7 +94,7 @@ def guess_kernel(
     mass = tl.cumsum(weight, 0)
     target = top_p * tl.where(place < 0, tl.max(mass, 0), whole)
     last = tl.sum((mass < target).to(tl.int32), 0)
-    last = tl.where(top_p < 1.0, last, shape[1])
+    last = tl.where(top_p < 1.0, last, size)
     kept = (weight > 0.0) & (weight >= least) & (lane <= last)
     worst = tl.min(tl.where(kept, key, 0x7FFFFFFFFFFFFFFF), 0)
 

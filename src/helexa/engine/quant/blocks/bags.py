@@ -73,10 +73,10 @@ class BagWeight:
 
     def matmul(self, x: Tensor) -> Tensor:
         """x @ Wᵀ, x [T, K] float32 → [T, N] float32."""
-        product = self.few if len(x) <= FEW else self.many
+        product = self.few_rows if len(x) <= FEW else self.many
         return product(x)[:, : self.shape[0]]
 
-    def few(self, x: Tensor) -> Tensor:
+    def few_rows(self, x: Tensor) -> Tensor:
         """The product by bags."""
         group = self.type.group
         of = bags(len(x), self.shape[1], group)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -20,8 +23,8 @@ def groups() -> list[list[torch.Tensor]]:
 
 
 @pytest.mark.parametrize("way", [fetch, lambda some: Download(some).wait()], ids=["now", "later"])
-def test_arrays_have_the_tensors_shapes_and_values(way: object) -> None:
-    found = way(groups())  # type: ignore[operator]  # either takes groups
+def test_arrays_have_the_tensors_shapes_and_values(way: Callable[..., Any]) -> None:
+    found = way(groups())
     assert [[array.tolist() for array in group] for group in found] == [
         [[[1.5, -torch.inf], [3.0, 2.0**-140]]],
         [],

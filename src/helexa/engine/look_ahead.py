@@ -1,4 +1,4 @@
-"""When the step after the next one is launched ahead: where it will probably be asked for."""
+"""When a step is launched before the last one's tokens are known: where it will probably be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a step is launched before the last one's tokens are known: where it will probably be used."""
+"""When a step is launched ahead of the last one's tokens: where it will probably be used."""
 
 from __future__ import annotations
 

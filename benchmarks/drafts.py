@@ -35,7 +35,7 @@ from benchmarks.readings import (
     spread,
 )
 from benchmarks.shapes import SHAPES, make_checkpoint
-from helexa.engine.ahead import Onward
+from helexa.engine.ahead.launched import Onward
 from helexa.engine.build import claim, describe, plan_pool
 from helexa.engine.config import EngineConfig
 from helexa.engine.core import EngineCore

@@ -44,7 +44,7 @@ tests_that_use_a_gpu() {
         kernels=tests/engine/kernels
         echo tests/engine/test_on_gpu.py tests/engine/test_sampling.py $kernels/test_decoding.py \
             $kernels/test_choosing.py $kernels/test_small_kernels.py $kernels/test_one_row.py \
-            tests/engine/test_guessing.py
+            tests/engine/ahead/test_guessing.py
     else
         grep -rlE 'mark\.gpu|cuda\.is_available|import .*DEVICE' tests --include='test_*.py'
     fi

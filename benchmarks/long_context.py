@@ -6,6 +6,7 @@
 
 For each architecture tokens per second are measured with the engine's own steps, on contexts that
 are not computed: keys, values and states are filled with noise, which costs the same time to read.
+With `--compile` each model is there twice, with compiled kernels and without, and both take turns.
 Beside the slowdown from the shortest to the longest context stands what the bytes say that a step
 has to read: weights (of the chosen experts), keys and values, and states.
 """
@@ -27,7 +28,8 @@ from rich.console import Console
 from benchmarks import readings
 from benchmarks.architectures import ARCHITECTURES, CHOSEN, EXPERTS, SIZES, make_architecture
 from benchmarks.line_plot import line_plot
-from benchmarks.profiling import DECODE, beside, profiled
+from benchmarks.profiling import DECODE, profiled
+from benchmarks.profiling import beside as trace_beside
 from benchmarks.profiling import table as operator_table
 from helexa.engine.graphs import decode_graphs
 from helexa.engine.layers.experts import Experts
@@ -42,6 +44,10 @@ CHUNK = 512
 BATCH_CONTEXT = 512
 KINDS = {"context": "decode, one stream", "batch": "decode, all streams", "prompt": "prefill"}
 HEAD = ("date", "command", "machine", "torch", "threads", "size", "rounds", "steps")
+COMPILED = ", compiled"
+"""Behind the name of an architecture whose models have compiled kernels."""
+PROMPT_ROUNDS = 5
+"""Of prompts, which take longest and differ least."""
 AXES = {"context": "tokens of context", "batch": "streams", "prompt": "tokens of the prompt"}
 
 
@@ -53,6 +59,9 @@ def main() -> None:
         if lines := {name: values for name, values in found.items() if values.get(kind)}:
             readings.say(args.json, f"{KINDS[kind]}: tokens per second by {kind}\n")
             readings.say(args.json, table(kind, lines), "")
+            if beside := beside_plain(kind, lines):
+                readings.say(args.json, "compiled, as a multiple of the same without\n")
+                readings.say(args.json, beside, "")
     readings.write(args.json, result)
     if args.plots:
         write_plots(found, args.plots)
@@ -65,18 +74,22 @@ def measured_now(args: argparse.Namespace) -> dict[str, Any]:
     with Console(stderr=True).status("measuring") as status:
         for architecture in args.architectures:
             folder = make_architecture(architecture, args.size, args.folder)
-            model = load_model(folder, compile=args.compile)
-            name = f"{architecture}, compiled" if args.compile else architecture
+            models = {architecture: load_model(folder)}
+            if args.compile:
+                models[architecture + COMPILED] = load_model(folder, compile=True)
             if args.profile:
-                to = beside(args.profile, name)
-                readings.say(args.json, profile(name, model, args, to))
-            found[name] = measured(model, args, lambda what, name=name: status.update(name + what))
-            device = str(model.device)
+                for name, model in models.items():
+                    to = trace_beside(args.profile, name)
+                    readings.say(args.json, profile(name, model, args, to))
+            found |= measured(
+                models, args, lambda what, name=architecture: status.update(name + what)
+            )
+            device = str(models[architecture].device)
     return {
         **readings.about(),
         "device": device if device == "cpu" else torch.cuda.get_device_name(),
         **{name: getattr(args, name) for name in ("size", "rounds", "steps", "threads")},
-        "tok_s": found,
+        "tok_s": in_order(found),
     }
 
 
@@ -103,8 +116,12 @@ def merged(files: Sequence[Path]) -> dict[str, Any]:
             every = {**kept, **known.get("rounds", {})}
             speeds.setdefault(name, {}).update(known | ({"rounds": every} if every else {}))
         whole |= {**result, "tok_s": speeds}
-    in_order = dict(sorted(whole["tok_s"].items(), key=lambda one: "," in one[0]))
-    return {**whole, "of": runs, "tok_s": in_order}
+    return {**whole, "of": runs, "tok_s": in_order(whole["tok_s"])}
+
+
+def in_order(found: dict[str, Any]) -> dict[str, Any]:
+    """Compiled models after all others."""
+    return dict(sorted(found.items(), key=lambda one: one[0].endswith(COMPILED)))
 
 
 def write_plots(found: dict[str, Any], folder: Path) -> None:
@@ -129,7 +146,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--contexts", type=positive, nargs="*", default=list(CONTEXTS))
     parser.add_argument("--batches", type=positive, nargs="*", default=list(BATCHES))
     parser.add_argument("--prompts", type=positive, nargs="*", default=list(PROMPTS))
-    parser.add_argument("--compile", action="store_true", help="models with compiled kernels")
+    parser.add_argument("--compile", action="store_true", help="models with compiled kernels, too")
     parser.add_argument("--steps", type=positive, default=8, help="tokens decoded per reading")
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
@@ -161,37 +178,81 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def measured(model: Model, args: argparse.Namespace, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Tokens per second by context, batch size and prompt length; the readings take turns."""
+def measured(
+    models: dict[str, Model], args: argparse.Namespace, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Each one's tokens per second by context, batch size and prompt length; all take turns."""
     streams = max(args.batches, default=1)
     blocks = max(
         (max(args.contexts, default=0) + args.steps) // BLOCK_SIZE + 1,
         streams * ((BATCH_CONTEXT + args.steps) // BLOCK_SIZE + 1),
         max(args.prompts, default=0) // BLOCK_SIZE + 1,
     )
-    runner = new_runner(model, blocks, streams)
-    taken: dict[tuple[str, int], list[float]] = {}
+    runners = {name: new_runner(model, blocks, streams) for name, model in models.items()}
+    taken: dict[tuple[str, str, int], list[float]] = {}
     for index in range(args.rounds + 1):  # the first warms up
         tell(f": round {index} of {args.rounds}")
-        fill(runner)
-        for context in args.contexts:
-            speed = decode(runner, 1, context, args.steps)
-            taken.setdefault(("context", context), []).append(speed)
-        for batch in args.batches:
-            speed = decode(runner, batch, BATCH_CONTEXT, args.steps)
-            taken.setdefault(("batch", batch), []).append(speed)
-        for length in args.prompts if index < 3 else ():
-            taken.setdefault(("prompt", length), []).append(prefill(runner, length))
-    found: dict[str, Any] = {kind: {} for kind in KINDS}
-    found["rounds"] = {kind: {} for kind in KINDS}
-    for (kind, value), speeds in taken.items():
-        found[kind][str(value)] = statistics.median(speeds[1:])
-        found["rounds"][kind][str(value)] = speeds[1:]
-    found["rounds"] = {kind: values for kind, values in found["rounds"].items() if values}
-    if args.contexts:
-        ends = min(args.contexts), max(args.contexts)
-        found["bytes"] = [step_bytes(model, context) for context in ends]
+        for runner in runners.values():
+            fill(runner)
+        for kind, value in works(args, prompts=index <= PROMPT_ROUNDS):
+            for name, runner in runners.items():
+                speed = reading(runner, kind, value, args.steps)
+                taken.setdefault((name, kind, value), []).append(speed)
+    found = {name: medians(taken, name) for name in models}
+    for name, model in models.items():
+        if args.contexts:
+            ends = min(args.contexts), max(args.contexts)
+            found[name]["bytes"] = [step_bytes(model, context) for context in ends]
+        plain = name.removesuffix(COMPILED)
+        if plain != name:
+            found[name]["of_plain"] = ratios(found[name]["rounds"], found[plain]["rounds"])
     return found
+
+
+def medians(taken: dict[tuple[str, str, int], list[float]], name: str) -> dict[str, Any]:
+    """A model's, by kind and value, and its ``rounds``; the first of those has warmed up."""
+    rounds: dict[str, dict[str, list[float]]] = {}
+    for (of, kind, value), speeds in taken.items():
+        if of == name:
+            rounds.setdefault(kind, {})[str(value)] = speeds[1:]
+    return {
+        **{
+            kind: {x: statistics.median(y) for x, y in rounds.get(kind, {}).items()}
+            for kind in KINDS
+        },
+        "rounds": rounds,
+    }
+
+
+def ratios(
+    mine: dict[str, dict[str, list[float]]], plain: dict[str, dict[str, list[float]]]
+) -> dict[str, dict[str, list[float]]]:
+    """Speeds as multiples of ``plain`` ones, within each round."""
+    return {
+        kind: {
+            value: [a / b for a, b in zip(speeds, plain[kind][value], strict=True)]
+            for value, speeds in values.items()
+        }
+        for kind, values in mine.items()
+    }
+
+
+def works(args: argparse.Namespace, *, prompts: bool) -> list[tuple[str, int]]:
+    """What is measured in a round: its kind, and how much of it."""
+    return [
+        *(("context", context) for context in args.contexts),
+        *(("batch", batch) for batch in args.batches),
+        *(("prompt", length) for length in (args.prompts if prompts else ())),
+    ]
+
+
+def reading(runner: Runner, kind: str, value: int, steps: int) -> float:
+    """Tokens per second of one of `works`."""
+    if kind == "prompt":
+        return prefill(runner, value)
+    if kind == "batch":
+        return decode(runner, value, BATCH_CONTEXT, steps)
+    return decode(runner, 1, value, steps)
 
 
 def new_runner(model: Model, blocks: int, streams: int) -> Runner:
@@ -265,6 +326,17 @@ def table(kind: str, found: dict[str, Any]) -> str:
             cells.append(f"{low / high:.2f} ×")
         rows.append([name, *cells])
     return readings.markdown(header, rows)
+
+
+def beside_plain(kind: str, found: dict[str, Any]) -> str:
+    """Compiled models' speeds as multiples of the same without; empty if there are none."""
+    lines = {name: of for name, one in found.items() if (of := one.get("of_plain", {}).get(kind))}
+    values = sorted({value for of in lines.values() for value in of}, key=int)
+    rows = [
+        [name, *(readings.spread(of[value]) if value in of else "" for value in values)]
+        for name, of in lines.items()
+    ]
+    return readings.markdown(["architecture", *values], rows) if rows else ""
 
 
 def end_to_end(medians: Sequence[float], rounds: Sequence[Sequence[float] | None]) -> str:

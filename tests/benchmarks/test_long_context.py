@@ -104,3 +104,18 @@ def test_every_kind_of_layer_is_measured(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(speed > 0 for one in found.values() for speed in one["batch"].values())
     assert all(len(one["rounds"]["batch"]["2"]) == 1 for one in found.values())
     assert len(list(tmp_path.glob("by-*.svg"))) == 3
+
+
+def test_compiled_models_take_turns_with_the_others() -> None:
+    taken = {
+        ("a", "batch", 1): [9.0, 2.0, 4.0, 6.0],
+        ("a, compiled", "batch", 1): [9.0, 3.0, 4.0, 12.0],
+    }
+    plain, compiled = (long_context.medians(taken, name) for name in ("a", "a, compiled"))
+    assert plain["batch"] == {"1": 4.0}
+    assert plain["context"] == {}
+    compiled["of_plain"] = long_context.ratios(compiled["rounds"], plain["rounds"])
+    assert compiled["of_plain"] == {"batch": {"1": [1.5, 1.0, 2.0]}}
+    found = {"a": plain, "a, compiled": compiled}
+    assert "| a, compiled | 1.50 × (1.00–2.00) |" in long_context.beside_plain("batch", found)
+    assert long_context.beside_plain("context", found) == ""

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from torch import Tensor
 
-from helexa.engine.ahead import Onward
+from helexa.engine.ahead.launched import Onward
 from helexa.engine.build import build_core
 from helexa.engine.config import EngineConfig
 from helexa.engine.core import EngineCore

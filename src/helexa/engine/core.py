@@ -8,6 +8,7 @@ from typing import Final, NoReturn
 
 import torch
 
+from helexa.engine.ahead.when import LookAhead
 from helexa.engine.allocation import unused_mb
 from helexa.engine.cache.state_pages import StatePages
 from helexa.engine.config import EngineConfig
@@ -18,7 +19,6 @@ from helexa.engine.execution import Execution, StepRunner, TokenSampler
 from helexa.engine.faults import device_failed, own_error, ran_out
 from helexa.engine.intake import CoreSpec, Intake
 from helexa.engine.keeping import keeper
-from helexa.engine.look_ahead import LookAhead
 from helexa.engine.masks import MaskFactory
 from helexa.engine.memory import MIB, kv_reservation_mb
 from helexa.engine.outputs import (

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from helexa.engine.ahead import Onward
+from helexa.engine.ahead.launched import Onward
 from helexa.engine.allocation import refusals_as_memory_errors
 from helexa.engine.batch import Part as Work
 from helexa.engine.cache.copies import Copy

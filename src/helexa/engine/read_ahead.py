@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from helexa.engine.ahead.guessing import guesses
 from helexa.engine.download import Download, fetch
 from helexa.engine.drawing import MARGIN, divisor, first_read, needs_ranking
-from helexa.engine.guessing import guesses
 from helexa.engine.logit_changes import SampleRow, changed_logits, has_changes, known
 from helexa.engine.philox import uniform
 from helexa.engine.ranking import Blocks, Few, Floats, Ints, best_of, by_id, cut, in_order
 from helexa.engine.upload import upload
 
 if TYPE_CHECKING:
-    from helexa.engine.ahead import Onward
+    from helexa.engine.ahead.launched import Onward
 
 
 @dataclass(frozen=True, slots=True, eq=False)

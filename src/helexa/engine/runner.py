@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from helexa.engine.ahead import Launched
+from helexa.engine.ahead.launched import Launched
 from helexa.engine.allocation import refusals_as_memory_errors
 from helexa.engine.batch import Computed, Part
 

@@ -24,7 +24,7 @@ from helexa.engine.read_ahead import read_ahead
 from helexa.errors import HelexaError, NumericalError
 
 if TYPE_CHECKING:
-    from helexa.engine.ahead import Onward
+    from helexa.engine.ahead.launched import Onward
 
 __all__ = ["SampleRow", "Sampled", "Sampler", "health_record"]
 

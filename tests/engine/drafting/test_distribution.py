@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helexa.engine.ahead import Onward
+from helexa.engine.ahead.launched import Onward
 from helexa.engine.build import claim, describe
 from helexa.engine.config import EngineConfig
 from helexa.engine.core import EngineCore

@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from helexa.engine.guessing import MOST, Guess
+from helexa.engine.ahead.guessing import MOST, Guess
 from helexa.engine.kernels.angles_triton import angles_on_device
 from helexa.engine.kernels.choosing_triton import Drawn, best_on_device, draw_by_kernel
 from helexa.engine.kernels.decoding import Pages

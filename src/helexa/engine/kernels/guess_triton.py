@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from helexa.engine.guessing import Guess
+    from helexa.engine.ahead.guessing import Guess
 
 LOWER = tl.constexpr(0x7FFFFFFF)
 """All bits of an int32 but its sign, and the largest id."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from helexa.engine.ahead import AheadRunner
+from helexa.engine.ahead.launched import AheadRunner
 from helexa.engine.cache.pages import Pages
 from helexa.engine.drafting.drafts import MOST_ROWS, Drafts
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from helexa.engine.ahead.guessing import MOST, Guess, guess_definition, guesses
 from helexa.engine.drawing import draw, first_read
-from helexa.engine.guessing import MOST, Guess, guess_definition, guesses
 from helexa.engine.logit_changes import SampleRow, changed_logits, has_changes
 from helexa.engine.params import SamplingParams
 from helexa.engine.philox import uniform

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from helexa.engine.ahead.when import Going, going_on
 from helexa.engine.drafting.drafts import MOST_ROWS
-from helexa.engine.look_ahead import Going, going_on
 
 
 def row(**of: Any) -> Going:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helexa.engine import read_ahead
-from helexa.engine.ahead import Launched
+from helexa.engine.ahead.launched import Launched
 from helexa.engine.batch import Computed, Part
 from helexa.engine.download import Download
 from tests.engine.drafting.knowing import Confident

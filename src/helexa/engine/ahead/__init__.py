@@ -1,0 +1,1 @@
+"""Decode steps that are launched before the tokens of the one before are read."""

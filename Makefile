@@ -28,11 +28,14 @@ test: $(VENV)/.dev  ## set up, then run every test
 SWITCHES ?= $(shell $(BIN)/python -c "from helexa.engine.config import SWITCHES; \
 	print(*sorted(SWITCHES - {'batching', 'prefix_cache'}))")
 
-switches: $(VENV)/.dev  ## run every test once more for each kernel, with that one switched off
+# All that run models; tests of one kernel call it whatever is switched off.
+SWITCHED ?= tests/engine --ignore=tests/engine/kernels $(wildcard tests/test_*.py)
+
+switches: $(VENV)/.dev  ## run the tests of models once for each kernel, with that one switched off
 	@failed=; for name in $(SWITCHES); do \
 	  echo "== without $$name"; \
 	  HELEXA_DISABLE=$$name $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
-	    --no-loadscope-reorder $(PYTEST_ARGS) || failed="$$failed $$name"; \
+	    --no-loadscope-reorder $(SWITCHED) $(PYTEST_ARGS) || failed="$$failed $$name"; \
 	done; test -z "$$failed" || { echo "tests failed without:$$failed" >&2; exit 1; }
 
 lint: $(VENV)/.dev  ## formatting, lint rules and types

@@ -27,7 +27,8 @@ class Sequence:
     given pages: once, and once more after each preemption. ``mask`` says what may come next, None
     that anything may; it knows nothing of pages, so a preemption leaves it as it is. ``fork`` is
     the slot of a copy of the state, if the draft of this step is tried on one; ``pace`` and
-    ``drafts`` say what came of drafts so far.
+    ``drafts`` say what came of drafts so far, ``unwatched`` steps later than ``pace`` none was
+    looked for.
     """
 
     id: int
@@ -55,6 +56,7 @@ class Sequence:
     started_s: float | None = None
     first_token_s: float | None = None
     pace: Pace = field(default_factory=Pace)
+    unwatched: int = 0
     drafts: DraftCounts | None = None
 
     @classmethod

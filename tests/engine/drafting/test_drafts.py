@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from helexa.engine.cache.blocks import BlockPool
 from helexa.engine.cache.pages import Pages
 from helexa.engine.drafting.drafts import MOST_ROWS
+from helexa.engine.drafting.pace import PATIENCE, REST
 from helexa.engine.outputs import DraftCounts, StepOutput
 from helexa.engine.params import GenerationDefaults, SamplingParams, resolve
 from helexa.engine.sequence import Sequence as Row
@@ -326,6 +328,40 @@ def test_a_drafter_is_told_who_is_over() -> None:
     made.core.abort(aborted)
     made.run()
     assert set(drafter.dropped) == {0, 1}
+
+
+class Looking:
+    """Notes how far the answer was whenever it was asked; right from the token ``since`` on."""
+
+    def __init__(self, answer: Sequence[int], since: int) -> None:
+        self.looks: list[int] = []
+        self.answer, self.since = answer, since
+
+    def propose(self, seq: Row, count: int) -> Sequence[int]:
+        done = len(seq.generated)
+        self.looks.append(done)
+        return [self.answer[done] if done >= self.since else self.answer[done] ^ 1]
+
+    def drop(self, seq: Row) -> None:
+        pass
+
+
+def test_a_text_that_repeats_nothing_is_looked_at_less_often() -> None:
+    """Each fourth step, until a guess was right: then each, and no step was forgotten."""
+    answer = [token for output in plain(PROMPT, 0.0, **LONG) for token in output.token_ids]
+    drafter = Looking(answer, since=37)
+    made = bench(0.0, guesses=drafter, draft_len=1)
+    made.submit(PROMPT, speculative=True, **LONG)
+    for _ in range(45):
+        made.step()
+    often, looks = drafter.looks[:PATIENCE], drafter.looks[PATIENCE:]
+    assert often == list(range(often[0], often[0] + PATIENCE))
+    seldom = [done for done in looks if done <= 37 + REST]
+    assert seldom[0] == often[-1] + REST + 1
+    assert {b - a for a, b in pairwise(seldom)} == {REST + 1}
+    assert looks[len(seldom)] == seldom[-1] + 1  # the first that was right
+    (seq,) = made.core._scheduler.running
+    assert seq.pace.steps + seq.unwatched == len(made.runner.steps)
 
 
 @pytest.mark.parametrize("value", [1, "yes", 0.5])

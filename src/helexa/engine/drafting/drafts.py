@@ -82,9 +82,11 @@ class Drafts:
         self._cost = None
         if not self._most or len(parts) > MOST_ROWS:  # of which none has a draft
             return
-        if any(part.sequence.prefilling or part.length != 1 for part in parts):
-            return
-        drafted = sum(len(part.draft) for part in parts)
+        drafted = 0
+        for part in parts:  # it runs in every step, so that a generator or two would show
+            if part.length != 1 or part.sequence.prefilling:
+                return
+            drafted += len(part.draft)
         self._cost = self._costs.add(len(parts), drafted, seconds)
 
     def allows(self, seq: Sequence) -> bool:
@@ -113,10 +115,14 @@ class Drafts:
         seq = part.sequence
         if not self._allowed(seq):
             return part, drawn
-        seq.pace = seq.pace.stepped()
+        guess = self._guesses.get(seq.id)
+        if guess is None:
+            seq.unwatched += 1
+            return part, drawn
+        seq.pace = seq.pace.stepped(1 + seq.unwatched)
+        seq.unwatched = 0
         if not part.draft:
-            if (guess := self._guesses.get(seq.id)) is not None:
-                seq.pace = seq.pace.watched(len(guess), agreeing(guess, drawn))
+            seq.pace = seq.pace.watched(len(guess), agreeing(guess, drawn))
             return part, drawn
         drafted, right = len(part.draft), agreeing(part.draft, drawn)
         taken = drawn[: right + 1]
@@ -147,8 +153,11 @@ class Drafts:
     def _draft(self, seq: Sequence, rows: int) -> tuple[int, ...]:
         """Tokens that may follow, as many as promise to pay; the last of an answer needs none.
 
-        Where none do, a guess is made all the same, to see what would have come of it.
+        Where none do, a guess is made all the same, to see what would have come of it; less often
+        where nothing ever does.
         """
+        if seq.pace.rests(seq.unwatched):
+            return ()
         most = min(self._most, seq.max_new - len(seq.generated) - 1)
         if most < 1:
             return ()

@@ -26,6 +26,11 @@ MOST_SAVED: Final = 3.0
 """What one sequence can lose at most when a text stops repeating itself."""
 MARGIN: Final = 0.2
 """Of a draft's cost, that it must promise to gain on top: estimates look best when they err."""
+PATIENCE: Final = 8
+"""After so many looks in a row without a right guess a text is looked at less often."""
+REST: Final = 3
+"""Steps between two such looks. So much later a copy is noticed, and a text that repeats nothing
+costs a quarter of the looks."""
 MEMORY: Final = 0.95
 """How much of its weight an experience keeps with the next one."""
 
@@ -63,7 +68,7 @@ class Pace:
 
     A text is quoted for a while or not at all: a guess behind one that was right is likelier to be
     right than another, so there is an experience of each kind. ``streak`` counts how many have been
-    right in a row by now.
+    right in a row by now, ``missed`` the looks in a row that found no right one.
     """
 
     saved: float = START
@@ -71,6 +76,11 @@ class Pace:
     first: Experience = Experience(0.0, 1.0)
     later: Experience = Experience(0.0, 1.0)
     streak: int = 0
+    missed: int = 0
+
+    def rests(self, steps: int) -> bool:
+        """Whether the text is left alone, which nobody has looked at for so many steps."""
+        return self.missed >= PATIENCE and steps < REST
 
     @property
     def purse(self) -> float:
@@ -78,21 +88,22 @@ class Pace:
         reserve = limit(self.steps) - allowed(self.steps)
         return self.saved + reserve if self.streak >= SURE else self.saved
 
-    def stepped(self) -> Pace:
-        """After a step, with or without a draft."""
-        steps = self.steps + 1
+    def stepped(self, count: int = 1) -> Pace:
+        """After so many steps, with or without a draft."""
+        steps = self.steps + count
         more = allowed(steps) - allowed(self.steps)
         saved = min(MOST_SAVED, self.saved + more)
-        return Pace(saved, steps, self.first, self.later, self.streak)
+        return Pace(saved, steps, self.first, self.later, self.streak, self.missed)
 
     def watched(self, guessed: int, right: int) -> Pace:
-        """After guesses of which the first ``right`` came true.
+        """After a look, and guesses of which the first ``right`` came true.
 
         Those behind a wrong one do not count: nobody knows what they would have been. To have no
         guess is to have lost the thread.
         """
+        missed = 0 if right else self.missed + 1
         if not guessed:
-            return replace(self, streak=0) if self.streak else self
+            return replace(self, streak=0, missed=missed)
         first, later, streak = self.first, self.later, self.streak
         for index in range(min(right + 1, guessed)):
             true = index < right
@@ -101,7 +112,7 @@ class Pace:
             else:
                 first = first.extended(true)
             streak = streak + 1 if true else 0
-        return Pace(self.saved, self.steps, first, later, streak)
+        return Pace(self.saved, self.steps, first, later, streak, missed)
 
     def settled(self, drafted: int, right: int, cost: float) -> Pace:
         """After a draft of which the first ``right`` tokens were; it has cost ``cost``."""

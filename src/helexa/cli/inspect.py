@@ -278,7 +278,7 @@ def _print_exceptions(report: Report, out: Console) -> None:
         if expanded(group) and math.prod(group.shape) < SMALL_MATRIX
     )
     if small > report.summary.parameters / 10:
-        out.print("On a CPU, matrices of less than half a million numbers are kept in float32.")
+        out.print(f"On a CPU, matrices of less than {SMALL_MATRIX:,} numbers are kept in float32.")
     if any(
         need.dtype == "float32" and need.kv_bytes_per_token <= SMALL_KV for need in report.needs
     ):

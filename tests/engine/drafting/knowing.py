@@ -14,7 +14,7 @@ from helexa.engine.sequence import Sequence as Row
 def trust(seq: Row) -> None:
     """Have a sequence bet on guesses whatever came of them before."""
     sure = Experience(1.0, 1.0)
-    seq.pace = replace(seq.pace, saved=MOST_SAVED, first=sure, later=sure)
+    seq.pace = replace(seq.pace, saved=MOST_SAVED, first=sure, later=sure, missed=0)
 
 
 class Knowing:

@@ -73,7 +73,7 @@ class Execution:
 
         A part that samples gets a draw for its next token, and one more for each token of its
         draft: what would be drawn if the draft is right up to there. Others get none. ``ahead`` are
-        parts with which the runner may go on meanwhile (see `look_ahead.LookAhead`).
+        parts with which the runner may go on meanwhile (see `ahead.when.LookAhead`).
         """
         if copies:
             self.runner.copy(copies)

@@ -217,26 +217,34 @@ def options() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = options().parse_args()
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        print("there is no CUDA device here: nothing was measured", file=sys.stderr)
+    if lacks_gpu(args.device):
         return 1
     device = torch.device(args.device)
     copied = copy_bandwidth(device, COPY_BYTES if device.type == "cuda" else 2**24)
-    taken: list[dict[str, Any]] = []
     overhead = {str(rows): overhead_per_step(rows) for rows in (1, 32)}
     found = {**about(device), "copy_gb_s": copied / 1e9, "overhead_ms": overhead}
-    found["readings"] = taken
-    to = args.json or readings.STDOUT
-    for reading in measured(args, copied):
-        taken.append(asdict(reading))
-        print(json.dumps(taken[-1]), file=sys.stderr)
-        if (
-            to != readings.STDOUT
-        ):  # whole after each reading: whoever runs out of time has the others
-            readings.write(to, found)
-    if to == readings.STDOUT:
-        readings.write(to, found)
+    write_each(args.json, found, measured(args, copied))
     return 0
+
+
+def lacks_gpu(device: str) -> bool:
+    """Whether a GPU is wanted and there is none, which is told."""
+    lacking = device.startswith("cuda") and not torch.cuda.is_available()
+    if lacking:
+        print("there is no CUDA device here: nothing was measured", file=sys.stderr)
+    return lacking
+
+
+def write_each(to: str | None, found: dict[str, Any], taken: Iterator[Any]) -> None:
+    """Tell readings as they come; a file is whole after each, for whoever runs out of time."""
+    found["readings"] = whole = []
+    for reading in taken:
+        whole.append(asdict(reading))
+        print(json.dumps(whole[-1]), file=sys.stderr)
+        if to not in (None, readings.STDOUT):
+            readings.write(to, found)
+    if to in (None, readings.STDOUT):
+        readings.write(readings.STDOUT, found)
 
 
 if __name__ == "__main__":

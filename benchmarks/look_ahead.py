@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from benchmarks import readings
-from benchmarks.gpu_decode import about, free
+from benchmarks.gpu_decode import about, free, lacks_gpu, write_each
 from benchmarks.random_model import random_model
 from benchmarks.shapes import SHAPES
 from helexa.engine.build import claim, describe
@@ -168,18 +167,9 @@ def options() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = options().parse_args()
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        print("there is no CUDA device here: nothing was measured", file=sys.stderr)
+    if lacks_gpu(args.device):
         return 1
-    found: dict[str, Any] = {**about(torch.device(args.device)), "readings": []}
-    to = args.json or readings.STDOUT
-    for reading in results(args):
-        found["readings"].append(asdict(reading))
-        print(json.dumps(found["readings"][-1]), file=sys.stderr)
-        if to != readings.STDOUT:  # whole after each reading
-            readings.write(to, found)
-    if to == readings.STDOUT:
-        readings.write(to, found)
+    write_each(args.json, about(torch.device(args.device)), results(args))
     return 0
 
 

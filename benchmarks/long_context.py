@@ -111,10 +111,18 @@ def merged(files: Sequence[Path]) -> dict[str, Any]:
         speeds = whole.get("tok_s", {})
         for name, kinds in result["tok_s"].items():
             known = {kind: values for kind, values in kinds.items() if values}
-            before = speeds.get(name, {}).get("rounds", {})
-            kept = {kind: values for kind, values in before.items() if kind not in known}
-            every = {**kept, **known.get("rounds", {})}
-            speeds.setdefault(name, {}).update(known | ({"rounds": every} if every else {}))
+            mine = speeds.setdefault(name, {})
+            for of_kinds in ("rounds", "of_plain"):
+                before = mine.pop(of_kinds, {})
+                kept = {kind: values for kind, values in before.items() if kind not in known}
+                if every := {**kept, **kinds.get(of_kinds, {})}:
+                    mine[of_kinds] = known[of_kinds] = every
+            mine |= known
+            compiled = name + COMPILED
+            if compiled not in result["tok_s"]:  # its ratios were to what is replaced now
+                ratios = speeds.get(compiled, {}).get("of_plain", {})
+                for kind in known:
+                    ratios.pop(kind, None)
         whole |= {**result, "tok_s": speeds}
     return {**whole, "of": runs, "tok_s": in_order(whole["tok_s"])}
 

@@ -86,6 +86,20 @@ def test_medians_that_are_replaced_lose_their_rounds(tmp_path: Path) -> None:
     assert dense["rounds"] == {"batch": {"1": [3.0]}}
 
 
+def test_ratios_are_kept_by_kind_as_long_as_both_sides_are(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("first.json", "second.json", "third.json")]
+    for file, kind in zip(files, ("context", "batch"), strict=False):
+        one = {kind: {"1": 2.0}, "rounds": {kind: {"1": [2.0]}}}
+        both = {"a": one, "a, compiled": one | {"of_plain": {kind: {"1": [1.0]}}}}
+        file.write_text(result(**both))
+    joined = long_context.merged(files[:2])["tok_s"]
+    assert set(joined["a, compiled"]["of_plain"]) == {"context", "batch"}
+    files[2].write_text(result(a={"context": {"1": 3.0}}))
+    joined = long_context.merged(files)["tok_s"]
+    assert set(joined["a, compiled"]["of_plain"]) == {"batch"}
+    assert long_context.beside_plain("context", joined) == ""
+
+
 def test_results_of_other_models_are_not_joined(results: list[str]) -> None:
     other = Path(results[1])
     other.write_text(other.read_text().replace("small", "tiny"))

@@ -105,7 +105,7 @@ def test_inspecting_it_says_what_loading_it_finds(llm: LLM) -> None:
     assert needs[info.dtype]["fits"][0]["context_tokens"] == info.max_context
     assert needs["float32"]["kv_bytes_per_token"] == info.kv_bytes_per_token
     told = run("inspect").stdout
-    assert "matrices of less than 300,000 numbers are kept in float32" in told
+    assert "matrices of less than half a million numbers are kept in float32" in told
     assert "keeps the KV cache of this model in float32" in told
 
 

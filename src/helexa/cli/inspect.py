@@ -275,10 +275,12 @@ def _print_exceptions(report: Report, out: Console) -> None:
     small = sum(
         math.prod(group.shape) * group.count
         for group in report.tensors
-        if expanded(group) and math.prod(group.shape) < SMALL_MATRIX
+        if expanded(group)
+        and math.prod(group.shape) < SMALL_MATRIX
+        and ".experts." not in group.name  # which count together
     )
     if small > report.summary.parameters / 10:
-        out.print(f"On a CPU, matrices of less than {SMALL_MATRIX:,} numbers are kept in float32.")
+        out.print("On a CPU, matrices of less than half a million numbers are kept in float32.")
     if any(
         need.dtype == "float32" and need.kv_bytes_per_token <= SMALL_KV for need in report.needs
     ):

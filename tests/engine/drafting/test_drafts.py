@@ -220,10 +220,14 @@ def test_large_batches_have_no_drafts() -> None:
     for _ in range(30):
         made.step()
     assert made.core.status().drafts.drafted == 0
+    seq = made.core._scheduler.running[-1]
+    before = seq.unwatched
+    assert (seq.pace.steps, before) == (0, len(seq.generated))  # they count, though nobody looked
     made.core.abort(0)
     for _ in range(5):
         made.step()
     assert made.core.status().drafts.drafted > 0
+    assert seq.pace.steps + seq.unwatched == before + 5
 
 
 def test_prompts_are_not_kept_waiting() -> None:
@@ -331,25 +335,31 @@ def test_a_drafter_is_told_who_is_over() -> None:
 
 
 class Looking:
-    """Notes how far the answer was whenever it was asked; right from the token ``since`` on."""
+    """Notes how far the answer was whenever it was asked; right from the token ``since`` on.
 
-    def __init__(self, answer: Sequence[int], since: int) -> None:
+    Before that it ``guesses`` wrong, or nothing.
+    """
+
+    def __init__(self, answer: Sequence[int], since: int, *, guesses: bool) -> None:
         self.looks: list[int] = []
-        self.answer, self.since = answer, since
+        self.answer, self.since, self.guesses = answer, since, guesses
 
     def propose(self, seq: Row, count: int) -> Sequence[int]:
         done = len(seq.generated)
         self.looks.append(done)
-        return [self.answer[done] if done >= self.since else self.answer[done] ^ 1]
+        if done >= self.since:
+            return [self.answer[done]]
+        return [self.answer[done] ^ 1] if self.guesses else []
 
     def drop(self, seq: Row) -> None:
         pass
 
 
-def test_a_text_that_repeats_nothing_is_looked_at_less_often() -> None:
+@pytest.mark.parametrize("guesses", [True, False])
+def test_a_text_that_repeats_nothing_is_looked_at_less_often(guesses: bool) -> None:
     """Each fourth step, until a guess was right: then each, and no step was forgotten."""
     answer = [token for output in plain(PROMPT, 0.0, **LONG) for token in output.token_ids]
-    drafter = Looking(answer, since=37)
+    drafter = Looking(answer, since=37, guesses=guesses)
     made = bench(0.0, guesses=drafter, draft_len=1)
     made.submit(PROMPT, speculative=True, **LONG)
     for _ in range(45):

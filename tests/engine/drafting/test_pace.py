@@ -45,6 +45,7 @@ class Answer:
     costs: StepCosts = field(default_factory=StepCosts)
     pace: Pace = field(default_factory=Pace)
     tokens: int = 0
+    unwatched: int = 0
     drafts: int = 0
     spent: float = 0.0
     gained: int = 0
@@ -62,7 +63,14 @@ class Answer:
         return limit(self.pace.steps) + self.surprise
 
     def step(self, left: int) -> None:
-        self.pace = self.pace.stepped()
+        if self.pace.rests(self.unwatched):
+            self.costs.add(1, 0, 1.0)
+            self.unwatched += 1
+            self.tokens += 1
+            self.right(0)
+            return
+        self.pace = self.pace.stepped(1 + self.unwatched)
+        self.unwatched = 0
         expected = self.costs.of_drafts(1, min(len(self.true) - 1, left))
         length = draft_length(self.pace, expected)
         cost = self.costs.add(1, length, 1 + self.true[length])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from helexa.engine.kernels.experts import experts_definition, experts_grouped
 from helexa.engine.layers.experts import Experts
 from helexa.engine.layers.moe import MoE
 from helexa.engine.loading import load_model, resolve_numerics
+from helexa.engine.quant.dense import FloatWeight
 from helexa.engine.quant.dense_stack import DenseStack
+from helexa.engine.quant.insitu import linear_format
 from helexa.errors import CheckpointError
 from tests.engine.models.families import Family, prompt, save_stacked, worst
 
@@ -246,6 +249,22 @@ def test_a_gpu_finds_the_same_logits(disabled: tuple[str, ...], tmp_path: Path) 
     for length in (1, 5, 96):
         ours = model.compute_logits(prompt(length)).cpu()
         assert worst(ours, made.logits(prompt(length))) < 1e-3
+
+
+def test_experts_are_small_or_large_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many matrices do not lie in a cache because each of them would."""
+    monkeypatch.setattr("helexa.engine.quant.dense.SMALL_MATRIX", 64 * 32 * 4)
+    monkeypatch.setattr("helexa.engine.quant.blocks.weight.SMALL_MATRIX", 64 * 32 * 4)
+    numerics = resolve_numerics("float16", torch.device("cpu"), False, ())
+    matrix = torch.randn(64, 32).half()
+    for quant in (None, "q8_0"):
+        wanted = replace(numerics, linear=linear_format(quant, numerics.plain))
+        alone, few, many = (
+            Experts(32, 64, count, wanted).numerics.linear.make([matrix]) for count in (1, 3, 4)
+        )
+        assert type(alone) is type(few) is FloatWeight
+        assert type(many) is not FloatWeight
+        torch.testing.assert_close(many.matrix().float(), matrix.float(), atol=0.03, rtol=0)
 
 
 def test_the_switch_reaches_the_experts(tmp_path: Path) -> None:

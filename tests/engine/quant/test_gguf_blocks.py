@@ -68,7 +68,7 @@ def layers(model: Model) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("disabled", "small"),
-    [([], 0), (["quant_kernels"], 0), ([], 300_000)],
+    [([], 0), (["quant_kernels"], 0), ([], 2**19)],
     ids=["exact", "plain", "small"],
 )
 def test_blocks_compute_what_their_numbers_do(

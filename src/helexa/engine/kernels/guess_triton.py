@@ -1,4 +1,4 @@
-"""A draw from each row's best tokens, on a GPU in one launch: see `guessing.guess_definition`.
+"""A draw from each row's best tokens, on a GPU in one launch: see `ahead.guessing`.
 
 Needs triton, and with TRITON_INTERPRET=1 set before the first import runs on CPU tensors as well.
 """

@@ -16,6 +16,7 @@ from helexa.engine.kernels.experts import (
 from helexa.engine.kernels.stored_matrix import device_of, has_triton
 from helexa.engine.quant.dense import DenseFormat
 from helexa.engine.quant.dense_stack import DenseStack
+from helexa.engine.quant.insitu import for_experts
 from helexa.engine.quant.on_device import stored_experts
 from helexa.engine.quant.stored import is_stored, load_matrix
 from helexa.errors import CheckpointError
@@ -53,7 +54,7 @@ class Experts(nn.Module):
     def __init__(self, hidden: int, size: int, count: int, numerics: Numerics) -> None:
         super().__init__()
         self.hidden, self.size, self.count = hidden, size, count
-        self.numerics = numerics
+        self.numerics = for_experts(numerics, count)
         self.run = operator_of(numerics)
         self.experts: tuple[Expert, ...] = ()
         self.stacks: Stacks | None = None

@@ -174,7 +174,7 @@ class Model(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """The format that weights were asked to be kept in.
 
-        Where it has 16 bits, a CPU keeps matrices of less than 300 000 numbers in float32
+        Where it has 16 bits, a CPU keeps matrices of less than half a million numbers in float32
         all the same (see `quant.dense`).
         """
         return self.numerics.plain.dtype

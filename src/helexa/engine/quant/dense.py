@@ -191,7 +191,8 @@ class DenseFormat:
     With a ``compiler``, large ones and quantised ones that want it get kernels of their own, and
     what they read lies on ``large_pages``. ``rounded`` gives them exactly the numbers of ``dtype``
     before all that; matrices that float16 cannot hold keep theirs. ``output``: this is for an
-    output layer, of which all rows of activations keep float32.
+    output layer, of which all rows of activations keep float32. ``together``: so many matrices are
+    of use side by side, and are small or large as one.
     """
 
     dtype: torch.dtype
@@ -206,6 +207,7 @@ class DenseFormat:
     bfloat16: bool = False
     large_pages: bool = True
     output: bool = False
+    together: int = 1
 
     @property
     def in_bfloat16(self) -> bool:
@@ -222,7 +224,7 @@ class DenseFormat:
             return FloatWeight(whole) if fast else DenseWeight(whole)
         if self.rounded:
             parts = [in_dtype(part, self.dtype) for part in parts]
-        large = sum(part.numel() for part in parts) >= SMALL_MATRIX
+        large = self.together * sum(part.numel() for part in parts) >= SMALL_MATRIX
         if large and self.kernels:
             narrow = self.bfloat16 and all(map(fits_bfloat16, parts))
             if self.compiler is not None:
@@ -299,7 +301,7 @@ class DenseFormat:
         wanted = self.narrow and self.kernels and self.dtype == torch.float32
         if not wanted or self.device.type != "cpu":
             return False
-        large = sum(part.numel() for part in parts) >= SMALL_MATRIX
+        large = self.together * sum(part.numel() for part in parts) >= SMALL_MATRIX
         return large and parts[0].itemsize == 2 and len({part.dtype for part in parts}) == 1
 
     def table(self, matrix: Tensor) -> Tensor:

@@ -223,7 +223,7 @@ def group_weight(parts: Sequence[Groups], columns: int, numerics: Numerics) -> W
 def repacked(parts: Sequence[Groups], columns: int, rows: int, numerics: Numerics) -> GroupWeight:
     """One weight in blocks of ``rows``."""
     first, device = parts[0], numerics.device
-    total = sum(part.rows for part in parts)
+    plain, total = numerics.plain, sum(part.rows for part in parts)
     blocks, wide = -(-total // rows), first.bits > 4
     order, groups = arranged(first, columns)
     lift = max(0, MIDDLE - 2 ** (first.bits - 1))
@@ -254,8 +254,8 @@ def repacked(parts: Sequence[Groups], columns: int, rows: int, numerics: Numeric
         table=None
         if wide or groups is not None
         else fast_table(scale, zero, first, lift, numerics),
-        scratch=numerics.plain.scratch,
-        bfloat16=numerics.plain.in_bfloat16 and total * columns >= SMALL_MATRIX,
+        scratch=plain.scratch,
+        bfloat16=plain.in_bfloat16 and plain.together * total * columns >= SMALL_MATRIX,
     )
 
 

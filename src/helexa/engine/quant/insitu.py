@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -123,14 +123,19 @@ def for_logits(numerics: Numerics) -> Numerics:
 
     Rounded to bfloat16, many a best token and its runner-up would be the same.
     """
-    plain, linear = of_output(numerics.plain), numerics.linear
+    return with_plain(numerics, lambda plain: replace(plain, bfloat16=False, output=True))
+
+
+def for_experts(numerics: Numerics, count: int) -> Numerics:
+    """The same for one of so many experts, which take the place of one large matrix."""
+    return with_plain(numerics, lambda plain: replace(plain, together=count))
+
+
+def with_plain(numerics: Numerics, change: Callable[[DenseFormat], DenseFormat]) -> Numerics:
+    """The same with another plain format, wherever it is asked for one."""
+    plain, linear = change(numerics.plain), numerics.linear
     if isinstance(linear, DenseFormat):
-        linear = of_output(linear)
+        linear = plain if linear is numerics.plain else change(linear)
     elif isinstance(linear, BlockFormat):
-        linear = replace(linear, plain=of_output(linear.plain))
+        linear = replace(linear, plain=change(linear.plain))
     return replace(numerics, plain=plain, linear=linear)
-
-
-def of_output(plain: DenseFormat) -> DenseFormat:
-    """A plain format for an output layer."""
-    return replace(plain, bfloat16=False, output=True)

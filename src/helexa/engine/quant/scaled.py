@@ -181,7 +181,7 @@ def scaled_weight(parts: Sequence[Scaled], numerics: Numerics) -> Weight:
                     plain.kernels,
                     quick and suits_one_row(group[0]),
                     plain.in_bfloat16
-                    and sum(part.tensor.numel() for part in group) >= SMALL_MATRIX,
+                    and plain.together * sum(part.tensor.numel() for part in group) >= SMALL_MATRIX,
                 ),
                 plain,
             )

@@ -101,7 +101,7 @@ def fast_weight(rows: BlockRows, dense: DenseFormat) -> Weight | None:
     if not dense.kernels or dense.device.type != "cpu":
         return None
     count, columns = rows.shape
-    if count * columns < SMALL_MATRIX:
+    if dense.together * count * columns < SMALL_MATRIX:
         small = MatrixSink(rows.type, torch.empty(count, columns))
         rows.write(small)
         return FloatWeight(small.matrix)

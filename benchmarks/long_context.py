@@ -116,7 +116,7 @@ def merged(files: Sequence[Path]) -> dict[str, Any]:
                 before = mine.pop(of_kinds, {})
                 kept = {kind: values for kind, values in before.items() if kind not in known}
                 if every := {**kept, **kinds.get(of_kinds, {})}:
-                    mine[of_kinds] = known[of_kinds] = every
+                    known[of_kinds] = every
             mine |= known
             compiled = name + COMPILED
             if compiled not in result["tok_s"]:  # its ratios were to what is replaced now

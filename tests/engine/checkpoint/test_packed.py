@@ -92,4 +92,4 @@ def test_matrices_are_shown_as_what_they_mean(name: str, plain: Path, tmp_path: 
     assert f"{label} " in printed
     assert "768 × 256" in printed
     assert "I32" not in printed
-    assert "are kept in float32" not in printed  # of those that are packed it is not true
+    assert "half a million" not in printed  # of those that are packed it is not true

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from helexa.engine.drafting.costs import FADING, GUESS, GUESS_EACH, SURPRISE, StepCosts
 from helexa.engine.drafting.pace import (
     MOST_SAVED,
+    REST,
     START,
     SURE,
     Experience,
@@ -46,6 +47,7 @@ class Answer:
     pace: Pace = field(default_factory=Pace)
     tokens: int = 0
     unwatched: int = 0
+    looks: int = 0
     drafts: int = 0
     spent: float = 0.0
     gained: int = 0
@@ -63,15 +65,16 @@ class Answer:
         return limit(self.pace.steps) + self.surprise
 
     def step(self, left: int) -> None:
-        if self.pace.rests(self.unwatched):
+        expected = self.costs.of_drafts(1, min(len(self.true) - 1, left))
+        if self.pace.rests(self.unwatched, expected[1] if len(expected) > 1 else 0.0):
             self.costs.add(1, 0, 1.0)
             self.unwatched += 1
             self.tokens += 1
             self.right(0)
             return
+        self.looks += 1
         self.pace = self.pace.stepped(1 + self.unwatched)
         self.unwatched = 0
-        expected = self.costs.of_drafts(1, min(len(self.true) - 1, left))
         length = draft_length(self.pace, expected)
         cost = self.costs.add(1, length, 1 + self.true[length])
         right = 0
@@ -179,6 +182,19 @@ def test_drafts_grow_with_success_and_stop_with_failure() -> None:
     assert answer.gained > before + 20
 
 
+def test_who_cannot_pay_looks_less_often() -> None:
+    """Also where each look finds something, until there is something to bet."""
+    broke = Pace(saved=-1.0, steps=200, streak=SURE)
+    assert broke.reserve == pytest.approx(1.0)
+    assert [broke.rests(steps, 0.1) for steps in range(REST + 1)] == [True] * REST + [False]
+    assert not broke.stepped(10).rests(0, 0.1)
+    worst = Answer(DEAR, lambda drafted: not drafted, measured(DEAR)).run(1000)
+    assert worst.drafts > 5
+    assert worst.looks < 500
+    quoted = Answer(DEAR, lambda _: True, measured(DEAR)).run(1000)
+    assert quoted.looks == quoted.pace.steps  # nothing is missed where drafts pay
+
+
 def test_dear_drafts_are_made_only_where_they_are_mostly_right() -> None:
     def made(saved: float, likely: float) -> int:
         known = Experience(10 * likely, 10.0)
@@ -193,13 +209,14 @@ def test_dear_drafts_are_made_only_where_they_are_mostly_right() -> None:
 def test_a_reserve_is_for_what_seems_sure() -> None:
     """A quotation is not kept waiting for half of the answer where drafts are dear."""
     known = Experience(9.5, 10.0)
-    for steps in (40, 80):
+    for steps in (80, 160):
         short, long = (
             Pace(allowed(steps), steps, later=known, streak=streak) for streak in (SURE - 1, SURE)
         )
-        costs = (0.0, 9.0, 9.0, 9.0, limit(steps))
+        dear = 0.99 * limit(steps)
+        costs = (0.0, 9.0, 9.0, 9.0, dear)
         assert (draft_length(short, costs), draft_length(long, costs)) == (0, 4)
-        assert long.settled(4, 0, limit(steps)).saved < 0
+        assert long.settled(4, 0, dear).saved < 0
 
 
 def test_what_must_be_repeated_when_it_was_wrong_is_part_of_the_price() -> None:

@@ -154,14 +154,14 @@ class Drafts:
         """Tokens that may follow, as many as promise to pay; the last of an answer needs none.
 
         Where none do, a guess is made all the same, to see what would have come of it; less often
-        where nothing ever does.
+        where nothing ever does, or could.
         """
-        if seq.pace.rests(seq.unwatched):
-            return ()
         most = min(self._most, seq.max_new - len(seq.generated) - 1)
         if most < 1:
             return ()
         costs = self._costs.of_drafts(rows, most)
+        if seq.pace.rests(seq.unwatched, costs[1] if len(costs) > 1 else 0.0):
+            return ()
         length = draft_length(seq.pace, costs, redone=self._redone)
         guessed = self._drafter.propose(seq, max(1, length))
         self._guesses[seq.id] = tuple(guessed[:1])

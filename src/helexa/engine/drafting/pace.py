@@ -15,9 +15,9 @@ from typing import Final
 
 START: Final = 0.9
 """What a sequence begins with: 3 % of its first 30 tokens."""
-ALLOWANCE: Final = 0.015
+ALLOWANCE: Final = 0.01
 """Of each step's time, for drafts that do not help, once that is more than the start."""
-LIMIT: Final = 0.025
+LIMIT: Final = 0.015
 """The same for drafts that are made while guesses come true all the time. What is left of 3 % is
 for looking, and for costs that were learned wrong."""
 SURE: Final = 8
@@ -30,7 +30,7 @@ PATIENCE: Final = 8
 """After so many looks in a row without a right guess a text is looked at less often."""
 REST: Final = 3
 """Steps between two such looks. So much later a copy is noticed, and a text that repeats nothing
-costs a quarter of the looks."""
+costs a quarter of the looks; so does one that has lost what it may."""
 MEMORY: Final = 0.95
 """How much of its weight an experience keeps with the next one."""
 
@@ -78,15 +78,25 @@ class Pace:
     streak: int = 0
     missed: int = 0
 
-    def rests(self, steps: int) -> bool:
-        """Whether the text is left alone, which nobody has looked at for so many steps."""
-        return self.missed >= PATIENCE and steps < REST
+    def rests(self, steps: int, cheapest: float) -> bool:
+        """Whether the text is left alone, which nobody has looked at for so many steps.
+
+        That is one in which nothing was found, or in which even what seems sure cannot be paid, if
+        a draft costs ``cheapest``.
+        """
+        if steps >= REST:
+            return False
+        return self.missed >= PATIENCE or self.saved + self.reserve < cheapest
+
+    @property
+    def reserve(self) -> float:
+        """What a draft may cost beyond what is saved if it seems sure to help."""
+        return limit(self.steps) - allowed(self.steps)
 
     @property
     def purse(self) -> float:
         """What the next draft may cost."""
-        reserve = limit(self.steps) - allowed(self.steps)
-        return self.saved + reserve if self.streak >= SURE else self.saved
+        return self.saved + self.reserve if self.streak >= SURE else self.saved
 
     def stepped(self, count: int = 1) -> Pace:
         """After so many steps, with or without a draft."""

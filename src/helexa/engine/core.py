@@ -70,7 +70,7 @@ class EngineCore:
             max_batch=1 if "batching" in config.disabled else config.max_batch,
             chunk_tokens=config.prefill_chunk_tokens,
         )
-        self._drafts = Drafts(drafter or LookupDrafter(), self._pages, config)
+        self._drafts = Drafts(drafter or LookupDrafter(), self._pages, config, clock)
         self._ahead = LookAhead(runner, self._pages, self._drafts)
         self._rates = Rates()
         self._open: dict[int, Row] = {}

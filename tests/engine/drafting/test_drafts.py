@@ -11,8 +11,9 @@ import torch
 
 from helexa.engine.cache.blocks import BlockPool
 from helexa.engine.cache.pages import Pages
+from helexa.engine.drafting.costs import LONGEST_REST
 from helexa.engine.drafting.drafts import MOST_ROWS
-from helexa.engine.drafting.pace import PATIENCE, REST
+from helexa.engine.drafting.pace import PATIENCE
 from helexa.engine.outputs import DraftCounts, StepOutput
 from helexa.engine.params import GenerationDefaults, SamplingParams, resolve
 from helexa.engine.sequence import Sequence as Row
@@ -357,7 +358,8 @@ class Looking:
 
 @pytest.mark.parametrize("guesses", [True, False])
 def test_a_text_that_repeats_nothing_is_looked_at_less_often(guesses: bool) -> None:
-    """Each fourth step, until a guess was right: then each, and no step was forgotten."""
+    """As seldom as it may be where a look takes as long as these steps, until a guess was right:
+    then at each, and no step was forgotten."""
     answer = [token for output in plain(PROMPT, 0.0, **LONG) for token in output.token_ids]
     drafter = Looking(answer, since=37, guesses=guesses)
     made = bench(0.0, guesses=drafter, draft_len=1)
@@ -366,10 +368,10 @@ def test_a_text_that_repeats_nothing_is_looked_at_less_often(guesses: bool) -> N
         made.step()
     often, looks = drafter.looks[:PATIENCE], drafter.looks[PATIENCE:]
     assert often == list(range(often[0], often[0] + PATIENCE))
-    seldom = [done for done in looks if done <= 37 + REST]
-    assert seldom[0] == often[-1] + REST + 1
-    assert {b - a for a, b in pairwise(seldom)} == {REST + 1}
-    assert looks[len(seldom)] == seldom[-1] + 1  # the first that was right
+    seldom = [often[-1], *(done for done in looks if done <= 38)]
+    assert seldom[-1] == 38  # the first that was right
+    assert {b - a for a, b in pairwise(seldom)} == {LONGEST_REST + 1}
+    assert [done for done in looks if 38 < done <= 42] == [39, 40, 41, 42]
     (seq,) = made.core._scheduler.running
     assert seq.pace.steps + seq.unwatched == len(made.runner.steps)
 

@@ -10,10 +10,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from helexa.engine.drafting.costs import FADING, GUESS, GUESS_EACH, SURPRISE, StepCosts
+from helexa.engine.drafting.costs import (
+    FADING,
+    GUESS,
+    StepCosts,
+)
 from helexa.engine.drafting.pace import (
     MOST_SAVED,
-    REST,
+    PATIENCE,
     START,
     SURE,
     Experience,
@@ -27,6 +31,8 @@ CHEAP = (0.0, 0.05, 0.08, 0.1, 0.12)
 DEAR = (0.0, 0.6, 0.9, 1.2, 1.5)
 SHORTEST_ANSWER = 32
 LOSS = 0.03
+REST = 3
+"""Steps between two looks that find nothing."""
 ROUNDS = 8
 """So often each kind of step was timed before an answer."""
 TABLES = st.lists(st.floats(0.1, 3.0), min_size=1, max_size=6).map(lambda c: (0.0, *sorted(c)))
@@ -66,7 +72,7 @@ class Answer:
 
     def step(self, left: int) -> None:
         expected = self.costs.of_drafts(1, min(len(self.true) - 1, left))
-        if self.pace.rests(self.unwatched, expected[1] if len(expected) > 1 else 0.0):
+        if self.pace.rests(self.unwatched, REST, expected[1] if len(expected) > 1 else 0.0):
             self.costs.add(1, 0, 1.0)
             self.unwatched += 1
             self.tokens += 1
@@ -186,13 +192,29 @@ def test_who_cannot_pay_looks_less_often() -> None:
     """Also where each look finds something, until there is something to bet."""
     broke = Pace(saved=-1.0, steps=200, streak=SURE)
     assert broke.reserve == pytest.approx(1.0)
-    assert [broke.rests(steps, 0.1) for steps in range(REST + 1)] == [True] * REST + [False]
-    assert not broke.stepped(10).rests(0, 0.1)
+    assert [broke.rests(steps, REST, 0.1) for steps in range(5)] == [True] * REST + [False] * 2
+    assert not broke.stepped(10).rests(0, REST, 0.1)
     worst = Answer(DEAR, lambda drafted: not drafted, measured(DEAR)).run(1000)
     assert worst.drafts > 5
     assert worst.looks < 500
     quoted = Answer(DEAR, lambda _: True, measured(DEAR)).run(1000)
     assert quoted.looks == quoted.pace.steps  # nothing is missed where drafts pay
+
+
+@pytest.mark.parametrize("guessed", [0, 1])
+def test_where_nothing_is_found_looks_are_rare(guessed: int) -> None:
+    """One right guess is chance, which the next look tells; two in a row begin a quotation."""
+    pace = Pace()
+    for _ in range(PATIENCE):
+        assert not pace.rests(0, REST, 0.1)
+        pace = pace.watched(guessed, 0)
+    assert pace.rests(0, REST, 0.1)
+    assert not pace.rests(0, 0, 0.1)  # a look costs next to nothing
+    once = pace.watched(1, 1)
+    assert not once.rests(0, REST, 0.1)
+    assert once.watched(1, 0).rests(0, REST, 0.1)
+    assert not once.watched(1, 1).watched(1, 0).rests(0, REST, 0.1)
+    assert not pace.settled(4, 2, 0.1).rests(0, REST, 0.1)
 
 
 def test_dear_drafts_are_made_only_where_they_are_mostly_right() -> None:
@@ -244,91 +266,6 @@ def test_what_follows_a_wrong_token_is_no_experience() -> None:
     assert (whole.saved, whole.streak) == (MOST_SAVED, 3)
     assert whole.watched(0, 0).streak == 0  # nobody had an idea: the thread is lost
     assert whole.watched(1, 0).later.likely < whole.later.likely
-
-
-# --- what steps cost ------------------------------------------------------------------------------
-
-
-def test_costs_are_guessed_then_measured() -> None:
-    chance = random.Random(1)
-    costs = StepCosts()
-    assert costs.add(1, 2, 9.0) == pytest.approx(0.7)  # nothing to compare with yet
-    costs.add(1, 0, 9.0)  # the first one says nothing
-    assert costs.of_drafts(1, 3) == (0.0,)
-    costs.add(1, 0, 0.1)
-    assert costs.of_drafts(1, 3) == pytest.approx((0.0, 0.6, 0.7, 0.8))
-    for _ in range(6):
-        costs.add(1, 0, chance.uniform(0.09, 0.11))
-        costs.add(1, 2, chance.uniform(0.135, 0.165))
-    _, one, two, three = costs.of_drafts(1, 3)
-    assert two == pytest.approx(0.5, abs=0.15)
-    assert one == min(0.6, two)  # a shorter one costs no more
-    assert three == pytest.approx(two + GUESS_EACH)
-
-
-@pytest.mark.parametrize("true", [0.05, 0.5, 1.0, 3.0])
-def test_a_few_steps_are_enough(true: float) -> None:
-    """Also where the guess was far off."""
-    costs = StepCosts()
-    for _ in range(4):
-        costs.add(1, 0, 0.1)
-        costs.add(1, 1, 0.1 * (1 + true))
-    assert costs.of_drafts(1, 1)[1] == pytest.approx(true, rel=0.1)
-
-
-def test_what_a_draft_has_cost_is_told() -> None:
-    costs = StepCosts()
-    for _ in range(2):
-        costs.add(1, 0, 0.1)
-    assert costs.add(1, 1, 0.17) == pytest.approx(0.7)
-    assert costs.add(1, 1, 0.09) == pytest.approx(0.02)  # noise: none is free
-    assert costs.add(1, 2, 70.0) == pytest.approx(SURPRISE * 1.7 - 1)  # as far as it is believed
-
-
-def test_one_disturbed_step_is_not_believed() -> None:
-    """Neither of a length nor of those that were not tried."""
-    costs = StepCosts()
-    for _ in range(2):
-        costs.add(1, 0, 0.1)
-    before = costs.of_drafts(1, 4)
-    costs.add(1, 3, 9.0)
-    assert costs.of_drafts(1, 4)[:4] == before[:4]
-    costs.add(1, 3, 9.0)
-    assert costs.of_drafts(1, 4)[:3] == before[:3]
-    assert costs.of_drafts(1, 4)[3] > 2
-
-
-def test_costs_are_the_whole_steps() -> None:
-    """A token among three sequences is a third of a step."""
-    costs = StepCosts()
-    for _ in range(100):
-        costs.add(3, 0, 0.3)
-        costs.add(3, 1, 0.36)
-    assert costs.of_drafts(3, 1) == pytest.approx((0.0, 0.6), rel=0.1)
-    assert costs.of_drafts(1, 1) == (0.0,)
-
-
-def test_one_slow_step_says_little() -> None:
-    costs = StepCosts()
-    for seconds in (0.1, 0.1, 0.1, 90.0):
-        costs.add(1, 0, seconds)
-    for _ in range(3):
-        costs.add(1, 1, 0.12)
-    costs.add(1, 1, 90.0)
-    assert costs.of_drafts(1, 1)[1] == pytest.approx(0.2)
-
-
-def test_what_was_dear_is_tried_again_some_time() -> None:
-    """Whatever made it so may be over, and only a step can tell."""
-    costs = StepCosts()
-    for _ in range(9):
-        costs.add(1, 0, 0.1)
-        costs.add(1, 1, 0.3)
-    plain = 0
-    while costs.of_drafts(1, 1)[1] > 0.8 * START:
-        costs.add(1, 0, 0.1)
-        plain += 1
-    assert 500 < plain < 3000
 
 
 @pytest.mark.parametrize("true", [(1.0, 1.0, 2.0, 2.0), (1.2,) * 6, (2.0,) * 6, (3.0,) * 6])

@@ -19,6 +19,12 @@ FADING: Final = 64
 """After so many plain steps a share is taken for less, by 1/16: what was once dear is tried again,
 and one in thousands of tokens shows whether it still is."""
 _FADED: Final = 15 / 16
+LOOKING: Final = 0.005
+"""Of a step's time, for looking at a text in vain."""
+LONGEST_REST: Final = 9
+"""Steps without a look, at most: so much later the beginning of a copy is noticed."""
+COMPARING: Final = 0.5
+"""Of a look's time, for comparing its guess with what was drawn; measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,8 @@ class StepCosts:
         self._plain: dict[int, Readings] = {}  # sequences in the step → seconds
         self._shares: dict[tuple[int, int], Readings] = {}  # and drafted tokens → share of a step
         self._known: dict[tuple[int, int], tuple[float, ...]] = {}  # asked for since they changed
+        self._look: Readings | None = None  # seconds, for one sequence
+        self._rests: dict[int, int] = {}  # sequences in the step → steps between two looks
         self._plain_steps = 0
         self._faded: dict[tuple[int, int], float] = {}  # to so much since there was a reading
 
@@ -93,6 +101,18 @@ class StepCosts:
             costs = (rows * self._share(rows, length) for length in range(1, most + 1))
             known = self._known[rows, most] = (0.0, *costs)
         return known
+
+    def looked(self, rows: int, seconds: float) -> None:
+        """Count a look at one sequence, in a step of ``rows`` of them."""
+        self._look = self._look.with_reading(seconds) if self._look else Readings((seconds,))
+        plain = self._plain.get(rows)
+        if plain is not None:
+            share = rows * self._look.middle * (1 + COMPARING) / plain.middle
+            self._rests[rows] = min(LONGEST_REST, int(share / LOOKING))
+
+    def rest(self, rows: int) -> int:
+        """How many steps of ``rows`` sequences to leave out between two looks that find nothing."""
+        return self._rests.get(rows, 0)
 
     def _fade(self) -> None:
         """After a plain step: take a little off what drafts cost from time to time."""

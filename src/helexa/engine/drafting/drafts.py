@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from typing import Final
 
@@ -31,8 +33,15 @@ class Drafts:
     Source of the idea: Leviathan, Kalman, Matias, arXiv:2211.17192.
     """
 
-    def __init__(self, drafter: Drafter, pages: Pages | StatePages, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        drafter: Drafter,
+        pages: Pages | StatePages,
+        config: EngineConfig,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.counts = DraftCounts()
+        self._clock = clock
         self._drafter = drafter
         self._pages = pages
         self._redone = isinstance(pages, StatePages)
@@ -51,10 +60,11 @@ class Drafts:
         self._guesses.clear()
         if not self._most or rows > MOST_ROWS or any(part.sequence.prefilling for part in parts):
             return parts
-        return [
-            part._replace(draft=self._draft(part.sequence, rows)) if self._may(part) else part
-            for part in parts
-        ]
+        begin = self._clock()
+        parts = [self._drafted(part, rows) for part in parts]
+        if looks := len(self._guesses):
+            self._costs.looked(rows, (self._clock() - begin) / looks)
+        return parts
 
     def settle(
         self, parts: list[Part], drawn: list[list[Sampled]], hidden: Tensor
@@ -150,23 +160,26 @@ class Drafts:
         wanted = seq.params.speculative
         return (self._by_default if wanted is None else wanted) and seq.mask is None
 
-    def _draft(self, seq: Sequence, rows: int) -> tuple[int, ...]:
-        """Tokens that may follow, as many as promise to pay; the last of an answer needs none.
+    def _drafted(self, part: Part, rows: int) -> Part:
+        """With tokens that may follow, as many as promise to pay; an answer's last needs none.
 
         Where none do, a guess is made all the same, to see what would have come of it; less often
         where nothing ever does, or could.
         """
+        seq = part.sequence
         most = min(self._most, seq.max_new - len(seq.generated) - 1)
-        if most < 1:
-            return ()
+        if most < 1 or not self._may(part):
+            return part
         costs = self._costs.of_drafts(rows, most)
-        if seq.pace.rests(seq.unwatched, costs[1] if len(costs) > 1 else 0.0):
-            return ()
+        cheapest = costs[1] if len(costs) > 1 else 0.0
+        if seq.pace.rests(seq.unwatched, self._costs.rest(rows), cheapest):
+            return part
         length = draft_length(seq.pace, costs, redone=self._redone)
         guessed = self._drafter.propose(seq, max(1, length))
         self._guesses[seq.id] = tuple(guessed[:1])
         count = min(length, len(guessed))
-        return tuple(guessed[: self._pages.stretch(seq, count, rows)]) if count else ()
+        draft = guessed[: self._pages.stretch(seq, count, rows)] if count else ()
+        return part._replace(draft=tuple(draft)) if draft else part
 
 
 def before_end(seq: Sequence, drawn: Items[Sampled]) -> int:

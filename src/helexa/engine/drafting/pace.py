@@ -27,10 +27,8 @@ MOST_SAVED: Final = 3.0
 MARGIN: Final = 0.2
 """Of a draft's cost, that it must promise to gain on top: estimates look best when they err."""
 PATIENCE: Final = 8
-"""After so many looks in a row without a right guess a text is looked at less often."""
-REST: Final = 3
-"""Steps between two such looks. So much later a copy is noticed, and a text that repeats nothing
-costs a quarter of the looks; so does one that has lost what it may."""
+"""After so many looks in a row without two right guesses one behind the other a text is looked at
+less often: one alone is chance."""
 MEMORY: Final = 0.95
 """How much of its weight an experience keeps with the next one."""
 
@@ -68,7 +66,7 @@ class Pace:
 
     A text is quoted for a while or not at all: a guess behind one that was right is likelier to be
     right than another, so there is an experience of each kind. ``streak`` counts how many have been
-    right in a row by now, ``missed`` the looks in a row that found no right one.
+    right in a row by now, ``missed`` the looks that found no right one since two in a row were.
     """
 
     saved: float = START
@@ -78,15 +76,16 @@ class Pace:
     streak: int = 0
     missed: int = 0
 
-    def rests(self, steps: int, cheapest: float) -> bool:
+    def rests(self, steps: int, rest: int, cheapest: float) -> bool:
         """Whether the text is left alone, which nobody has looked at for so many steps.
 
-        That is one in which nothing was found, or in which even what seems sure cannot be paid, if
-        a draft costs ``cheapest``.
+        ``rest`` of them are left out between two looks where nothing was found, and where even what
+        seems sure cannot be paid: a draft costs ``cheapest``.
         """
-        if steps >= REST:
+        if steps >= rest:
             return False
-        return self.missed >= PATIENCE or self.saved + self.reserve < cheapest
+        found_nothing = self.missed >= PATIENCE and not self.streak
+        return found_nothing or self.saved + self.reserve < cheapest
 
     @property
     def reserve(self) -> float:
@@ -111,7 +110,9 @@ class Pace:
         Those behind a wrong one do not count: nobody knows what they would have been. To have no
         guess is to have lost the thread.
         """
-        missed = 0 if right else self.missed + 1
+        missed = self.missed if right else self.missed + 1
+        if right > 1 or (right and self.streak):
+            missed = 0
         if not guessed:
             return replace(self, streak=0, missed=missed)
         first, later, streak = self.first, self.later, self.streak

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -106,6 +106,7 @@ class Bench:
         budget: int | None = None,
         longest: int = 256,
         guesses: Drafter | None = None,
+        clock: Callable[[], float] | None = None,
         **config: object,
     ) -> None:
         self.config = EngineConfig(**{"block_size": 4, **config})  # type: ignore[arg-type]  # any field
@@ -126,7 +127,7 @@ class Bench:
             ),
         )
         self.core = EngineCore(
-            self.runner, Sampler(VOCAB), spec, self.config, Clock(), drafter=guesses
+            self.runner, Sampler(VOCAB), spec, self.config, clock or Clock(), drafter=guesses
         )
         self.outputs: dict[int, list[StepOutput]] = {}
 

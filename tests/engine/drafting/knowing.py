@@ -14,7 +14,7 @@ from helexa.engine.sequence import Sequence as Row
 def trust(seq: Row) -> None:
     """Have a sequence bet on guesses whatever came of them before."""
     sure = Experience(1.0, 1.0)
-    seq.pace = replace(seq.pace, saved=MOST_SAVED, first=sure, later=sure, missed=0)
+    seq.pace = replace(seq.pace, saved=MOST_SAVED, first=sure, later=sure, vain=0)
 
 
 class Knowing:
@@ -50,7 +50,7 @@ class Confident(LookupDrafter):
 
 
 class Tick:
-    """A clock on which every step takes as long, so that drafts depend on nothing but tokens."""
+    """A clock that goes on with each reading, so that drafts depend on nothing but tokens."""
 
     def __init__(self) -> None:
         self.now = 0.0

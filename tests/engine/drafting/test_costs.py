@@ -99,15 +99,24 @@ def test_what_was_dear_is_tried_again_some_time() -> None:
     assert 500 < plain < 3000
 
 
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("rows", "watched"), [(1, 1), (3, 1), (3, 3)])
 @pytest.mark.parametrize(("share", "rest"), [(0.4, 0), (1.5, 1), (4.5, 4), (400.0, LONGEST_REST)])
-def test_looks_take_so_much_of_a_step(rows: int, share: float, rest: int) -> None:
+def test_looks_take_so_much_of_a_step(rows: int, watched: int, share: float, rest: int) -> None:
     """``share`` of what they may: the longer they take, the fewer there are."""
     costs = StepCosts()
-    assert costs.rest(rows) == 0
+    each = share * LOOKING / (1 + COMPARING) / watched
+    costs.looked(rows, each)
+    assert costs.rest(rows, watched) == 0  # nobody knows how long a step is
     for seconds in (1.0, 1.0, 1.0):
         costs.add(rows, 0, seconds)
-    each = share * LOOKING / (1 + COMPARING) / rows
-    for seconds in (each, 30.0, each):  # the first one also reads the prompt
+    for seconds in (30.0, each):  # one of them read a prompt
         costs.looked(rows, seconds)
-    assert costs.rest(rows) == rest
+    assert costs.rest(rows, watched) == rest
+    assert costs.rest(rows + 1, watched) == 0
+
+
+def test_a_clock_that_stands_still_says_nothing_of_looks() -> None:
+    costs = StepCosts()
+    costs.add(1, 0, 0.0)
+    costs.looked(1, 0.0)
+    assert costs.rest(1, 1) == 0

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from itertools import pairwise
 
 import pytest
 import torch
 
 from helexa.engine.cache.blocks import BlockPool
 from helexa.engine.cache.pages import Pages
-from helexa.engine.drafting.costs import LONGEST_REST
 from helexa.engine.drafting.drafts import MOST_ROWS
-from helexa.engine.drafting.pace import PATIENCE
 from helexa.engine.outputs import DraftCounts, StepOutput
 from helexa.engine.params import GenerationDefaults, SamplingParams, resolve
 from helexa.engine.sequence import Sequence as Row
@@ -333,47 +330,6 @@ def test_a_drafter_is_told_who_is_over() -> None:
     made.core.abort(aborted)
     made.run()
     assert set(drafter.dropped) == {0, 1}
-
-
-class Looking:
-    """Notes how far the answer was whenever it was asked; right from the token ``since`` on.
-
-    Before that it ``guesses`` wrong, or nothing.
-    """
-
-    def __init__(self, answer: Sequence[int], since: int, *, guesses: bool) -> None:
-        self.looks: list[int] = []
-        self.answer, self.since, self.guesses = answer, since, guesses
-
-    def propose(self, seq: Row, count: int) -> Sequence[int]:
-        done = len(seq.generated)
-        self.looks.append(done)
-        if done >= self.since:
-            return [self.answer[done]]
-        return [self.answer[done] ^ 1] if self.guesses else []
-
-    def drop(self, seq: Row) -> None:
-        pass
-
-
-@pytest.mark.parametrize("guesses", [True, False])
-def test_a_text_that_repeats_nothing_is_looked_at_less_often(guesses: bool) -> None:
-    """As seldom as it may be where a look takes as long as these steps, until a guess was right:
-    then at each, and no step was forgotten."""
-    answer = [token for output in plain(PROMPT, 0.0, **LONG) for token in output.token_ids]
-    drafter = Looking(answer, since=37, guesses=guesses)
-    made = bench(0.0, guesses=drafter, draft_len=1)
-    made.submit(PROMPT, speculative=True, **LONG)
-    for _ in range(45):
-        made.step()
-    often, looks = drafter.looks[:PATIENCE], drafter.looks[PATIENCE:]
-    assert often == list(range(often[0], often[0] + PATIENCE))
-    seldom = [often[-1], *(done for done in looks if done <= 38)]
-    assert seldom[-1] == 38  # the first that was right
-    assert {b - a for a, b in pairwise(seldom)} == {LONGEST_REST + 1}
-    assert [done for done in looks if 38 < done <= 42] == [39, 40, 41, 42]
-    (seq,) = made.core._scheduler.running
-    assert seq.pace.steps + seq.unwatched == len(made.runner.steps)
 
 
 @pytest.mark.parametrize("value", [1, "yes", 0.5])

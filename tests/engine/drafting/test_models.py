@@ -11,6 +11,7 @@ import pytest
 from helexa.engine.build import build_core, claim, describe, plan_pool
 from helexa.engine.config import EngineConfig
 from helexa.engine.core import EngineCore
+from helexa.engine.drafting import costs
 from helexa.engine.drafting.drafter import Drafter
 from helexa.engine.loading import load_model
 from helexa.engine.memory import PoolSize
@@ -38,6 +39,12 @@ SMALL = PoolSize(num_blocks=46, budget_blocks=40, budget_mb=0, snapshots=3)
 HEADERS = frozenset(range(40))
 """Ids that may begin a message: recurrent models are continued behind them."""
 Answers = list[tuple[list[int], str | None]]
+
+
+@pytest.fixture(autouse=True)
+def looks_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each token is looked at, so that there are drafts of all kinds."""
+    monkeypatch.setattr(costs, "LONGEST_REST", 0)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

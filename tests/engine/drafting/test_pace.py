@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from helexa.engine.drafting.costs import (
-    FADING,
-    GUESS,
-    StepCosts,
-)
+from helexa.engine.drafting.costs import COMPARING, FADING, GUESS, LOOKING, StepCosts
 from helexa.engine.drafting.pace import (
     MOST_SAVED,
     PATIENCE,
@@ -31,8 +27,10 @@ CHEAP = (0.0, 0.05, 0.08, 0.1, 0.12)
 DEAR = (0.0, 0.6, 0.9, 1.2, 1.5)
 SHORTEST_ANSWER = 32
 LOSS = 0.03
-REST = 3
-"""Steps between two looks that find nothing."""
+DEAREST_LOOK = 0.05
+"""Of a step: 50 microseconds of a millisecond."""
+LONG_ENOUGH = 64
+"""Tokens of an answer that has time to make up for its first looks."""
 ROUNDS = 8
 """So often each kind of step was timed before an answer."""
 TABLES = st.lists(st.floats(0.1, 3.0), min_size=1, max_size=6).map(lambda c: (0.0, *sorted(c)))
@@ -43,14 +41,16 @@ TABLES = st.lists(st.floats(0.1, 3.0), min_size=1, max_size=6).map(lambda c: (0.
 class Answer:
     """Steps of a sequence alone, whose guesses are as right as ``right`` says at each draw.
 
-    ``true`` is what drafts cost; a plain step takes a second. ``spent`` counts what they have cost,
-    ``gained`` the tokens they have brought, ``surprise`` how far one went beyond its expected cost.
+    ``true`` is what drafts cost and ``look`` what looking does; a plain step takes a second.
+    ``spent`` counts what drafts have cost, ``gained`` the tokens they have brought, ``surprise``
+    how far one went beyond its expected cost.
     """
 
     true: Sequence[float]
     right: Callable[[int], bool]
     costs: StepCosts = field(default_factory=StepCosts)
     pace: Pace = field(default_factory=Pace)
+    look: float = 0.0
     tokens: int = 0
     unwatched: int = 0
     looks: int = 0
@@ -67,18 +67,24 @@ class Answer:
         return self
 
     def bound(self) -> float:
-        """Plain tokens that may be lost by now."""
+        """Plain tokens that drafts may have lost by now."""
         return limit(self.pace.steps) + self.surprise
+
+    def lost(self) -> float:
+        """Plain tokens that drafts and looks have lost, less than none if drafts have gained."""
+        return self.spent + self.looks * self.look - self.gained
 
     def step(self, left: int) -> None:
         expected = self.costs.of_drafts(1, min(len(self.true) - 1, left))
-        if self.pace.rests(self.unwatched, REST, expected[1] if len(expected) > 1 else 0.0):
+        cheapest = expected[1] if len(expected) > 1 else 0.0
+        if self.pace.rests(self.unwatched, self.costs.rest(1, 1), cheapest):
             self.costs.add(1, 0, 1.0)
             self.unwatched += 1
             self.tokens += 1
             self.right(0)
             return
         self.looks += 1
+        self.costs.looked(1, self.look / (1 + COMPARING))
         self.pace = self.pace.stepped(1 + self.unwatched)
         self.unwatched = 0
         length = draft_length(self.pace, expected)
@@ -188,33 +194,99 @@ def test_drafts_grow_with_success_and_stop_with_failure() -> None:
     assert answer.gained > before + 20
 
 
+@given(
+    TABLES,
+    st.floats(0, DEAREST_LOOK),
+    st.integers(LONG_ENOUGH, 600),
+    st.randoms(use_true_random=False),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+@settings(max_examples=60)
+@example((0.0, 0.15, 0.2), DEAREST_LOOK, 600, random.Random(1), 0.5, 0.0)
+@example((0.0, 1.0, 1.5), DEAREST_LOOK, 600, random.Random(1), 0.7, 0.0)
+def test_looks_and_drafts_lose_no_more_together(
+    true: Sequence[float],
+    look: float,
+    tokens: int,
+    chance: random.Random,
+    often: float,
+    stays: float,
+) -> None:
+    """3 % and the first looks, also where guesses are right only while nothing is bet on them."""
+    quoted = False
+
+    def right(_: int) -> bool:
+        nonlocal quoted
+        if chance.random() > stays:
+            quoted = chance.random() < often
+        return quoted
+
+    for text in (right, lambda drafted: not drafted, lambda _: False):
+        answer = Answer(true, text, measured(true), look=look).run(tokens)
+        assert answer.lost() <= LOSS * tokens + PATIENCE * look + answer.surprise
+
+
+@pytest.mark.parametrize("look", [LOOKING / 2, 0.02, DEAREST_LOOK])
+def test_texts_in_which_nothing_is_found_cost_little(look: float) -> None:
+    """Half a percent, or little more where looks cannot be rarer."""
+    answer = Answer(DEAR, lambda _: False, measured(DEAR), look=look).run(1000)
+    assert (answer.looks == 1000) == (look < LOOKING)
+    assert answer.lost() <= 1000 * LOOKING * 1.25 + PATIENCE * look
+
+
+@pytest.mark.parametrize("look", [0.0, 0.02, DEAREST_LOOK])
+@pytest.mark.parametrize("often", [0.0, 0.3])
+def test_a_quotation_is_noticed_soon(look: float, often: float) -> None:
+    """Behind 300 tokens of prose, in which few guesses or none were right."""
+    chance = random.Random(3)
+    answer = Answer(CHEAP, lambda _: chance.random() < often, measured(CHEAP), look=look).run(300)
+    answer.right = lambda _: True
+    before = answer.gained
+    answer.run(600)
+    assert answer.gained - before > 0.85 * 300 * 4 / 5
+
+
 def test_who_cannot_pay_looks_less_often() -> None:
     """Also where each look finds something, until there is something to bet."""
     broke = Pace(saved=-1.0, steps=200, streak=SURE)
     assert broke.reserve == pytest.approx(1.0)
-    assert [broke.rests(steps, REST, 0.1) for steps in range(5)] == [True] * REST + [False] * 2
-    assert not broke.stepped(10).rests(0, REST, 0.1)
-    worst = Answer(DEAR, lambda drafted: not drafted, measured(DEAR)).run(1000)
-    assert worst.drafts > 5
-    assert worst.looks < 500
-    quoted = Answer(DEAR, lambda _: True, measured(DEAR)).run(1000)
-    assert quoted.looks == quoted.pace.steps  # nothing is missed where drafts pay
+    assert [broke.rests(steps, 3, 0.1) for steps in range(5)] == [True] * 3 + [False] * 2
+    assert not broke.rests(0, 0, 0.1)
+    assert not replace(broke.stepped(10), vain=0).rests(0, 3, 0.1)
 
 
 @pytest.mark.parametrize("guessed", [0, 1])
-def test_where_nothing_is_found_looks_are_rare(guessed: int) -> None:
-    """One right guess is chance, which the next look tells; two in a row begin a quotation."""
+def test_looks_that_do_not_pay_are_rare(guessed: int) -> None:
+    """But for the beginning of what may be a quotation, and as soon as a draft has paid."""
     pace = Pace()
     for _ in range(PATIENCE):
-        assert not pace.rests(0, REST, 0.1)
+        assert not pace.rests(0, 3, 0.1)
         pace = pace.watched(guessed, 0)
-    assert pace.rests(0, REST, 0.1)
-    assert not pace.rests(0, 0, 0.1)  # a look costs next to nothing
-    once = pace.watched(1, 1)
-    assert not once.rests(0, REST, 0.1)
-    assert once.watched(1, 0).rests(0, REST, 0.1)
-    assert not once.watched(1, 1).watched(1, 0).rests(0, REST, 0.1)
-    assert not pace.settled(4, 2, 0.1).rests(0, REST, 0.1)
+    assert pace.rests(0, 3, 0.1)
+    assert pace.watched(1, 0).rests(0, 3, 0.1)
+    right = pace
+    for _ in range(SURE - 1):
+        right = right.watched(1, 1)
+        assert not right.rests(0, 3, 0.1)
+    assert right.watched(1, 1).rests(0, 3, 0.1)  # and no draft was worth its price
+    assert not right.settled(1, 1, 0.5).rests(0, 3, 0.1)
+    assert right.settled(2, 0, 0.5).rests(0, 3, 0.1)
+    assert pace.settled(1, 1, 1.5).watched(1, 0).rests(0, 3, 0.1)
+
+
+def test_what_comes_in_turns_is_not_met_at_the_same_turn_each_time() -> None:
+    """A third of the guesses is right, and of the looks, however many there are."""
+    for rest in (2, 5, 8):
+        pace, unwatched, met = Pace(vain=PATIENCE), 0, []
+        for index in range(300):
+            if pace.rests(unwatched, rest, 0.1):
+                unwatched += 1
+                continue
+            unwatched = 0
+            met.append(index % 3 == 0)
+            pace = pace.watched(1, 0)
+        assert 0.2 < sum(met) / len(met) < 0.5
 
 
 def test_dear_drafts_are_made_only_where_they_are_mostly_right() -> None:

@@ -20,11 +20,11 @@ FADING: Final = 64
 and one in thousands of tokens shows whether it still is."""
 _FADED: Final = 15 / 16
 LOOKING: Final = 0.005
-"""Of a step's time, for looking at a text in vain."""
+"""Of a step's time, for looking at texts in vain, where that is not often as it is."""
 LONGEST_REST: Final = 9
 """Steps without a look, at most: so much later the beginning of a copy is noticed."""
-COMPARING: Final = 0.5
-"""Of a look's time, for comparing its guess with what was drawn; measured."""
+COMPARING: Final = 0.8
+"""Of a look's time, what surrounds it: deciding, and comparing the guess with what was drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class StepCosts:
         self._shares: dict[tuple[int, int], Readings] = {}  # and drafted tokens → share of a step
         self._known: dict[tuple[int, int], tuple[float, ...]] = {}  # asked for since they changed
         self._look: Readings | None = None  # seconds, for one sequence
-        self._rests: dict[int, int] = {}  # sequences in the step → steps between two looks
+        self._looks: dict[int, float] = {}  # sequences in the step → share of it, for one look
         self._plain_steps = 0
         self._faded: dict[tuple[int, int], float] = {}  # to so much since there was a reading
 
@@ -106,13 +106,15 @@ class StepCosts:
         """Count a look at one sequence, in a step of ``rows`` of them."""
         self._look = self._look.with_reading(seconds) if self._look else Readings((seconds,))
         plain = self._plain.get(rows)
-        if plain is not None:
-            share = rows * self._look.middle * (1 + COMPARING) / plain.middle
-            self._rests[rows] = min(LONGEST_REST, int(share / LOOKING))
+        if plain is not None and plain.middle > 0:
+            self._looks[rows] = self._look.middle * (1 + COMPARING) / plain.middle
 
-    def rest(self, rows: int) -> int:
-        """How many steps of ``rows`` sequences to leave out between two looks that find nothing."""
-        return self._rests.get(rows, 0)
+    def rest(self, rows: int, watched: int) -> int:
+        """How many steps to leave out between two looks in vain.
+
+        There are ``rows`` sequences in each, of which ``watched`` may have drafts.
+        """
+        return min(LONGEST_REST, int(watched * self._looks.get(rows, 0.0) / LOOKING))
 
     def _fade(self) -> None:
         """After a plain step: take a little off what drafts cost from time to time."""

@@ -17,8 +17,8 @@ class Drafter(Protocol):
 
     A guess costs time and never changes what comes out, so a drafter may be wrong, and may keep
     whatever it likes of a sequence until it is told to drop it. Where nothing is drafted it is
-    asked for one token all the same, to see how often it is right; not in every step, where it was
-    not right for a while and steps are short.
+    asked for one token all the same, to see how often it is right; not in every step, where none of
+    its drafts has paid for a while and steps are short.
     """
 
     def propose(self, seq: Sequence, count: int) -> Items[int]:

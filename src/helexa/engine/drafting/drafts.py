@@ -60,11 +60,12 @@ class Drafts:
         self._guesses.clear()
         if not self._most or rows > MOST_ROWS or any(part.sequence.prefilling for part in parts):
             return parts
-        begin = self._clock()
-        parts = [self._drafted(part, rows) for part in parts]
-        if looks := len(self._guesses):
-            self._costs.looked(rows, (self._clock() - begin) / looks)
-        return parts
+        may = [self._may(part) for part in parts]
+        watched = sum(may)
+        return [
+            self._drafted(part, rows, watched) if its else part
+            for part, its in zip(parts, may, strict=True)
+        ]
 
     def settle(
         self, parts: list[Part], drawn: list[list[Sampled]], hidden: Tensor
@@ -160,26 +161,29 @@ class Drafts:
         wanted = seq.params.speculative
         return (self._by_default if wanted is None else wanted) and seq.mask is None
 
-    def _drafted(self, part: Part, rows: int) -> Part:
+    def _drafted(self, part: Part, rows: int, watched: int) -> Part:
         """With tokens that may follow, as many as promise to pay; an answer's last needs none.
 
         Where none do, a guess is made all the same, to see what would have come of it; less often
-        where nothing ever does, or could.
+        where none has for a while, or could be paid.
         """
         seq = part.sequence
         most = min(self._most, seq.max_new - len(seq.generated) - 1)
-        if most < 1 or not self._may(part):
+        if most < 1:
             return part
         costs = self._costs.of_drafts(rows, most)
         cheapest = costs[1] if len(costs) > 1 else 0.0
-        if seq.pace.rests(seq.unwatched, self._costs.rest(rows), cheapest):
+        if seq.pace.rests(seq.unwatched, self._costs.rest(rows, watched), cheapest):
             return part
+        begin = self._clock()
         length = draft_length(seq.pace, costs, redone=self._redone)
         guessed = self._drafter.propose(seq, max(1, length))
         self._guesses[seq.id] = tuple(guessed[:1])
-        count = min(length, len(guessed))
-        draft = guessed[: self._pages.stretch(seq, count, rows)] if count else ()
-        return part._replace(draft=tuple(draft)) if draft else part
+        if not length:
+            self._costs.looked(rows, self._clock() - begin)
+            return part
+        count = self._pages.stretch(seq, min(length, len(guessed)), rows) if guessed else 0
+        return part._replace(draft=tuple(guessed[:count])) if count else part
 
 
 def before_end(seq: Sequence, drawn: Items[Sampled]) -> int:

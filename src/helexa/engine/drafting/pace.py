@@ -4,7 +4,8 @@ Everything is counted in plain tokens: the time in which a sequence gets one tok
 A draft costs what its tokens add to the step, an accepted token brings one. Nobody bets without
 having seen guesses come true, and guesses are watched for nothing while there is no draft. Beyond
 that, drafts that never help may cost a sequence of n tokens `allowed(n)` plain tokens, where they
-seem sure to help `limit(n)`, and what it has gained by earlier ones.
+seem sure to help `limit(n)`, and what it has gained by earlier ones. Looks cost, too: where steps
+are so short that it shows, there are fewer as long as they do not pay.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ MOST_SAVED: Final = 3.0
 MARGIN: Final = 0.2
 """Of a draft's cost, that it must promise to gain on top: estimates look best when they err."""
 PATIENCE: Final = 8
-"""After so many looks in a row without two right guesses one behind the other a text is looked at
-less often: one alone is chance."""
+"""After so many looks without a draft that paid a text is looked at less often, unless a quotation
+may have begun: the last guesses were right. With ``SURE`` of them and no draft, these are too dear
+for any text."""
 MEMORY: Final = 0.95
 """How much of its weight an experience keeps with the next one."""
 
@@ -66,7 +68,7 @@ class Pace:
 
     A text is quoted for a while or not at all: a guess behind one that was right is likelier to be
     right than another, so there is an experience of each kind. ``streak`` counts how many have been
-    right in a row by now, ``missed`` the looks that found no right one since two in a row were.
+    right in a row by now, ``vain`` the looks since a draft brought more than it cost.
     """
 
     saved: float = START
@@ -74,18 +76,19 @@ class Pace:
     first: Experience = Experience(0.0, 1.0)
     later: Experience = Experience(0.0, 1.0)
     streak: int = 0
-    missed: int = 0
+    vain: int = 0
 
     def rests(self, steps: int, rest: int, cheapest: float) -> bool:
         """Whether the text is left alone, which nobody has looked at for so many steps.
 
-        ``rest`` of them are left out between two looks where nothing was found, and where even what
-        seems sure cannot be paid: a draft costs ``cheapest``.
+        About ``rest`` of them are left out between two looks where these do not pay, and where even
+        what seems sure cannot be paid: a draft costs ``cheapest``. Not always as many, or what
+        comes in turns would be met at the same turn each time.
         """
-        if steps >= rest:
+        if steps >= rest - self.vain % 2:
             return False
-        found_nothing = self.missed >= PATIENCE and not self.streak
-        return found_nothing or self.saved + self.reserve < cheapest
+        in_vain = self.vain >= PATIENCE and not 0 < self.streak < SURE
+        return in_vain or self.saved + self.reserve < cheapest
 
     @property
     def reserve(self) -> float:
@@ -102,7 +105,7 @@ class Pace:
         steps = self.steps + count
         more = allowed(steps) - allowed(self.steps)
         saved = min(MOST_SAVED, self.saved + more)
-        return Pace(saved, steps, self.first, self.later, self.streak, self.missed)
+        return Pace(saved, steps, self.first, self.later, self.streak, self.vain)
 
     def watched(self, guessed: int, right: int) -> Pace:
         """After a look, and guesses of which the first ``right`` came true.
@@ -110,11 +113,9 @@ class Pace:
         Those behind a wrong one do not count: nobody knows what they would have been. To have no
         guess is to have lost the thread.
         """
-        missed = self.missed if right else self.missed + 1
-        if right > 1 or (right and self.streak):
-            missed = 0
+        vain = self.vain + 1
         if not guessed:
-            return replace(self, streak=0, missed=missed)
+            return replace(self, streak=0, vain=vain)
         first, later, streak = self.first, self.later, self.streak
         for index in range(min(right + 1, guessed)):
             true = index < right
@@ -123,12 +124,13 @@ class Pace:
             else:
                 first = first.extended(true)
             streak = streak + 1 if true else 0
-        return Pace(self.saved, self.steps, first, later, streak, missed)
+        return Pace(self.saved, self.steps, first, later, streak, vain)
 
     def settled(self, drafted: int, right: int, cost: float) -> Pace:
         """After a draft of which the first ``right`` tokens were; it has cost ``cost``."""
         saved = min(MOST_SAVED, self.saved + right - cost)
-        return replace(self.watched(drafted, right), saved=saved)
+        after = self.watched(drafted, right)
+        return replace(after, saved=saved, vain=0 if right > cost else after.vain)
 
 
 def draft_length(pace: Pace, costs: Sequence[float], *, redone: bool = False) -> int:

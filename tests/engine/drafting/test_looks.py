@@ -140,4 +140,4 @@ def test_who_cannot_pay_any_draft_looks_less_often(
     if often:
         assert len(drafter.looks) > 10
     else:
-        assert gaps(drafter.looks[2:]) <= {4, 5}
+        assert gaps(drafter.looks[2:]) in ({4}, {5}, {4, 5})

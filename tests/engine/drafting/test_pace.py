@@ -112,6 +112,19 @@ def measured(true: Sequence[float]) -> StepCosts:
     return costs
 
 
+def quotes(chance: random.Random, often: float, stays: float) -> Callable[[int], bool]:
+    """Quotes that come and go: one goes on with a chance of ``stays``, or begins ``often``."""
+    quoted = False
+
+    def right(_: int) -> bool:
+        nonlocal quoted
+        if chance.random() > stays:
+            quoted = chance.random() < often
+        return quoted
+
+    return right
+
+
 def test_what_may_be_lost() -> None:
     """3 % of any answer of at least 32 tokens; what is lost never exceeds it, as shown below."""
     assert all(allowed(n) <= limit(n) <= LOSS * n for n in range(SHORTEST_ANSWER, 100_000))
@@ -140,15 +153,7 @@ def test_no_text_loses_more(
     true: Sequence[float], chance: random.Random, often: float, stays: float
 ) -> None:
     """Quotes that come and go, of any length: at each step what was lost is within the bound."""
-    quoted = False
-
-    def right(_: int) -> bool:
-        nonlocal quoted
-        if chance.random() > stays:
-            quoted = chance.random() < often
-        return quoted
-
-    answer = Answer(true, right, measured(true))
+    answer = Answer(true, quotes(chance, often, stays), measured(true))
     answer.run(300)  # which looks at every step
     assert answer.spent - answer.gained <= max(START, LOSS * answer.pace.steps) + answer.surprise
 
@@ -214,15 +219,7 @@ def test_looks_and_drafts_lose_no_more_together(
     stays: float,
 ) -> None:
     """3 % and the first looks, also where guesses are right only while nothing is bet on them."""
-    quoted = False
-
-    def right(_: int) -> bool:
-        nonlocal quoted
-        if chance.random() > stays:
-            quoted = chance.random() < often
-        return quoted
-
-    for text in (right, lambda drafted: not drafted, lambda _: False):
+    for text in (quotes(chance, often, stays), lambda drafted: not drafted, lambda _: False):
         answer = Answer(true, text, measured(true), look=look).run(tokens)
         assert answer.lost() <= LOSS * tokens + PATIENCE * look + answer.surprise
 

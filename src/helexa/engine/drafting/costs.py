@@ -20,7 +20,7 @@ FADING: Final = 64
 and one in thousands of tokens shows whether it still is."""
 _FADED: Final = 15 / 16
 LOOKING: Final = 0.005
-"""Of a step's time, for looking at texts in vain, where that is not often as it is."""
+"""Of a step's time, for looks in vain at all its sequences; more where these are rarest."""
 LONGEST_REST: Final = 9
 """Steps without a look, at most: so much later the beginning of a copy is noticed."""
 COMPARING: Final = 0.8

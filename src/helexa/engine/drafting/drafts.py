@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from typing import Final
@@ -38,7 +37,7 @@ class Drafts:
         drafter: Drafter,
         pages: Pages | StatePages,
         config: EngineConfig,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float],
     ) -> None:
         self.counts = DraftCounts()
         self._clock = clock

@@ -81,9 +81,9 @@ class Pace:
     def rests(self, steps: int, rest: int, cheapest: float) -> bool:
         """Whether the text is left alone, which nobody has looked at for so many steps.
 
-        About ``rest`` of them are left out between two looks where these do not pay, and where even
-        what seems sure cannot be paid: a draft costs ``cheapest``. Not always as many, or what
-        comes in turns would be met at the same turn each time.
+        About ``rest`` of them are left out between two looks where these do not pay, or where no
+        draft could be paid, the ``cheapest`` not even if it seemed sure. Not always as many, or
+        what comes in turns would be met at the same turn each time.
         """
         if steps >= rest - self.vain % 2:
             return False
